@@ -1,0 +1,280 @@
+/*
+ * The whole C API of asynckvm's core: machines, address spaces and contexts that run x86-64 code in KVM guest ring 3.
+ *
+ * The core knows nothing of Python and nothing of Linux system call numbers. One header: C callers include it, and the
+ * Python binding is generated from it (preprocessed with AKVM_CDEF defined, so it stays within what cffi parses).
+ *
+ * Conventions
+ *   Returns:  0 or a positive result; a failure is -errno, and akvm_last_error() names the operation that failed.
+ *   Thread:   "loop" is the one thread that drives a machine (the event loop's); "vcpu" the thread that owns a vCPU;
+ *             "any" is safe from every thread. A machine has one loop thread at a time.
+ *   Units:    addresses and lengths in bytes, times in nanoseconds of CLOCK_MONOTONIC.
+ */
+#ifndef AKVM_AKVM_H
+#define AKVM_AKVM_H
+
+#ifndef AKVM_CDEF
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#define AKVM_API __attribute__((visibility("default")))
+#else
+#define AKVM_API
+#endif
+
+/* ---------------------------------------------------------------- machine */
+
+struct akvm_machine;
+struct akvm_space;
+struct akvm_file;
+struct akvm_answers;
+
+/* How the machine learns what this KVM really does: each field was found by running a guest (see src/machine/probe.c). */
+struct akvm_capabilities {
+	uint32_t syscall_as_fault;    /* 1: SYSCALL arrives as #PF at LSTAR with user CS; 0: in ring 0 at LSTAR */
+	uint32_t int80_as_ud;         /* 1: INT 0x80 arrives as #UD at the instruction; 0: through its gate */
+	uint32_t host_edits_seen;     /* 1: a host store to a present PTE is seen after a CR3 load; 0: only ring-0 stores are */
+	uint32_t cpuid_faulting;      /* 1: ring-3 CPUID raises #GP once MISC_FEATURES_ENABLES bit 0 is set */
+	uint32_t pcid;                /* 1: CR4.PCIDE accepted and in use */
+	uint32_t smep, smap, umip, fsgsbase;
+	uint32_t tsc_offset_exact;    /* 1: guest TSC == host TSC (offset attribute set to 0) */
+	uint32_t xsave_bytes;         /* size of the XSAVE image moved by KVM */
+	uint32_t physical_bits;
+	uint64_t xcr0;                /* XCR0 of every vCPU */
+	uint64_t round_trip_ns;       /* median ring 3 -> stub -> host thread -> ring 3 */
+	uint64_t kernel_base;         /* lowest address of the kernel half */
+	uint32_t vcpus_max, slots_max;
+	char kvm_module[32];          /* as far as the host tells: kvm_intel, kvm_amd, kvm_pvm or "" */
+};
+
+enum {
+	AKVM_MACHINE_NO_PCID = 1,        /* do not use PCID even when offered (for tests) */
+	AKVM_MACHINE_GUEST_EDITS = 2,    /* change present PTEs by ring-0 stores even where host stores would do (for tests) */
+};
+
+struct akvm_machine_config {
+	uint64_t memory_bytes;        /* guest frames; multiple of 2 MiB */
+	uint32_t vcpus;               /* 1..vcpus_max; one thread each, for life */
+	uint32_t contexts_max;        /* bound of live contexts; sizes the completion rings */
+	uint32_t flags;               /* AKVM_MACHINE_* */
+	uint32_t vcpu_spin_ns;        /* how long an idle vCPU thread polls its mailbox before it sleeps */
+	int32_t kick_signal;          /* real-time signal number, 0 for the default (SIGRTMAX-2) */
+	uint32_t fault_around_pages;  /* 4 KiB pages mapped around a fault, power of two, 1..64 */
+	const char *device;           /* NULL for /dev/kvm */
+};
+
+/* Open the device, create the VM, its vCPUs and their threads, and run the probe. Blocks for milliseconds. Thread: any. */
+AKVM_API int akvm_machine_open(const struct akvm_machine_config *config, struct akvm_machine **machine);
+/* Kick every vCPU, join every thread, release everything. Contexts and spaces of the machine die with it.
+ * Returns -ETIMEDOUT, with the machine leaked rather than freed under a running thread, when a thread does not come back.
+ * Thread: loop. */
+AKVM_API int akvm_machine_close(struct akvm_machine *machine, uint64_t timeout_ns);
+AKVM_API const struct akvm_capabilities *akvm_machine_capabilities(const struct akvm_machine *machine);
+/* Stop running contexts: everything queued or running completes as AKVM_EXIT_INTERRUPTED with AKVM_INTERRUPT_CLOSE, and so
+ * does all that is submitted later. Thread: loop. */
+AKVM_API void akvm_machine_stop(struct akvm_machine *machine);
+
+/* The eventfd that becomes readable when completions arrive while the doorbell is armed. */
+AKVM_API int akvm_machine_doorbell(const struct akvm_machine *machine);
+/* Take up to `max` completed contexts, oldest first per vCPU; writes their indices. Never blocks. Thread: loop. */
+AKVM_API uint32_t akvm_machine_drain(struct akvm_machine *machine, uint32_t *indices, uint32_t max);
+/* Arm the doorbell before sleeping. Returns 1, unarmed, when completions are already there. Thread: loop. */
+AKVM_API int akvm_machine_arm(struct akvm_machine *machine);
+/* Poll for completions for at most spin_ns. Returns 1 when there are some. Thread: loop. */
+AKVM_API int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns);
+
+/* What a vCPU is doing now; a racy snapshot. Thread: any. */
+struct akvm_vcpu_status {
+	uint64_t started_ns;          /* when the current run began; 0 when idle */
+	uint64_t busy_ns;             /* total time with a context */
+	uint64_t runs, exits, native_exits, kicks, stale_kicks, steals, fp_switches, space_switches, operations, shootdowns, sleeps;
+	uint32_t state;               /* enum akvm_vcpu_state */
+	uint32_t context;             /* index of the current context, UINT32_MAX when idle */
+	uint32_t generation;          /* its run generation */
+	uint32_t queued;              /* contexts waiting in the mailbox */
+};
+enum akvm_vcpu_state { AKVM_VCPU_IDLE, AKVM_VCPU_ENTERING, AKVM_VCPU_GUEST, AKVM_VCPU_EXITING, AKVM_VCPU_DEAD };
+AKVM_API int akvm_vcpu_status(const struct akvm_machine *machine, uint32_t vcpu, struct akvm_vcpu_status *status);
+
+/* Flight recorder: the last exits of a vCPU, oldest first. Returns how many records were written. Thread: any (racy). */
+enum { AKVM_FLIGHT_RECORDS = 64 };
+struct akvm_flight_record {
+	uint64_t when_ns, rip, address;
+	uint32_t context, generation, kvm_exit_reason, kind, vector, error_code;
+	int32_t host_errno;
+	uint32_t interrupts;
+};
+AKVM_API int akvm_vcpu_flight(const struct akvm_machine *machine, uint32_t vcpu, struct akvm_flight_record *records, uint32_t max);
+
+struct akvm_memory_status {
+	uint64_t frames_total, frames_used;      /* 4 KiB each */
+	uint64_t huge_mapped, small_mapped;      /* pages mapped since open, by size */
+	uint64_t faults, cow_copies, huge_splits, edits, tables_used, tables_total, spaces, limbo_frames, file_slots;
+};
+AKVM_API int akvm_memory_status(const struct akvm_machine *machine, struct akvm_memory_status *status);
+
+/* ---------------------------------------------------------------- address spaces */
+
+enum { AKVM_READ = 1, AKVM_WRITE = 2, AKVM_EXECUTE = 4 };
+
+/* User addresses lie in [AKVM_USER_MIN, AKVM_USER_MAX). */
+#define AKVM_USER_MIN 0x10000
+#define AKVM_USER_MAX 0x7ffffffff000
+
+/* All calls below: Thread: any; safe while vCPUs run in the space. When one of them changes what a running guest could see,
+ * vCPUs inside are interrupted, and no vCPU enters the space again before all have acknowledged. Page-aligned addresses and
+ * lengths, else -EINVAL; ranges outside user space -EINVAL; no memory for tables or frames -ENOMEM. */
+AKVM_API int akvm_space_create(struct akvm_machine *machine, struct akvm_space **space);
+/* Copy-on-write copy: same regions, same contents. */
+AKVM_API int akvm_space_fork(struct akvm_space *space, struct akvm_space **child);
+/* No context may be attached. Frames and tables return to the machine once no vCPU can reach them. */
+AKVM_API int akvm_space_destroy(struct akvm_space *space);
+/* Replace whatever is mapped in [address, address+length). file NULL: zero-filled private memory. Otherwise `offset` bytes
+ * into the file, page-aligned: read-only views share the host's page cache, writes go to private copies. */
+AKVM_API int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access, struct akvm_file *file,
+			    uint64_t offset);
+AKVM_API int akvm_space_unmap(struct akvm_space *space, uint64_t address, uint64_t length);
+/* -ENOMEM when part of the range is unmapped (as mprotect). */
+AKVM_API int akvm_space_protect(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access);
+/* Drop the contents of private memory in the range: next touch sees zeroes (or the file). As madvise(MADV_DONTNEED). */
+AKVM_API int akvm_space_discard(struct akvm_space *space, uint64_t address, uint64_t length);
+/* Copy as the guest itself would: faults pages in, honours protection. Returns bytes copied, short at the first bad page;
+ * -EFAULT when not even the first byte could be copied. `force` ignores protection (never region bounds): for loaders. */
+AKVM_API int64_t akvm_space_read(struct akvm_space *space, uint64_t address, void *buffer, uint64_t length);
+AKVM_API int64_t akvm_space_write(struct akvm_space *space, uint64_t address, const void *buffer, uint64_t length, bool force);
+/* Length of the NUL-terminated string at `address` copied to buffer without its NUL; -ENAMETOOLONG, -EFAULT. */
+AKVM_API int64_t akvm_space_read_string(struct akvm_space *space, uint64_t address, char *buffer, uint64_t capacity);
+struct akvm_region {
+	uint64_t start, end, offset;
+	uint32_t access;
+	uint32_t file;                /* 0: anonymous, else the file's number */
+};
+/* First region with end > address; 0 when found, -ENOENT. */
+AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region);
+/* 1 when every vCPU that was inside has acknowledged all changes made so far. */
+AKVM_API int akvm_space_settled(struct akvm_space *space);
+/* Resident 4 KiB pages of private memory. */
+AKVM_API uint64_t akvm_space_resident(struct akvm_space *space);
+/* Bound of resident private pages (4 KiB units); 0 for none. Faults beyond it fail with AKVM_FAULT_LIMIT. */
+AKVM_API void akvm_space_limit(struct akvm_space *space, uint64_t pages);
+
+/* A host file mapped once per machine and shared by all spaces; dup()s nothing, keeps its own mapping. Same inode, same
+ * object (reference counted). Only regular files; size is taken at open. Thread: any. */
+AKVM_API int akvm_file_open(struct akvm_machine *machine, int fd, struct akvm_file **file);
+AKVM_API void akvm_file_close(struct akvm_file *file);
+
+/* ---------------------------------------------------------------- contexts */
+
+/* General registers in the order of struct kvm_regs. */
+struct akvm_registers {
+	uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp;
+	uint64_t r8, r9, r10, r11, r12, r13, r14, r15;
+	uint64_t rip, rflags;
+};
+
+enum akvm_exit_kind {
+	AKVM_EXIT_NONE,
+	AKVM_EXIT_SYSCALL,            /* vector 256: SYSCALL; vector 0x80: INT 0x80. RIP is past the instruction */
+	AKVM_EXIT_FAULT,              /* vector, error_code, address (CR2 for #PF), detail: enum akvm_fault */
+	AKVM_EXIT_INTERRUPTED,        /* interrupts: AKVM_INTERRUPT_* */
+	AKVM_EXIT_OPERATION,          /* a ring-0 operation ended; detail 0 ok, else -errno in host_errno */
+	AKVM_EXIT_ERROR,              /* this core or the host failed: kvm_exit_reason, host_errno, detail: enum akvm_failure */
+};
+enum akvm_fault {
+	AKVM_FAULT_NONE,
+	AKVM_FAULT_UNMAPPED,          /* no region there (SEGV_MAPERR) */
+	AKVM_FAULT_ACCESS,            /* region forbids it (SEGV_ACCERR) */
+	AKVM_FAULT_BUS,               /* file shorter than the mapping (SIGBUS, BUS_ADRERR) */
+	AKVM_FAULT_MEMORY,            /* the machine has no frame or table left */
+	AKVM_FAULT_LIMIT,             /* the space's own limit is reached */
+};
+enum akvm_failure {
+	AKVM_FAILURE_NONE,
+	AKVM_FAILURE_RUN,             /* KVM_RUN failed: host_errno */
+	AKVM_FAILURE_EXIT,            /* KVM_RUN returned an exit reason that must not happen */
+	AKVM_FAILURE_RING0,           /* an exception inside the stubs */
+	AKVM_FAILURE_STATE,           /* registers at the exit make no sense */
+	AKVM_FAILURE_HOST,            /* another host call failed: host_errno */
+};
+enum {
+	AKVM_INTERRUPT_BOUNCE = 1,
+	AKVM_INTERRUPT_PREEMPT = 2,
+	AKVM_INTERRUPT_CANCEL = 4,
+	AKVM_INTERRUPT_TIMEOUT = 8,
+	AKVM_INTERRUPT_SHOOTDOWN = 16,
+	AKVM_INTERRUPT_CLOSE = 32,
+};
+enum akvm_restore {
+	AKVM_RESTORE_AUTO,            /* SYSRET when it restores everything, else IRET */
+	AKVM_RESTORE_FULL,            /* IRET */
+	AKVM_RESTORE_PARTIAL,         /* SYSRET: RCX and R11 are lost */
+};
+
+/* A guest thread as data. The caller may read and write it whenever it is not submitted; the first 20 words are the registers
+ * the guest runs with, the rest is filled in at the exit. */
+struct akvm_context {
+	struct akvm_registers registers;
+	uint64_t fs_base, gs_base;
+	uint64_t address;             /* CR2 of a page fault; guest-physical address of a host failure */
+	uint64_t ran_ns;              /* this run, on its vCPU */
+	uint64_t total_ns;            /* all runs */
+	uint64_t exits;               /* exits that reached the caller */
+	uint64_t native_exits;        /* exits resolved on the vCPU thread */
+	uint64_t started_ns;          /* when this run began */
+	uint32_t kind;                /* enum akvm_exit_kind */
+	uint32_t vector;
+	uint32_t error_code;
+	uint32_t detail;
+	uint32_t interrupts;
+	uint32_t kvm_exit_reason;
+	int32_t host_errno;
+	uint32_t vcpu;                /* where it ran */
+	uint32_t index;               /* constant: names the context in completions */
+	uint32_t generation;          /* counts runs */
+	uint32_t restore;             /* enum akvm_restore, set by the caller */
+	uint32_t submitted;           /* 1 from submit until drained */
+};
+
+/* -EAGAIN when contexts_max are alive. Thread: loop. */
+AKVM_API int akvm_context_create(struct akvm_machine *machine, struct akvm_context **context);
+/* -EBUSY while submitted. Thread: loop. */
+AKVM_API int akvm_context_destroy(struct akvm_context *context);
+/* The space it runs in; NULL detaches. -EBUSY while submitted. Thread: loop. */
+AKVM_API int akvm_context_attach(struct akvm_context *context, struct akvm_space *space);
+/* Queue it for a vCPU (which an idle vCPU may take over). -EBUSY when already submitted, -EINVAL without a space,
+ * -ENOSPC when that mailbox is full. Thread: loop. */
+AKVM_API int akvm_context_submit(struct akvm_context *context, uint32_t vcpu);
+/* Make run `generation` return with AKVM_INTERRUPTED. A stale generation is ignored. Never blocks. Thread: any. */
+AKVM_API int akvm_context_interrupt(struct akvm_context *context, uint32_t generation, uint32_t reasons);
+/* FP/vector state as an XSAVE image of capabilities.xsave_bytes (standard format). -EBUSY while submitted; set refuses
+ * an image with components outside XCR0 or a non-zero reserved header (-EINVAL). Thread: loop. */
+AKVM_API int akvm_context_get_xsave(struct akvm_context *context, void *image, uint32_t bytes);
+AKVM_API int akvm_context_set_xsave(struct akvm_context *context, const void *image, uint32_t bytes);
+
+/* System calls with a constant answer (the caller says which numbers): resolved on the vCPU thread. Thread: loop; may be
+ * changed only while no context using it is submitted. */
+enum { AKVM_ANSWERS_MAX = 512 };
+AKVM_API int akvm_answers_create(struct akvm_answers **answers);
+AKVM_API int akvm_answers_set(struct akvm_answers *answers, uint32_t number, int64_t value);
+AKVM_API int akvm_answers_clear(struct akvm_answers *answers, uint32_t number);
+AKVM_API void akvm_answers_destroy(struct akvm_answers *answers);
+AKVM_API int akvm_context_answers(struct akvm_context *context, struct akvm_answers *answers);
+
+/* ---------------------------------------------------------------- ring-0 operations */
+
+/* A short idempotent routine run in guest ring 0 on one vCPU. Submitted like a context and completed with
+ * AKVM_EXIT_OPERATION: rcx/rdx:rax carry MSR number and value; interrupted ones complete as AKVM_EXIT_INTERRUPTED and may
+ * be submitted again. */
+enum akvm_operation {
+	AKVM_OPERATION_READ_MSR,      /* registers.rcx -> rdx:rax; vector 13 when the MSR does not exist */
+	AKVM_OPERATION_WRITE_MSR,     /* registers.rcx, rdx:rax */
+	AKVM_OPERATION_FLUSH,         /* reload CR3: drop this vCPU's non-global translations */
+	AKVM_OPERATION_NOTHING,       /* enter ring 0 and come back: a probe of the round trip */
+};
+AKVM_API int akvm_context_operate(struct akvm_context *context, uint32_t vcpu, uint32_t operation);
+
+/* Name of the host operation behind the calling thread's last failure ("KVM_CREATE_VM", "mmap frames", ...). */
+AKVM_API const char *akvm_last_error(void);
+AKVM_API const char *akvm_version(void);
+
+#endif

@@ -1,0 +1,221 @@
+/*
+ * Opening and closing a machine, in an order that leaves nothing behind from wherever it stopped.
+ */
+#include "machine/machine.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "host/host.h"
+
+enum { HUGE_PAGE = 2 << 20, CONTEXTS_MAX = 1 << 20, FAULT_AROUND_DEFAULT = 16, FAULT_AROUND_MAX = 64 };
+
+static int set_slot(void *opaque, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes)
+{
+	return akvm__vm_set_slot(opaque, slot, read_only, gpa, host, bytes);
+}
+
+static void interrupt_space(void *opaque, struct akvm_space *space)
+{
+	struct akvm_machine *machine = opaque;
+
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		if (atomic_load(&machine->vcpus[i]->space) == space)
+			akvm__vcpu_kick(machine->vcpus[i]);
+}
+
+static int settled(void *opaque, struct akvm_space *space, uint64_t generation)
+{
+	struct akvm_machine *machine = opaque;
+
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		struct akvm__vcpu *vcpu = machine->vcpus[i];
+
+		if (atomic_load(&vcpu->space) == space && atomic_load(&vcpu->space_generation) < generation)
+			return 0;
+	}
+	return 1;
+}
+
+/* Any vCPU may reap; one that polls or sleeps does it now, a busy one before it next idles. */
+static void reap(void *opaque)
+{
+	struct akvm_machine *machine = opaque;
+
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		struct akvm__vcpu *vcpu = machine->vcpus[i];
+
+		if (atomic_load(&vcpu->state) == AKVM_VCPU_IDLE && !atomic_load(&vcpu->mailbox.length)) {
+			akvm__mailbox_notify(&vcpu->mailbox);
+			return;
+		}
+	}
+}
+
+static int check_config(struct akvm_machine_config *config)
+{
+	if (!config->vcpus || config->vcpus > AKVM_VCPUS_MAX || !config->contexts_max || config->contexts_max > CONTEXTS_MAX ||
+	    config->memory_bytes < HUGE_PAGE || config->memory_bytes % HUGE_PAGE ||
+	    config->memory_bytes > AKVM_GPA_FILES - AKVM_GPA_FRAMES)
+		return akvm__fail("machine configuration", EINVAL);
+	if (!config->fault_around_pages)
+		config->fault_around_pages = FAULT_AROUND_DEFAULT;
+	if (config->fault_around_pages > FAULT_AROUND_MAX || (config->fault_around_pages & (config->fault_around_pages - 1)))
+		return akvm__fail("fault_around_pages", EINVAL);
+	if (!config->kick_signal)
+		config->kick_signal = SIGRTMAX - 2;
+	if (config->kick_signal < SIGRTMIN || config->kick_signal > SIGRTMAX)
+		return akvm__fail("kick_signal", EINVAL);
+	return 0;
+}
+
+static int create_contexts(struct akvm_machine *machine)
+{
+	uint32_t max = machine->config.contexts_max;
+
+	machine->contexts = calloc(max, sizeof(*machine->contexts));
+	machine->free_contexts = calloc(max, sizeof(*machine->free_contexts));
+	if (!machine->contexts || !machine->free_contexts)
+		return akvm__fail("allocate contexts", ENOMEM);
+	while (machine->free_count < max) {
+		machine->free_contexts[machine->free_count] = max - 1 - machine->free_count;
+		machine->free_count++;
+	}
+	return akvm__ring_create(&machine->loop_completions, max);
+}
+
+static int create_vcpus(struct akvm_machine *machine)
+{
+	uint32_t count = machine->config.vcpus;
+	int error;
+
+	machine->vcpus = calloc(count, sizeof(*machine->vcpus));
+	if (!machine->vcpus)
+		return akvm__fail("allocate vCPUs", ENOMEM);
+	for (uint32_t i = 0; i < count; i++) {
+		error = akvm__vcpu_create(machine, i, &machine->vcpus[i]);
+		/* Counted even when it failed half-way, so that close releases what there is. */
+		machine->vcpu_count = i + !!machine->vcpus[i];
+		if (error)
+			return error;
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		error = akvm__vcpu_start(machine->vcpus[i]);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+static int build(struct akvm_machine *machine)
+{
+	const struct akvm__mm_hooks hooks = {
+		.opaque = machine, .set_slot = set_slot, .interrupt = interrupt_space, .settled = settled, .reap = reap,
+	};
+	int error;
+
+	if ((error = akvm__device_open(machine)) || (error = akvm__vm_create(machine)) ||
+	    (error = akvm__doorbell_create(&machine->doorbell)) || (error = akvm__cpuid_create(machine)))
+		return error;
+	if (machine->config.vcpus > machine->capabilities.vcpus_max)
+		return akvm__fail("more vCPUs than KVM offers", EINVAL);
+	machine->vcpu_count = machine->config.vcpus;
+	error = akvm__kernel_image_create(machine);
+	machine->vcpu_count = 0;
+	if (error)
+		return error;
+	if ((error = akvm__mm_create(&hooks, machine->config.memory_bytes, machine->config.fault_around_pages,
+				     machine->capabilities.slots_max, &machine->mm)) ||
+	    (error = akvm__kernel_image_map(machine)) || (error = create_contexts(machine)) ||
+	    (error = akvm__kick_setup(machine->config.kick_signal)) || (error = create_vcpus(machine)))
+		return error;
+	return akvm__machine_probe(machine);
+}
+
+static void release(struct akvm_machine *machine)
+{
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		akvm__vcpu_free(machine->vcpus[i]);
+	free(machine->vcpus);
+	for (uint32_t i = 0; machine->contexts && i < machine->config.contexts_max; i++) {
+		if (machine->contexts[i]) {
+			free(machine->contexts[i]->xsave);
+			free(machine->contexts[i]);
+		}
+	}
+	free(machine->contexts);
+	free(machine->free_contexts);
+	akvm__ring_free(&machine->loop_completions);
+	akvm__doorbell_free(&machine->doorbell);
+	if (machine->vm >= 0)
+		akvm__host->close(machine->vm);
+	if (machine->mm)
+		akvm__mm_free(machine->mm);
+	akvm__kernel_image_free(machine);
+	free(machine->cpuid);
+	if (machine->device >= 0)
+		akvm__host->close(machine->device);
+	free(machine);
+}
+
+int akvm_machine_open(const struct akvm_machine_config *config, struct akvm_machine **opened)
+{
+	enum { OPEN_JOIN_NS = 2000000000 };
+	struct akvm_machine *machine = calloc(1, sizeof(*machine));
+	const char *operation;
+	cpu_set_t cpus;
+	int error;
+
+	if (!machine)
+		return akvm__fail("allocate machine", ENOMEM);
+	machine->config = *config;
+	machine->device = machine->vm = machine->doorbell.fd = -1;
+	machine->capabilities.kernel_base = AKVM_KERNEL_HALF;
+	machine->spare_cpus = sched_getaffinity(0, sizeof(cpus), &cpus) ? 0 : (uint32_t)CPU_COUNT(&cpus) - 1;
+	error = check_config(&machine->config);
+	if (!error)
+		error = build(machine);
+	if (error) {
+		operation = akvm_last_error();
+		akvm_machine_close(machine, OPEN_JOIN_NS);
+		return akvm__fail(operation, -error);
+	}
+	*opened = machine;
+	return 0;
+}
+
+void akvm_machine_stop(struct akvm_machine *machine)
+{
+	atomic_store(&machine->stopping, true);
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		akvm__vcpu_kick(machine->vcpus[i]);
+}
+
+int akvm_machine_close(struct akvm_machine *machine, uint64_t timeout_ns)
+{
+	enum { REKICK_NS = 10000000 };
+	uint64_t until_ns = akvm__now_ns() + timeout_ns;
+	bool running = true;
+
+	akvm_machine_stop(machine);
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		atomic_store(&machine->vcpus[i]->stop, true);
+	while (running) {
+		running = false;
+		for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+			struct akvm__vcpu *vcpu = machine->vcpus[i];
+
+			akvm__mailbox_notify(&vcpu->mailbox);
+			if (vcpu->thread_started && atomic_load(&vcpu->state) == AKVM_VCPU_GUEST)
+				akvm__vcpu_kick(vcpu);
+			if (akvm__vcpu_join(vcpu, REKICK_NS))
+				running = true;
+		}
+		if (running && akvm__now_ns() > until_ns)
+			return akvm__fail("close with a vCPU thread that does not come back", ETIMEDOUT);
+	}
+	release(machine);
+	return 0;
+}

@@ -1,0 +1,260 @@
+/*
+ * Demand paging and copy-on-write: what happens when the guest, or the host on its behalf, touches a page.
+ *
+ * Runs on vCPU threads and on the loop, with the space's lock held. Decides from regions and entries alone; nothing here
+ * knows why the page was touched.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "akvm/layout.h"
+#include "space.h"
+
+/* Zeroed pages mapped around a fault: each costs memory, where a file's page costs an entry. */
+enum { ANONYMOUS_AROUND = 8 };
+
+/* Room for `frames` more pages, in the space's limit and in limbo. Returns enum akvm_fault. */
+static int admit(struct akvm_space *space, uint32_t frames)
+{
+	if (space->limit != 0 && space->resident + frames > space->limit)
+		return AKVM_FAULT_LIMIT;
+	return akvm__limbo_reserve(&space->limbo, 1) == 0 ? AKVM_FAULT_NONE : AKVM_FAULT_MEMORY;
+}
+
+static uint64_t file_offset(const struct akvm__vma *vma, uint64_t address)
+{
+	return vma->offset + (address - vma->start);
+}
+
+/* A 2 MiB page, where the whole block lies in the region and the machine has one. False: use small ones. */
+static bool map_huge(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint64_t *entry)
+{
+	uint64_t start = address & ~(AKVM__HUGE_PAGE - 1), gpa;
+	struct akvm__place place;
+
+	if (start < vma->start || vma->end - start < AKVM__HUGE_PAGE)
+		return false;
+	/* Tables take places in limbo of their own: admit the page last. */
+	if (akvm__walk_make(space, start, 2, &place) != 0 || admit(space, AKVM__HUGE) != AKVM_FAULT_NONE)
+		return false;
+	if (akvm__frames_take(&space->mm->frames, AKVM__HUGE, true, &gpa) != 0)
+		return false;
+	*entry = akvm__entry_make(gpa, AKVM__HUGE, vma->access, true);
+	akvm__page_set(space, place, *entry);
+	return true;
+}
+
+static int map_zero(struct akvm_space *space, const struct akvm__vma *vma, struct akvm__place place, uint64_t *entry)
+{
+	int fault = admit(space, AKVM__SMALL);
+	uint64_t gpa;
+
+	if (fault != AKVM_FAULT_NONE)
+		return fault;
+	if (akvm__frames_take(&space->mm->frames, AKVM__SMALL, true, &gpa) != 0)
+		return AKVM_FAULT_MEMORY;
+	*entry = akvm__entry_make(gpa, AKVM__SMALL, vma->access, true);
+	akvm__page_set(space, place, *entry);
+	return AKVM_FAULT_NONE;
+}
+
+/* A private copy of the file's page, in place of nothing or of the file's own page. */
+static int copy_file_page(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, struct akvm__place place,
+			  uint64_t *entry)
+{
+	struct akvm__frames *frames = &space->mm->frames;
+	int fault = admit(space, AKVM__SMALL);
+	uint64_t gpa;
+
+	if (fault != AKVM_FAULT_NONE)
+		return fault;
+	if (akvm__frames_take(frames, AKVM__SMALL, false, &gpa) != 0)
+		return AKVM_FAULT_MEMORY;
+	if (akvm__file_copy(vma->file, file_offset(vma, address), akvm__frames_host(frames, gpa), AKVM__PAGE) != 0) {
+		akvm__frames_drop(frames, gpa, AKVM__SMALL);
+		return AKVM_FAULT_BUS;
+	}
+	*entry = akvm__entry_make(gpa, AKVM__SMALL, vma->access, true);
+	akvm__page_set(space, place, *entry);
+	akvm__mm_count(&space->mm->counters.cow_copies, 1);
+	return AKVM_FAULT_NONE;
+}
+
+/* The page itself, from the file or zeroed. */
+static int map_one(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, struct akvm__place place,
+		   uint64_t file_pages, bool write, uint64_t *entry)
+{
+	uint64_t page;
+
+	if (vma->file == NULL)
+		return map_zero(space, vma, place, entry);
+	page = file_offset(vma, address) / AKVM__PAGE;
+	/* What the file grew by since it was opened lies beyond its slot: such pages are copies too. */
+	if (write || (page >= vma->file->pages && page < file_pages))
+		return copy_file_page(space, vma, address, place, entry);
+	if (page >= file_pages)
+		return AKVM_FAULT_BUS;
+	*entry = akvm__entry_make(vma->file->gpa + page * AKVM__PAGE, AKVM__SMALL, vma->access, false);
+	akvm__page_set(space, place, *entry);
+	return AKVM_FAULT_NONE;
+}
+
+/* Absent neighbours in the aligned window around the fault, as far as they come for nothing. */
+static void map_around(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, struct akvm__place place,
+		       uint64_t file_pages)
+{
+	uint32_t around = space->mm->fault_around, index = place.index;
+	uint64_t limit = file_pages, first, ignored;
+
+	if (vma->file == NULL && around > ANONYMOUS_AROUND)
+		around = ANONYMOUS_AROUND;
+	if (vma->file != NULL && limit > vma->file->pages)
+		limit = vma->file->pages;
+	first = address - index % around * AKVM__PAGE;
+	for (uint32_t i = 0; i < around; i++) {
+		uint64_t at = first + i * AKVM__PAGE;
+
+		place.index = (uint16_t)(index - index % around + i);
+		if (at < vma->start || at >= vma->end || akvm__entry_get(space, place) != 0)
+			continue;
+		if (vma->file != NULL && file_offset(vma, at) / AKVM__PAGE >= limit)
+			continue;
+		if (map_one(space, vma, at, place, file_pages, false, &ignored) != AKVM_FAULT_NONE)
+			return;
+	}
+}
+
+static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, bool write,
+		    struct akvm__place place, uint64_t *entry)
+{
+	uint64_t file_pages = vma->file != NULL ? akvm__file_pages_now(vma->file) : 0;
+	int fault;
+
+	/* An entry at level 2 or above is empty: no table, so nothing is mapped in the 2 MiB around. */
+	if (vma->file == NULL && place.level > 1 && map_huge(space, vma, address, entry))
+		return AKVM_FAULT_NONE;
+	if (akvm__walk_make(space, address, 1, &place) != 0)
+		return AKVM_FAULT_MEMORY;
+	fault = map_one(space, vma, address, place, file_pages, write, entry);
+	if (fault == AKVM_FAULT_NONE && vma->access != 0)
+		map_around(space, vma, address, place, file_pages);
+	return fault;
+}
+
+/* A private copy of a page whose frames others hold too. */
+static int copy_page(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, struct akvm__place place,
+		     uint64_t *entry)
+{
+	struct akvm__frames *frames = &space->mm->frames;
+	uint64_t old = *entry, gpa;
+	uint32_t size = akvm__entry_size(old);
+
+	if (akvm__limbo_reserve(&space->limbo, 1) != 0)
+		return AKVM_FAULT_MEMORY;
+	if (akvm__frames_take(frames, size, false, &gpa) != 0) {
+		if (size == AKVM__SMALL || akvm__split(space, place) != 0)
+			return AKVM_FAULT_MEMORY;
+		*entry = akvm__walk(space, address, &place);
+		if (akvm__frames_exclusive(frames, akvm__entry_gpa(*entry), AKVM__SMALL)) {
+			*entry = akvm__entry_make(akvm__entry_gpa(*entry), AKVM__SMALL, vma->access, true);
+			akvm__entry_set(space, place, *entry);
+			return AKVM_FAULT_NONE;
+		}
+		size = AKVM__SMALL;
+		old = *entry;
+		if (akvm__limbo_reserve(&space->limbo, 1) != 0 || akvm__frames_take(frames, size, false, &gpa) != 0)
+			return AKVM_FAULT_MEMORY;
+	}
+	memcpy(akvm__frames_host(frames, gpa), akvm__frames_host(frames, akvm__entry_gpa(old)), size * AKVM__PAGE);
+	akvm__page_clear(space, place);
+	*entry = akvm__entry_make(gpa, size, vma->access, true);
+	akvm__page_set(space, place, *entry);
+	akvm__mm_count(&space->mm->counters.cow_copies, 1);
+	return AKVM_FAULT_NONE;
+}
+
+/* Make the page at `place` this space's alone, and writable if the region is. */
+static int own(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, struct akvm__place place,
+	       uint64_t *entry)
+{
+	const struct akvm__mm_hooks *hooks = &space->mm->hooks;
+	uint64_t gpa = akvm__entry_gpa(*entry);
+	uint32_t size = akvm__entry_size(*entry);
+
+	if (*entry & AKVM__ENTRY_WRITE)
+		return AKVM_FAULT_NONE;
+	if (!akvm__entry_private(*entry))
+		return copy_file_page(space, vma, address, place, entry);
+	if (akvm__frames_exclusive(&space->mm->frames, gpa, size)) {
+		*entry = akvm__entry_make(gpa, size, vma->access, true);
+		akvm__entry_set(space, place, *entry);
+		return AKVM_FAULT_NONE;
+	}
+	/* A vCPU that has not yet seen the page become read-only would write to the old copy behind our back. */
+	if (flags & AKVM__PAGE_GUEST && !hooks->settled(hooks->opaque, space, space->generation))
+		return AKVM_FAULT_NONE;
+	return copy_page(space, vma, address, place, entry);
+}
+
+int akvm__page_in(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, uint64_t *entry)
+{
+	struct akvm__place place;
+	int fault = AKVM_FAULT_NONE;
+
+	address &= ~(AKVM__PAGE - 1);
+	*entry = akvm__walk(space, address, &place);
+	if (*entry == 0)
+		fault = populate(space, vma, address, flags & AKVM__PAGE_WRITE, place, entry);
+	else if (flags & AKVM__PAGE_WRITE)
+		fault = own(space, vma, address, flags, place, entry);
+	/* What is missing may be waiting here for edits that no vCPU has come to make. */
+	if (fault == AKVM_FAULT_MEMORY && space->limbo.count > 0 && akvm__space_edits_pending(space))
+		akvm__reap_request(space);
+	return fault;
+}
+
+int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t access, int present)
+{
+	/* Write and execute permission imply read, as the page tables have it. */
+	uint32_t need = access & AKVM_WRITE ? AKVM_WRITE : access & AKVM_EXECUTE ? AKVM_EXECUTE : ~0u;
+	const struct akvm__vma *vma;
+	uint64_t entry;
+	int fault;
+
+	(void)present;
+	akvm__mm_count(&space->mm->counters.faults, 1);
+	akvm__space_begin(space);
+	vma = akvm__regions_at(&space->regions, address);
+	if (vma == NULL)
+		fault = AKVM_FAULT_UNMAPPED;
+	else if ((vma->access & need) == 0)
+		fault = AKVM_FAULT_ACCESS;
+	else
+		fault = akvm__page_in(space, vma, address, AKVM__PAGE_GUEST | (access & AKVM_WRITE ? AKVM__PAGE_WRITE : 0), &entry);
+	akvm__space_end(space);
+	return fault;
+}
+
+uint64_t akvm__space_find_gpa(struct akvm_space *space, uint64_t gpa)
+{
+	uint64_t found = 0;
+
+	gpa &= ~(AKVM__PAGE - 1);
+	akvm__space_begin(space);
+	for (uint32_t i = 0; i < space->regions.count && found == 0; i++) {
+		const struct akvm__vma *vma = &space->regions.array[i];
+		struct akvm__place place;
+		uint64_t offset, entry;
+
+		if (vma->file == NULL || gpa < vma->file->gpa || gpa - vma->file->gpa >= vma->file->pages * AKVM__PAGE)
+			continue;
+		offset = gpa - vma->file->gpa;
+		if (offset < vma->offset || offset - vma->offset >= vma->end - vma->start)
+			continue;
+		entry = akvm__walk(space, vma->start + (offset - vma->offset), &place);
+		if (entry & AKVM__ENTRY_PRESENT && akvm__entry_gpa(entry) == gpa)
+			found = vma->start + (offset - vma->offset);
+	}
+	akvm__space_end(space);
+	return found;
+}

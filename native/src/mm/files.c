@@ -1,0 +1,282 @@
+/*
+ * Host files: see files.h.
+ *
+ * A duplicate of the caller's descriptor is kept, so that the inode stays the one it was and its bytes can be copied with
+ * pread(), which fails where a load would kill.
+ */
+#include "files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "akvm/layout.h"
+#include "host/host.h"
+#include "pagetable.h"
+
+/* Interrupted reads of one page in a row after which the host is taken to be unable to read it. */
+enum { READ_ATTEMPTS = 1000 };
+
+int akvm__files_create(struct akvm__files *files, const struct akvm__mm_hooks *hooks, uint32_t slots_max)
+{
+	memset(files, 0, sizeof(*files));
+	pthread_mutex_init(&files->lock, NULL);
+	files->hooks = hooks;
+	files->slots_max = slots_max;
+	files->slots_next = AKVM_SLOT_FILES;
+	files->slots_free = calloc(slots_max ? slots_max : 1, sizeof(*files->slots_free));
+	if (files->slots_free == NULL) {
+		akvm__files_free(files);
+		return akvm__fail("allocate slot numbers", ENOMEM);
+	}
+	return 0;
+}
+
+static void release_host(struct akvm_file *file)
+{
+	if (file->host != NULL)
+		akvm__host->munmap(file->host, file->pages * AKVM__PAGE);
+	if (file->fd >= 0)
+		akvm__host->close(file->fd);
+	file->host = NULL;
+	file->fd = -1;
+}
+
+void akvm__files_free(struct akvm__files *files)
+{
+	for (uint32_t i = 0; i < AKVM__FILE_BUCKETS; i++) {
+		for (struct akvm_file *file = files->buckets[i], *next; file != NULL; file = next) {
+			next = file->next;
+			release_host(file);
+			file->files = NULL;
+			if (file->references == 0)
+				free(file);
+		}
+	}
+	free(files->slots_free);
+	pthread_mutex_destroy(&files->lock);
+	memset(files, 0, sizeof(*files));
+}
+
+static struct akvm_file **bucket_of(struct akvm__files *files, uint64_t device, uint64_t inode)
+{
+	return &files->buckets[((inode ^ device * 31) * 0x9e3779b97f4a7c15ull) >> 56];
+}
+
+static int take_slot(struct akvm__files *files, uint32_t *slot)
+{
+	if (files->slots_free_count > 0)
+		*slot = files->slots_free[--files->slots_free_count];
+	else if (files->slots_next < files->slots_max)
+		*slot = files->slots_next++;
+	else
+		return -ENOSPC;
+	files->slots_used++;
+	return 0;
+}
+
+static void drop_slot(struct akvm__files *files, uint32_t slot)
+{
+	files->slots_free[files->slots_free_count++] = slot;
+	files->slots_used--;
+}
+
+/* Lowest gap that fits; links the file there. */
+static int place(struct akvm__files *files, struct akvm_file *file)
+{
+	struct akvm_file **link = &files->lowest;
+	uint64_t gpa = AKVM_GPA_FILES;
+
+	for (; *link != NULL && (*link)->gpa - gpa < file->gpa_bytes; link = &(*link)->above)
+		gpa = (*link)->gpa + (*link)->gpa_bytes;
+	if (file->gpa_bytes > AKVM__GPA_FILES_END - gpa)
+		return -ENOSPC;
+	file->gpa = gpa;
+	file->above = *link;
+	*link = file;
+	return 0;
+}
+
+static void unplace(struct akvm__files *files, struct akvm_file *file)
+{
+	struct akvm_file **link = &files->lowest;
+
+	while (*link != NULL && *link != file)
+		link = &(*link)->above;
+	if (*link == file)
+		*link = file->above;
+}
+
+/* Map the file and give it a slot. */
+static int back(struct akvm__files *files, struct akvm_file *file)
+{
+	void *host = akvm__host->mmap(NULL, file->pages * AKVM__PAGE, PROT_READ, MAP_SHARED, file->fd, 0);
+	int error;
+
+	if (host == MAP_FAILED)
+		return akvm__fail("mmap file", errno);
+	file->host = host;
+	(void)akvm__host->madvise(host, file->pages * AKVM__PAGE, MADV_DONTFORK);
+	error = take_slot(files, &file->slot);
+	if (error)
+		return akvm__fail("slot for file", -error);
+	error = place(files, file);
+	if (error) {
+		drop_slot(files, file->slot);
+		return akvm__fail("guest-physical room for file", -error);
+	}
+	error = files->hooks->set_slot(files->hooks->opaque, file->slot, 1, file->gpa, host, file->pages * AKVM__PAGE);
+	if (error) {
+		unplace(files, file);
+		drop_slot(files, file->slot);
+	}
+	return error;
+}
+
+static int open_new(struct akvm__files *files, int fd, const struct stat *status, struct akvm_file **out)
+{
+	struct akvm_file *file = calloc(1, sizeof(*file)), **bucket;
+	int error = 0;
+
+	if (file == NULL)
+		return akvm__fail("allocate file", ENOMEM);
+	file->device = status->st_dev;
+	file->inode = status->st_ino;
+	file->pages = ((uint64_t)status->st_size + AKVM__PAGE - 1) / AKVM__PAGE;
+	file->gpa_bytes = (file->pages * AKVM__PAGE + AKVM__HUGE_PAGE - 1) & ~(AKVM__HUGE_PAGE - 1);
+	file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (file->fd < 0)
+		error = akvm__fail("dup file", errno);
+	else if (file->pages > 0)
+		error = back(files, file);
+	if (error) {
+		release_host(file);
+		free(file);
+		return error;
+	}
+	file->files = files;
+	file->references = 1;
+	file->number = ++files->number;
+	if (file->number == 0)
+		file->number = ++files->number;
+	bucket = bucket_of(files, file->device, file->inode);
+	file->next = *bucket;
+	*bucket = file;
+	*out = file;
+	return 0;
+}
+
+int akvm__files_open(struct akvm__files *files, int fd, struct akvm_file **out)
+{
+	struct stat status;
+	struct akvm_file *file;
+	int error = 0;
+
+	if (fstat(fd, &status) != 0)
+		return akvm__fail("fstat file", errno);
+	if (!S_ISREG(status.st_mode))
+		return akvm__fail("open file: not a regular file", EINVAL);
+	pthread_mutex_lock(&files->lock);
+	file = *bucket_of(files, status.st_dev, status.st_ino);
+	while (file != NULL && (file->device != status.st_dev || file->inode != status.st_ino))
+		file = file->next;
+	if (file != NULL) {
+		file->references++;
+		*out = file;
+	} else {
+		error = open_new(files, fd, &status, out);
+	}
+	pthread_mutex_unlock(&files->lock);
+	return error;
+}
+
+void akvm__file_hold(struct akvm_file *file)
+{
+	pthread_mutex_lock(&file->files->lock);
+	file->references++;
+	pthread_mutex_unlock(&file->files->lock);
+}
+
+static void destroy(struct akvm__files *files, struct akvm_file *file)
+{
+	struct akvm_file **link = bucket_of(files, file->device, file->inode);
+
+	if (file->pages > 0) {
+		/* A slot that cannot be removed stays, file and all, for the next one who opens it: nothing may take its place. */
+		if (files->hooks->set_slot(files->hooks->opaque, file->slot, 1, file->gpa, file->host, 0) != 0)
+			return;
+		unplace(files, file);
+		drop_slot(files, file->slot);
+	}
+	while (*link != file)
+		link = &(*link)->next;
+	*link = file->next;
+	release_host(file);
+	free(file);
+}
+
+void akvm__file_drop(struct akvm_file *file)
+{
+	struct akvm__files *files = file->files;
+
+	if (files == NULL) {
+		if (--file->references == 0)
+			free(file);
+		return;
+	}
+	pthread_mutex_lock(&files->lock);
+	if (--file->references == 0)
+		destroy(files, file);
+	pthread_mutex_unlock(&files->lock);
+}
+
+void akvm_file_close(struct akvm_file *file)
+{
+	if (file != NULL)
+		akvm__file_drop(file);
+}
+
+uint64_t akvm__file_pages_now(const struct akvm_file *file)
+{
+	struct stat status;
+
+	if (fstat(file->fd, &status) != 0 || status.st_size <= 0)
+		return 0;
+	return ((uint64_t)status.st_size + AKVM__PAGE - 1) / AKVM__PAGE;
+}
+
+int akvm__file_copy(const struct akvm_file *file, uint64_t offset, void *buffer, uint32_t length)
+{
+	uint32_t done = 0;
+
+	for (uint32_t attempts = 0; done < length;) {
+		ssize_t count = pread(file->fd, (uint8_t *)buffer + done, length - done, (off_t)(offset + done));
+
+		if (count < 0 && (errno != EINTR || ++attempts == READ_ATTEMPTS))
+			return -EFAULT;
+		if (count == 0)
+			break;
+		if (count > 0)
+			done += (uint32_t)count;
+	}
+	if (done == length)
+		return 0;
+	if (done == 0 && offset / AKVM__PAGE >= akvm__file_pages_now(file))
+		return -EFAULT;
+	memset((uint8_t *)buffer + done, 0, length - done);
+	return 0;
+}
+
+uint32_t akvm__files_slots(struct akvm__files *files)
+{
+	uint32_t used;
+
+	pthread_mutex_lock(&files->lock);
+	used = files->slots_used;
+	pthread_mutex_unlock(&files->lock);
+	return used;
+}

@@ -1,0 +1,334 @@
+/*
+ * Address spaces as callers see them: what is mapped where, and with which access.
+ *
+ * Every change is made in the same order: check the arguments, reserve whatever could run out, cut pages and regions at the
+ * boundaries, then change entries and regions, which cannot fail. Pages are pagetable.c's, contents fault.c's.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "akvm/layout.h"
+#include "host/host.h"
+#include "space.h"
+
+/* References that cutting two regions and inserting one can add. */
+enum { RANGE_REFERENCES = 3, RANGE_REGIONS = 3 };
+
+void akvm__space_lock(struct akvm_space *space)
+{
+	pthread_mutex_lock(&space->lock);
+}
+
+void akvm__space_unlock(struct akvm_space *space)
+{
+	pthread_mutex_unlock(&space->lock);
+}
+
+void akvm__space_begin(struct akvm_space *space)
+{
+	pthread_mutex_lock(&space->lock);
+	akvm__limbo_drain(space);
+}
+
+void akvm__space_end(struct akvm_space *space)
+{
+	akvm__space_publish(space);
+	pthread_mutex_unlock(&space->lock);
+}
+
+struct akvm__mm *akvm__space_mm(struct akvm_space *space)
+{
+	return space->mm;
+}
+
+uint64_t akvm__space_id(const struct akvm_space *space)
+{
+	return space->id;
+}
+
+uint64_t akvm__space_root(const struct akvm_space *space)
+{
+	return akvm__tables_gpa(space->root);
+}
+
+uint64_t akvm__space_generation(const struct akvm_space *space)
+{
+	return __atomic_load_n(&space->generation, __ATOMIC_SEQ_CST);
+}
+
+int akvm__space_new(struct akvm__mm *mm, struct akvm_space **out)
+{
+	struct akvm_space *space = calloc(1, sizeof(*space));
+
+	if (space == NULL)
+		return -ENOMEM;
+	if (akvm__tables_take_root(&mm->tables, &space->root) != 0) {
+		free(space);
+		return -ENOMEM;
+	}
+	pthread_mutex_init(&space->lock, NULL);
+	space->mm = mm;
+	space->generation = 1;
+	space->dirty_first = space->flight_first = AKVM__NO_TABLE;
+	pthread_mutex_lock(&mm->spaces_lock);
+	space->id = ++mm->last_id;
+	space->next = mm->spaces;
+	if (mm->spaces != NULL)
+		mm->spaces->previous = space;
+	mm->spaces = space;
+	mm->spaces_count++;
+	pthread_mutex_unlock(&mm->spaces_lock);
+	*out = space;
+	return 0;
+}
+
+int akvm__space_create(struct akvm__mm *mm, struct akvm_space **space)
+{
+	int error = akvm__space_new(mm, space);
+
+	return error ? akvm__fail("create space", -error) : 0;
+}
+
+/* Regions [first, last) go, and with them their references. */
+static void remove_regions(struct akvm_space *space, uint32_t first, uint32_t last)
+{
+	for (uint32_t i = first; i < last; i++)
+		if (space->regions.array[i].file != NULL)
+			akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)space->regions.array[i].file);
+	akvm__regions_remove(&space->regions, first, last);
+}
+
+void akvm__space_clear(struct akvm_space *space)
+{
+	akvm__pages_clear(space, 0, AKVM_USER_MAX, false);
+	remove_regions(space, 0, space->regions.count);
+	space->cleared = true;
+}
+
+/* 0, or -EINVAL for a range that is not whole pages of user space. */
+static int check_range(uint64_t address, uint64_t length)
+{
+	if (address % AKVM__PAGE != 0 || length % AKVM__PAGE != 0 || address < AKVM_USER_MIN || address > AKVM_USER_MAX)
+		return -EINVAL;
+	return length > AKVM_USER_MAX - address ? -EINVAL : 0;
+}
+
+/* Cut large pages at the ends and reserve what changing the range may need. 0 or -ENOMEM; pages read the same after both. */
+static int prepare(struct akvm_space *space, uint64_t start, uint64_t end)
+{
+	int error = akvm__regions_reserve(&space->regions, RANGE_REGIONS);
+
+	if (error == 0)
+		error = akvm__split_at(space, start);
+	if (error == 0)
+		error = akvm__split_at(space, end);
+	if (error == 0)
+		error = akvm__limbo_reserve(&space->limbo, RANGE_REFERENCES);
+	return error;
+}
+
+static void hold_file(struct akvm_space *space, struct akvm_file *file)
+{
+	if (file == NULL)
+		return;
+	akvm__file_hold(file);
+	space->limbo.owed++;
+}
+
+/* Make `address` a boundary between regions. */
+static void cut(struct akvm_space *space, uint64_t address)
+{
+	hold_file(space, akvm__regions_split(&space->regions, address));
+}
+
+static void drop_joined(void *opaque, struct akvm_file *file)
+{
+	struct akvm_space *space = opaque;
+
+	/* Never the last one: the region that took the other in has its own. */
+	space->limbo.owed--;
+	akvm__file_drop(file);
+}
+
+/* Join whatever can be joined from the region before `start` up to the one at `end`. */
+static void join(struct akvm_space *space, uint64_t start, uint64_t end)
+{
+	uint32_t first = akvm__regions_find(&space->regions, start - 1);
+
+	akvm__regions_join(&space->regions, first, akvm__regions_find(&space->regions, end), drop_joined, space);
+}
+
+static void unmap_range(struct akvm_space *space, uint64_t start, uint64_t end)
+{
+	uint32_t first;
+
+	cut(space, start);
+	cut(space, end);
+	akvm__pages_clear(space, start, end, false);
+	first = akvm__regions_find(&space->regions, start);
+	remove_regions(space, first, akvm__regions_find(&space->regions, end));
+}
+
+int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access, struct akvm_file *file,
+		   uint64_t offset)
+{
+	struct akvm__vma vma = { address, address + length, file ? offset : 0, file, access };
+	int error = check_range(address, length);
+
+	if (error == 0 && (length == 0 || access & ~(uint32_t)(AKVM_READ | AKVM_WRITE | AKVM_EXECUTE)))
+		error = -EINVAL;
+	if (error == 0 && file != NULL &&
+	    (file->files != &space->mm->files || offset % AKVM__PAGE != 0 || offset > INT64_MAX - length))
+		error = -EINVAL;
+	if (error)
+		return akvm__fail("map", -error);
+	akvm__space_begin(space);
+	error = prepare(space, address, address + length);
+	if (error == 0) {
+		unmap_range(space, address, address + length);
+		hold_file(space, file);
+		akvm__regions_insert(&space->regions, &vma);
+		join(space, address, address + length);
+	}
+	akvm__space_end(space);
+	return error ? akvm__fail("map", -error) : 0;
+}
+
+int akvm_space_unmap(struct akvm_space *space, uint64_t address, uint64_t length)
+{
+	int error = check_range(address, length);
+
+	if (error != 0 || length == 0)
+		return akvm__fail("unmap", EINVAL);
+	akvm__space_begin(space);
+	error = prepare(space, address, address + length);
+	if (error == 0)
+		unmap_range(space, address, address + length);
+	akvm__space_end(space);
+	return error ? akvm__fail("unmap", -error) : 0;
+}
+
+static int protect_page(struct akvm__visitor *visitor, struct akvm__place place, uint64_t entry, uint64_t address)
+{
+	struct akvm_space *space = visitor->space;
+	uint64_t gpa = akvm__entry_gpa(entry);
+	uint32_t size = akvm__entry_size(entry);
+	bool writable;
+
+	(void)address;
+	if (!akvm__entry_private(entry)) {
+		/* A file's page needs no place to wait: the next fault finds it again. */
+		if (visitor->access == 0)
+			akvm__page_clear(space, place);
+		else
+			akvm__entry_set(space, place, akvm__entry_make(gpa, size, visitor->access, false));
+		return 0;
+	}
+	writable = visitor->access & AKVM_WRITE &&
+		   (entry & AKVM__ENTRY_WRITE || akvm__frames_exclusive(&space->mm->frames, gpa, size));
+	akvm__entry_set(space, place, akvm__entry_make(gpa, size, visitor->access, writable));
+	return 0;
+}
+
+int akvm_space_protect(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access)
+{
+	struct akvm__visitor visitor = {
+		.space = space,
+		.start = address,
+		.end = address + length,
+		.page = protect_page,
+		.access = access,
+	};
+	int error = check_range(address, length);
+
+	if (error != 0 || access & ~(uint32_t)(AKVM_READ | AKVM_WRITE | AKVM_EXECUTE))
+		return akvm__fail("protect", EINVAL);
+	if (length == 0)
+		return 0;
+	akvm__space_begin(space);
+	if (!akvm__regions_cover(&space->regions, visitor.start, visitor.end))
+		error = -ENOMEM;
+	if (error == 0)
+		error = prepare(space, visitor.start, visitor.end);
+	if (error == 0) {
+		struct akvm__regions *regions = &space->regions;
+
+		cut(space, visitor.start);
+		cut(space, visitor.end);
+		for (uint32_t i = akvm__regions_find(regions, address); i < regions->count && regions->array[i].start < visitor.end;
+		     i++)
+			regions->array[i].access = access;
+		(void)akvm__pages_visit(&visitor);
+		join(space, visitor.start, visitor.end);
+	}
+	akvm__space_end(space);
+	return error ? akvm__fail("protect", -error) : 0;
+}
+
+int akvm_space_discard(struct akvm_space *space, uint64_t address, uint64_t length)
+{
+	int error = check_range(address, length);
+
+	if (error)
+		return akvm__fail("discard", -error);
+	if (length == 0)
+		return 0;
+	akvm__space_begin(space);
+	error = prepare(space, address, address + length);
+	if (error == 0) {
+		akvm__pages_clear(space, address, address + length, true);
+		if (!akvm__regions_cover(&space->regions, address, address + length))
+			error = -ENOMEM;
+	}
+	akvm__space_end(space);
+	return error ? akvm__fail("discard", -error) : 0;
+}
+
+int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region)
+{
+	int error = -ENOENT;
+	uint32_t index;
+
+	akvm__space_begin(space);
+	index = akvm__regions_find(&space->regions, address);
+	if (index < space->regions.count) {
+		const struct akvm__vma *vma = &space->regions.array[index];
+
+		region->start = vma->start;
+		region->end = vma->end;
+		region->offset = vma->offset;
+		region->access = vma->access;
+		region->file = vma->file ? vma->file->number : 0;
+		error = 0;
+	}
+	akvm__space_end(space);
+	return error;
+}
+
+int akvm_space_settled(struct akvm_space *space)
+{
+	const struct akvm__mm_hooks *hooks = &space->mm->hooks;
+	int settled;
+
+	akvm__space_begin(space);
+	settled = hooks->settled(hooks->opaque, space, space->generation);
+	akvm__space_end(space);
+	return settled != 0;
+}
+
+uint64_t akvm_space_resident(struct akvm_space *space)
+{
+	uint64_t resident;
+
+	akvm__space_begin(space);
+	resident = space->resident;
+	akvm__space_end(space);
+	return resident;
+}
+
+void akvm_space_limit(struct akvm_space *space, uint64_t pages)
+{
+	akvm__space_begin(space);
+	space->limit = pages;
+	akvm__space_end(space);
+}

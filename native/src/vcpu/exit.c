@@ -1,0 +1,127 @@
+/*
+ * From registers at an exit to an event: which stub the vCPU stands at, and what ring 3 looked like when it left.
+ */
+#include <string.h>
+
+#include "machine/machine.h"
+#include "vcpu/vcpu.h"
+
+enum { VECTOR_GP = 13, VECTOR_PF = 14 };
+/* Present, user, instruction fetch: how SYSCALL arrives where ring 0 is emulated (a fetch from LSTAR at CPL 3). */
+enum { SYSCALL_FETCH = 0x15 };
+
+static bool has_error_code(unsigned vector)
+{
+	return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30;
+}
+
+struct frame {
+	uint64_t error_code, rip, cs, rflags, rsp, ss;
+};
+
+/* The hardware frame RSP points to, which must lie in one of this vCPU's stacks. */
+static bool read_frame(const struct akvm__vcpu *vcpu, uint64_t rsp, bool error_code, struct frame *frame)
+{
+	uint64_t offset = rsp - vcpu->area_address;
+	size_t bytes = sizeof(*frame) - (error_code ? 0 : sizeof(frame->error_code));
+
+	if (offset < AKVM_VCPU_STACKS || offset > AKVM_VCPU_STACKS + 4 * AKVM_VCPU_STACK_BYTES - bytes || offset % 8)
+		return false;
+	frame->error_code = 0;
+	memcpy((uint8_t *)frame + sizeof(*frame) - bytes, vcpu->area + offset, bytes);
+	return true;
+}
+
+static void save_registers(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	const struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
+
+	memcpy(&context->pub.registers, &vcpu->run->s.regs.regs, sizeof(context->pub.registers));
+	context->pub.fs_base = sregs->fs.base;
+	context->pub.gs_base = sregs->gs.base;
+	context->selectors = (struct akvm__selectors){ sregs->ds.selector, sregs->es.selector, sregs->fs.selector,
+						       sregs->gs.selector };
+}
+
+static enum akvm__event broken(struct akvm__context *context, enum akvm_failure failure)
+{
+	context->pub.detail = failure;
+	return AKVM_EVENT_BROKEN;
+}
+
+/* Precondition: registers saved, the user's RSP in place. */
+static enum akvm__event system_call(struct akvm__context *context)
+{
+	struct akvm_registers *registers = &context->pub.registers;
+
+	registers->rip = registers->rcx;
+	registers->rflags = registers->r11;
+	context->pub.vector = 256;
+	return AKVM_EVENT_SYSCALL;
+}
+
+static enum akvm__event exception(struct akvm__vcpu *vcpu, struct akvm__context *context, unsigned vector)
+{
+	const uint64_t syscall_entry = AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET + AKVM_STUB_SYSCALL;
+	struct akvm_registers *registers = &context->pub.registers;
+	struct frame frame;
+
+	context->pub.vector = vector;
+	if (!read_frame(vcpu, vcpu->run->s.regs.regs.rsp, has_error_code(vector), &frame))
+		return broken(context, AKVM_FAILURE_STATE);
+	context->pub.error_code = (uint32_t)frame.error_code;
+	context->pub.address = vector == VECTOR_PF ? vcpu->run->s.regs.sregs.cr2 : 0;
+	if ((frame.cs & 3) != 3)
+		return broken(context, AKVM_FAILURE_RING0);
+	save_registers(vcpu, context);
+	registers->rip = frame.rip;
+	registers->rflags = frame.rflags;
+	registers->rsp = frame.rsp;
+	if (frame.cs != AKVM_USER_CS) {
+		/* Another code segment than ours, so another mode or a host's own selector: as if the jump there had faulted. */
+		context->pub.vector = VECTOR_GP;
+		context->pub.error_code = (uint32_t)frame.cs & 0xfffc;
+		return AKVM_EVENT_EXCEPTION;
+	}
+	if (vector == VECTOR_PF && frame.rip == syscall_entry && frame.error_code == SYSCALL_FETCH &&
+	    vcpu->machine->capabilities.syscall_as_fault)
+		return system_call(context);
+	if (vector == 0x80)
+		return AKVM_EVENT_INT80;
+	return AKVM_EVENT_EXCEPTION;
+}
+
+static enum akvm__event interrupted_in_ring3(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	save_registers(vcpu, context);
+	return AKVM_EVENT_INTERRUPTED;
+}
+
+enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, bool halted)
+{
+	uint64_t rip = vcpu->run->s.regs.regs.rip;
+	uint64_t offset = rip - (AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET) - (halted ? 1 : 0);
+
+	if (offset < AKVM_STUB_SYSCALL) {
+		if (offset % AKVM_STUB_BYTES == 0)
+			return exception(vcpu, context, (unsigned)(offset / AKVM_STUB_BYTES));
+	} else if (offset == AKVM_STUB_SYSCALL) {
+		save_registers(vcpu, context);
+		return system_call(context);
+	} else if (offset < AKVM_STUB_EDIT) {
+		if (!halted) {
+			/* Between MOV CR3 and IRET nobody knows which root is loaded. */
+			if (offset >= AKVM_STUB_SPACE)
+				vcpu->cr3_space_id = 0;
+			return AKVM_EVENT_NOT_ENTERED;
+		}
+	} else if (offset < AKVM_STUB_END) {
+		return halted ? AKVM_EVENT_OPERATION_DONE : AKVM_EVENT_OPERATION_CUT;
+	} else if (!halted && rip < AKVM_KERNEL_HALF) {
+		return interrupted_in_ring3(vcpu, context);
+	} else if (!halted && (vcpu->run->s.regs.sregs.cs.selector & 3) == 3) {
+		/* A jump into the kernel half that has not faulted yet: it will, when the context runs again. */
+		return interrupted_in_ring3(vcpu, context);
+	}
+	return broken(context, AKVM_FAILURE_STATE);
+}

@@ -1,0 +1,53 @@
+/*
+ * Ring-0 operations: the named stubs that do something and halt. Idempotent by construction, so an interrupted one is
+ * simply run again by whoever asked for it.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "host/host.h"
+#include "machine/machine.h"
+#include "vcpu/segments.h"
+#include "vcpu/vcpu.h"
+
+int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_registers *registers, uint32_t *vector)
+{
+	struct kvm_regs *entry = &vcpu->run->s.regs.regs;
+	struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
+	struct akvm__run_outcome outcome;
+	struct akvm__context scratch = { .machine = vcpu->machine };
+
+	if ((sregs->cs.selector & 3) != 0) {
+		sregs->cs = akvm__kernel_code;
+		sregs->ss = akvm__kernel_data;
+		vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+	}
+	memcpy(entry, registers, sizeof(*entry));
+	entry->rip = AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET + stub;
+	entry->rsp = vcpu->area_address + AKVM_VCPU_STACKS + AKVM_VCPU_STACK_BYTES;
+	entry->rflags = 2;
+	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+	akvm__count(&vcpu->counters.operations);
+	outcome = akvm__vcpu_run(vcpu);
+	if (outcome.result == AKVM_RUN_FAILED || outcome.result == AKVM_RUN_BUS)
+		return akvm__fail("KVM_RUN of a ring-0 operation", outcome.host_errno ? outcome.host_errno : EIO);
+	switch (akvm__vcpu_decode(vcpu, &scratch, outcome.result == AKVM_RUN_HALTED)) {
+	case AKVM_EVENT_OPERATION_DONE:
+		memcpy(registers, entry, sizeof(*registers));
+		return 0;
+	case AKVM_EVENT_OPERATION_CUT:
+		/* CR3 may or may not have been reloaded. */
+		vcpu->cr3_space_id = 0;
+		return -EINTR;
+	case AKVM_EVENT_BROKEN:
+		if (scratch.pub.detail == AKVM_FAILURE_RING0) {
+			*vector = scratch.pub.vector;
+			return akvm__fail("ring-0 operation", EFAULT);
+		}
+		break;
+	default:
+		break;
+	}
+	vcpu->must_reset = true;
+	return akvm__fail("ring-0 operation", EIO);
+}

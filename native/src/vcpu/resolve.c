@@ -1,0 +1,251 @@
+/*
+ * One run of a context: enter, decode, resolve what this thread can resolve, enter again; until something remains that the
+ * caller must see. Every turn of the loop looks at the context's interrupts first, so no guest can keep it.
+ */
+#include <errno.h>
+
+#include "host/host.h"
+#include "machine/machine.h"
+#include "vcpu/vcpu.h"
+
+enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_INT80 = 0x80, VECTOR_SYSCALL = 256 };
+enum { PF_PRESENT = 1, PF_WRITE = 2, PF_FETCH = 16 };
+/* A fault that keeps being resolved and comes back is a broken table, not a slow one. */
+enum { SAME_FAULT_MAX = 4096, EVENT_RERUNS_MAX = 64, RESETS_MAX = 4 };
+
+struct same_fault {
+	uint64_t rip, address;
+	unsigned count;
+};
+
+static void finish(struct akvm__context *context, enum akvm_exit_kind kind)
+{
+	context->pub.kind = kind;
+	context->pub.exits++;
+}
+
+static void finish_interrupted(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	context->pub.interrupts = akvm__context_interrupts(context);
+	if (atomic_load(&vcpu->machine->stopping))
+		context->pub.interrupts |= AKVM_INTERRUPT_CLOSE;
+	finish(context, AKVM_EXIT_INTERRUPTED);
+}
+
+static void finish_error(struct akvm__vcpu *vcpu, struct akvm__context *context, uint32_t failure, int error)
+{
+	context->pub.detail = failure;
+	context->pub.host_errno = error;
+	vcpu->must_reset = true;
+	akvm__context_forget_fp(context);
+	finish(context, AKVM_EXIT_ERROR);
+}
+
+static bool code_bytes_are(struct akvm__context *context, uint8_t first, uint8_t second)
+{
+	uint8_t bytes[2];
+
+	return akvm_space_read(context->space, context->pub.registers.rip, bytes, sizeof(bytes)) == sizeof(bytes) &&
+	       bytes[0] == first && bytes[1] == second;
+}
+
+static bool resolve_syscall(struct akvm__context *context)
+{
+	const struct akvm_answers *answers = context->answers;
+	uint64_t number = context->pub.registers.rax;
+
+	if (!answers || number >= AKVM_ANSWERS_MAX || !(answers->known[number / 64] >> number % 64 & 1))
+		return false;
+	context->pub.registers.rax = (uint64_t)answers->values[number];
+	return true;
+}
+
+static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *context, struct same_fault *same)
+{
+	uint32_t code = context->pub.error_code;
+	uint32_t access = code & PF_FETCH ? AKVM_EXECUTE : code & PF_WRITE ? AKVM_WRITE : AKVM_READ;
+	struct akvm_context *pub = &context->pub;
+
+	pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access, code & PF_PRESENT);
+	if (pub->detail != AKVM_FAULT_NONE)
+		return false;
+	if (same->rip != pub->registers.rip || same->address != pub->address)
+		*same = (struct same_fault){ pub->registers.rip, pub->address, 0 };
+	if (++same->count > SAME_FAULT_MAX) {
+		finish_error(vcpu, context, AKVM_FAILURE_STATE, ELOOP);
+		return false;
+	}
+	return true;
+}
+
+/* True when the guest may go on; else the exit record is filled in. */
+static bool resolve_exception(struct akvm__vcpu *vcpu, struct akvm__context *context, struct same_fault *same)
+{
+	const struct akvm_capabilities *capabilities = &vcpu->machine->capabilities;
+	struct akvm_context *pub = &context->pub;
+
+	pub->detail = AKVM_FAULT_NONE;
+	if (pub->vector == VECTOR_PF) {
+		if (resolve_page_fault(vcpu, context, same))
+			return true;
+		if (pub->kind == AKVM_EXIT_ERROR)
+			return false;
+	} else if (pub->vector == VECTOR_UD && capabilities->int80_as_ud && code_bytes_are(context, 0xcd, 0x80)) {
+		pub->registers.rip += 2;
+		pub->vector = VECTOR_INT80;
+		finish(context, AKVM_EXIT_SYSCALL);
+		return false;
+	} else if (pub->vector == VECTOR_GP && pub->error_code == 0 && capabilities->cpuid_faulting &&
+		   code_bytes_are(context, 0x0f, 0xa2)) {
+		akvm__cpuid_answer(vcpu->machine, &pub->registers);
+		pub->registers.rip += 2;
+		return true;
+	}
+	finish(context, AKVM_EXIT_FAULT);
+	return false;
+}
+
+/*
+ * An exit in the middle of an event's delivery leaves the event in KVM, to be injected at the next entry: into whatever
+ * context comes next, unless it is let through to its stub first.
+ */
+static struct akvm__run_outcome flush_events(struct akvm__vcpu *vcpu, struct akvm__run_outcome outcome)
+{
+	struct kvm_vcpu_events events;
+
+	for (unsigned i = 0; i < EVENT_RERUNS_MAX && outcome.result == AKVM_RUN_INTERRUPTED; i++) {
+		if (akvm__host->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) < 0 ||
+		    !(events.exception.injected || events.exception.pending || events.interrupt.injected || events.nmi.injected))
+			break;
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		outcome = akvm__vcpu_run(vcpu);
+	}
+	return outcome;
+}
+
+/* Ring 3 for a while. Returns false when the reasons to leave outran the entry: nothing happened. */
+static bool enter_guest(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome *outcome)
+{
+	uint64_t generation = atomic_load(&vcpu->space_generation);
+
+	atomic_store(&vcpu->state, AKVM_VCPU_ENTERING);
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	atomic_store(&vcpu->state, AKVM_VCPU_GUEST);
+	if (akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping) ||
+	    akvm__space_generation(context->space) != generation) {
+		atomic_store(&vcpu->state, AKVM_VCPU_EXITING);
+		/* The registers loaded for this entry, CR3 among them, never reached the guest. */
+		vcpu->cr3_space_id = 0;
+		akvm__vcpu_leave_space(vcpu);
+		return false;
+	}
+	*outcome = akvm__vcpu_run(vcpu);
+	if (outcome->result == AKVM_RUN_INTERRUPTED)
+		*outcome = flush_events(vcpu, *outcome);
+	atomic_store(&vcpu->state, AKVM_VCPU_EXITING);
+	akvm__vcpu_leave_space(vcpu);
+	akvm__count(&vcpu->counters.exits);
+	return true;
+}
+
+/* A host page that cannot be had, for instance of a file cut short under its mapping. */
+static void finish_bus(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome)
+{
+	if (akvm__vcpu_decode(vcpu, context, false) != AKVM_EVENT_INTERRUPTED) {
+		finish_error(vcpu, context, AKVM_FAILURE_RUN, outcome.host_errno);
+		return;
+	}
+	context->pub.vector = VECTOR_PF;
+	context->pub.error_code = 0;
+	context->pub.address = outcome.gpa ? akvm__space_find_gpa(context->space, outcome.gpa) : 0;
+	context->pub.detail = AKVM_FAULT_BUS;
+	finish(context, AKVM_EXIT_FAULT);
+}
+
+/* True when the context should be entered again. */
+static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome,
+		    struct same_fault *same)
+{
+	context->pub.kvm_exit_reason = outcome.kvm_exit_reason;
+	if (outcome.result == AKVM_RUN_FAILED) {
+		finish_error(vcpu, context, outcome.failure, outcome.host_errno);
+		return false;
+	}
+	if (outcome.result == AKVM_RUN_BUS) {
+		finish_bus(vcpu, context, outcome);
+		return false;
+	}
+	switch (akvm__vcpu_decode(vcpu, context, outcome.result == AKVM_RUN_HALTED)) {
+	case AKVM_EVENT_NOT_ENTERED:
+	case AKVM_EVENT_INTERRUPTED:
+		/* The loop looks for the reason: an interrupt, a shootdown, or none (a kick meant for an earlier run). */
+		if (!akvm__context_interrupts(context) && !atomic_load(&vcpu->machine->stopping))
+			akvm__count(akvm__space_generation(context->space) == vcpu->cr3_generation ?
+					    &vcpu->counters.stale_kicks :
+					    &vcpu->counters.shootdowns);
+		return true;
+	case AKVM_EVENT_SYSCALL:
+		if (resolve_syscall(context))
+			return true;
+		finish(context, AKVM_EXIT_SYSCALL);
+		return false;
+	case AKVM_EVENT_INT80:
+		finish(context, AKVM_EXIT_SYSCALL);
+		return false;
+	case AKVM_EVENT_EXCEPTION:
+		return resolve_exception(vcpu, context, same);
+	case AKVM_EVENT_BROKEN:
+		/* A debug trap that was pending when its own run was cut short, delivered in the next entry's stub: it belongs to
+		 * nobody any more. */
+		if (context->pub.detail == AKVM_FAILURE_RING0 && context->pub.vector == VECTOR_DB &&
+		    ++same->count <= SAME_FAULT_MAX) {
+			vcpu->cr3_space_id = 0;
+			return true;
+		}
+		finish_error(vcpu, context, context->pub.detail, 0);
+		return false;
+	case AKVM_EVENT_OPERATION_DONE:
+	case AKVM_EVENT_OPERATION_CUT:
+		break;
+	}
+	finish_error(vcpu, context, AKVM_FAILURE_STATE, 0);
+	return false;
+}
+
+void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	struct akvm__run_outcome outcome;
+	struct same_fault same = { 0 };
+	bool load_cr3 = false, again = true;
+	uint64_t cr3 = 0, native = 0;
+	int error;
+
+	context->pub.kind = AKVM_EXIT_NONE;
+	while (again) {
+		if (akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping)) {
+			finish_interrupted(vcpu, context);
+			break;
+		}
+		error = vcpu->must_reset ? akvm__vcpu_reset(vcpu) : 0;
+		if (!error)
+			error = akvm__vcpu_enter_space(vcpu, context, &load_cr3, &cr3);
+		if (error == -EINTR)
+			continue;
+		if (!error)
+			error = akvm__vcpu_load_fp(vcpu, context);
+		if (error) {
+			akvm__vcpu_leave_space(vcpu);
+			finish_error(vcpu, context, AKVM_FAILURE_HOST, -error);
+			break;
+		}
+		akvm__vcpu_load(vcpu, context, load_cr3, cr3);
+		if (!enter_guest(vcpu, context, &outcome))
+			continue;
+		again = resolve(vcpu, context, outcome, &same);
+		native += again;
+		akvm__vcpu_record(vcpu, context, outcome.kvm_exit_reason, again ? AKVM_EXIT_NONE : context->pub.kind,
+				  context->pub.registers.rip);
+	}
+	context->pub.native_exits += native;
+	atomic_fetch_add_explicit(&vcpu->counters.native_exits, native, memory_order_relaxed);
+}

@@ -1,0 +1,189 @@
+/*
+ * The thread that owns a vCPU: take a context, run it, hand it back; poll a little before sleeping.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "host/host.h"
+#include "machine/machine.h"
+#include "vcpu/vcpu.h"
+
+enum { SLEEP_NS = 1000000000, POLLS_PER_CLOCK = 32 };
+
+static const uint32_t operation_stubs[] = {
+	[AKVM_OPERATION_READ_MSR] = AKVM_STUB_READ_MSR,
+	[AKVM_OPERATION_WRITE_MSR] = AKVM_STUB_WRITE_MSR,
+	[AKVM_OPERATION_FLUSH] = AKVM_STUB_FLUSH,
+	[AKVM_OPERATION_NOTHING] = AKVM_STUB_NOTHING,
+};
+
+static struct akvm__context *find_work(struct akvm__vcpu *vcpu)
+{
+	struct akvm_machine *machine = vcpu->machine;
+	struct akvm__context *context = akvm__mailbox_take(&vcpu->mailbox);
+
+	for (uint32_t i = 1; !context && i < machine->vcpu_count; i++) {
+		context = akvm__mailbox_steal(&machine->vcpus[(vcpu->index + i) % machine->vcpu_count]->mailbox);
+		if (context)
+			akvm__count(&vcpu->counters.steals);
+	}
+	return context;
+}
+
+static bool work_in_sight(const struct akvm__vcpu *vcpu)
+{
+	const struct akvm_machine *machine = vcpu->machine;
+
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		if (atomic_load(&machine->vcpus[i]->mailbox.length))
+			return true;
+	return atomic_load(&vcpu->stop);
+}
+
+/* Waking a halted core costs more than an exit, so poll while there is a core to spare for it. */
+static void wait_for_work(struct akvm__vcpu *vcpu)
+{
+	struct akvm_machine *machine = vcpu->machine;
+	uint64_t until_ns = akvm__now_ns() + machine->config.vcpu_spin_ns;
+	unsigned polls = 0;
+
+	while (atomic_load_explicit(&machine->awake, memory_order_relaxed) <= machine->spare_cpus) {
+		if (work_in_sight(vcpu))
+			return;
+		__builtin_ia32_pause();
+		if (++polls % POLLS_PER_CLOCK == 0 && akvm__now_ns() >= until_ns)
+			break;
+	}
+	if (work_in_sight(vcpu))
+		return;
+	akvm__count(&vcpu->counters.sleeps);
+	atomic_fetch_sub(&machine->awake, 1);
+	akvm__mailbox_sleep(&vcpu->mailbox, SLEEP_NS);
+	atomic_fetch_add(&machine->awake, 1);
+}
+
+static void operate(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	struct akvm_context *pub = &context->pub;
+	uint32_t vector = 0;
+	int error;
+
+	if (akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping)) {
+		pub->interrupts = akvm__context_interrupts(context) |
+				  (atomic_load(&vcpu->machine->stopping) ? AKVM_INTERRUPT_CLOSE : 0);
+		pub->kind = AKVM_EXIT_INTERRUPTED;
+		return;
+	}
+	if (context->operation == 1 + AKVM_OPERATION_FLUSH) {
+		/* The kernel root: safe whatever happened to the space that was current. */
+		pub->registers.rax = akvm__mm_kernel_root(vcpu->machine->mm);
+		vcpu->cr3_space_id = 0;
+		akvm__pcids_drop(&vcpu->pcids);
+	}
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	error = vcpu->must_reset ? akvm__vcpu_reset(vcpu) : 0;
+	if (!error)
+		error = akvm__vcpu_operate(vcpu, operation_stubs[context->operation - 1], &pub->registers, &vector);
+	pub->kind = error == -EINTR ? AKVM_EXIT_INTERRUPTED : AKVM_EXIT_OPERATION;
+	pub->interrupts = error == -EINTR ? akvm__context_interrupts(context) : 0;
+	pub->host_errno = error == -EINTR ? 0 : error;
+	pub->vector = vector;
+	pub->detail = error != 0;
+	if (error && error != -EINTR)
+		vcpu->must_reset = true;
+	akvm__vcpu_record(vcpu, context, vcpu->run->exit_reason, pub->kind, vcpu->run->s.regs.regs.rip);
+}
+
+static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	uint64_t started_ns = akvm__now_ns(), ended_ns;
+
+	atomic_store(&vcpu->current, context->pub.index);
+	atomic_store(&vcpu->current_generation, context->pub.generation);
+	atomic_store(&vcpu->started_ns, started_ns);
+	context->pub.started_ns = started_ns;
+	context->pub.vcpu = vcpu->index;
+	context->pub.vector = context->pub.error_code = context->pub.detail = context->pub.interrupts = 0;
+	context->pub.host_errno = 0;
+	context->pub.address = 0;
+	atomic_store(&context->running, vcpu);
+	if (context->operation)
+		operate(vcpu, context);
+	else
+		akvm__vcpu_execute(vcpu, context);
+	atomic_store(&context->running, NULL);
+	ended_ns = akvm__now_ns();
+	context->pub.ran_ns = ended_ns - started_ns;
+	context->pub.total_ns += ended_ns - started_ns;
+	atomic_fetch_add_explicit(&vcpu->counters.busy_ns, ended_ns - started_ns, memory_order_relaxed);
+	akvm__count(&vcpu->counters.runs);
+	atomic_store(&vcpu->current, UINT32_MAX);
+	atomic_store(&vcpu->started_ns, 0);
+	atomic_store(&vcpu->state, AKVM_VCPU_IDLE);
+	/* From here on the context belongs to the loop. */
+	akvm__machine_complete(vcpu->machine, vcpu, context);
+}
+
+static void *thread_main(void *argument)
+{
+	struct akvm__vcpu *vcpu = argument;
+	struct akvm__context *context;
+
+	prctl(PR_SET_NAME, "akvm-vcpu");
+	atomic_store(&vcpu->tid, (pid_t)syscall(SYS_gettid));
+	atomic_fetch_add(&vcpu->machine->awake, 1);
+	for (;;) {
+		context = find_work(vcpu);
+		if (context) {
+			serve(vcpu, context);
+			continue;
+		}
+		akvm__vcpu_reap(vcpu);
+		if (atomic_load(&vcpu->stop))
+			break;
+		wait_for_work(vcpu);
+	}
+	atomic_fetch_sub(&vcpu->machine->awake, 1);
+	atomic_store(&vcpu->state, AKVM_VCPU_DEAD);
+	atomic_store(&vcpu->finished, true);
+	return NULL;
+}
+
+int akvm__vcpu_start(struct akvm__vcpu *vcpu)
+{
+	sigset_t all, old;
+	int error;
+
+	/* The thread inherits a mask that leaves every signal but the kick to the host program's own threads. */
+	sigfillset(&all);
+	sigdelset(&all, vcpu->machine->config.kick_signal);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	error = akvm__host->thread_create(&vcpu->thread, thread_main, vcpu);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (error)
+		return akvm__fail("start vCPU thread", error);
+	vcpu->thread_started = true;
+	return 0;
+}
+
+int akvm__vcpu_join(struct akvm__vcpu *vcpu, uint64_t timeout_ns)
+{
+	struct timespec deadline;
+	uint64_t until_ns = timeout_ns;
+	int error;
+
+	if (!vcpu->thread_started)
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	until_ns += (uint64_t)deadline.tv_sec * 1000000000u + (uint64_t)deadline.tv_nsec;
+	deadline = (struct timespec){ (time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u) };
+	error = pthread_timedjoin_np(vcpu->thread, NULL, &deadline);
+	if (error)
+		return akvm__fail("join vCPU thread", ETIMEDOUT);
+	vcpu->thread_started = false;
+	return 0;
+}
