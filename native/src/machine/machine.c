@@ -190,7 +190,8 @@ void akvm_machine_stop(struct akvm_machine *machine)
 {
 	atomic_store(&machine->stopping, true);
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)
-		akvm__vcpu_kick(machine->vcpus[i]);
+		if (machine->vcpus[i]->thread_started)
+			akvm__vcpu_kick(machine->vcpus[i]);
 }
 
 int akvm_machine_close(struct akvm_machine *machine, uint64_t timeout_ns)

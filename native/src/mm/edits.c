@@ -193,7 +193,7 @@ void akvm__limbo_drain(struct akvm_space *space)
 			return;
 		for (uint32_t i = 0; i < limbo->sealed; i++)
 			release(space, limbo->items[i]);
-		akvm__limbo_shift(limbo, limbo->sealed);
+		akvm__limbo_shift(limbo);
 		akvm__mm_count(&space->mm->counters.limbo_frames, limbo->frames - frames);
 	}
 }

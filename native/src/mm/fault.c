@@ -124,8 +124,8 @@ static void map_around(struct akvm_space *space, const struct akvm__vma *vma, ui
 	}
 }
 
-static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, bool write,
-		    struct akvm__place place, uint64_t *entry)
+static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, bool write, struct akvm__place place,
+		    uint64_t *entry)
 {
 	uint64_t file_pages = vma->file != NULL ? akvm__file_pages_now(vma->file) : 0;
 	int fault;
@@ -230,7 +230,8 @@ int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t acces
 	else if ((vma->access & need) == 0)
 		fault = AKVM_FAULT_ACCESS;
 	else
-		fault = akvm__page_in(space, vma, address, AKVM__PAGE_GUEST | (access & AKVM_WRITE ? AKVM__PAGE_WRITE : 0), &entry);
+		fault = akvm__page_in(space, vma, address, AKVM__PAGE_GUEST | (access & AKVM_WRITE ? AKVM__PAGE_WRITE : 0),
+				      &entry);
 	akvm__space_end(space);
 	return fault;
 }

@@ -17,17 +17,17 @@ enum { AKVM__FILE_BUCKETS = 256 };
 
 struct akvm_file {
 	/* Constant. */
-	struct akvm__files *files;    /* NULL once the machine is gone */
+	struct akvm__files *files; /* NULL once the machine is gone */
 	uint64_t device, inode;
-	uint64_t gpa, pages;          /* the slot: what the file held when it was opened; 0 pages: no slot */
+	uint64_t gpa, pages; /* the slot: what the file held when it was opened; 0 pages: no slot */
 	uint64_t gpa_bytes;
 	uint8_t *host;
 	uint32_t number, slot;
 	int fd;
 	/* Guarded by the files lock. */
-	uint32_t references;          /* of callers and of regions */
-	struct akvm_file *next;       /* in its bucket */
-	struct akvm_file *above;      /* the file at the next higher GPA */
+	uint32_t references;     /* of callers and of regions */
+	struct akvm_file *next;  /* in its bucket */
+	struct akvm_file *above; /* the file at the next higher GPA */
 };
 
 struct akvm__files {
@@ -37,11 +37,11 @@ struct akvm__files {
 	pthread_mutex_t lock;
 	struct akvm_file *buckets[AKVM__FILE_BUCKETS];
 	struct akvm_file *lowest;
-	uint32_t *slots_free;         /* stack of numbers given back */
+	uint32_t *slots_free; /* stack of numbers given back */
 	uint32_t slots_free_count;
-	uint32_t slots_next;          /* numbers from here on were never used */
+	uint32_t slots_next; /* numbers from here on were never used */
 	uint32_t slots_used;
-	uint32_t number;              /* of the last file opened */
+	uint32_t number; /* of the last file opened */
 };
 
 int akvm__files_create(struct akvm__files *files, const struct akvm__mm_hooks *hooks, uint32_t slots_max);

@@ -14,21 +14,21 @@
 #include "akvm/layout.h"
 #include "host/host.h"
 
-#define PAGE_SHIFT 12
-#define PAGE_BYTES 4096u
+#define PAGE_SHIFT  12
+#define PAGE_BYTES  4096u
 #define BLOCK_BYTES (AKVM__HUGE * (uint64_t)PAGE_BYTES)
-#define NONE UINT32_MAX
+#define NONE        UINT32_MAX
 
 enum { WORDS = AKVM__HUGE / 64, DIRTY_BLOCKS_MIN = 8 };
 
 enum block_list { LIST_NONE, LIST_FRESH, LIST_DIRTY, LIST_PARTIAL };
 
 struct akvm__block {
-	uint64_t free[WORDS];         /* frames without a count */
-	uint64_t clean[WORDS];        /* free frames that are known to be zero */
+	uint64_t free[WORDS];  /* frames without a count */
+	uint64_t clean[WORDS]; /* those of them known to be zero; means nothing for the others */
 	uint32_t next, previous;
 	uint16_t free_count;
-	uint8_t list;                 /* enum block_list */
+	uint8_t list; /* enum block_list */
 };
 
 int akvm__arena_map(uint64_t bytes, const char *operation, void **arena)
@@ -181,7 +181,6 @@ static uint32_t take_small(struct akvm__frames *frames, bool *clean)
 	bit = (uint32_t)__builtin_ctzll(block->free[word]);
 	*clean = block->clean[word] >> bit & 1;
 	block->free[word] &= ~(1ull << bit);
-	block->clean[word] &= ~(1ull << bit);
 	if (--block->free_count == 0)
 		list_remove(frames, index);
 	index = index * AKVM__HUGE + word * 64 + bit;

@@ -11,7 +11,7 @@
 
 #include "akvm/akvm.h"
 
-enum { AKVM__SMALL = 1, AKVM__HUGE = 512 };   /* frames in a page of each size */
+enum { AKVM__SMALL = 1, AKVM__HUGE = 512 }; /* frames in a page of each size */
 
 struct akvm__block;
 
@@ -21,13 +21,13 @@ struct akvm__frames {
 	uint8_t *base;
 	uint64_t bytes;
 	uint32_t blocks_total;
-	uint32_t dirty_max;           /* free blocks kept with host memory behind them */
+	uint32_t dirty_max; /* free blocks kept with host memory behind them */
 	/* Guarded by lock. */
 	struct akvm__block *blocks;
-	uint32_t *counts;             /* mappings (of any space) and limbo entries that hold each frame */
+	uint32_t *counts; /* mappings (of any space) and limbo entries that hold each frame */
 	uint32_t fresh, dirty, partial;
 	uint32_t dirty_blocks;
-	uint64_t used;                /* frames with a count */
+	uint64_t used; /* frames with a count */
 };
 
 /* bytes: a multiple of 2 MiB. 0 or -errno. */

@@ -41,14 +41,14 @@ void akvm__limbo_push(struct akvm__limbo *limbo, enum akvm__limbo_kind kind, uin
 	limbo->frames += kind == AKVM__LIMBO_SMALL ? 1 : kind == AKVM__LIMBO_HUGE ? 512 : 0;
 }
 
-void akvm__limbo_shift(struct akvm__limbo *limbo, uint32_t count)
+void akvm__limbo_shift(struct akvm__limbo *limbo)
 {
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; i < limbo->sealed; i++) {
 		uint64_t kind = limbo->items[i] & AKVM__LIMBO_KIND;
 
 		limbo->frames -= kind == AKVM__LIMBO_SMALL ? 1 : kind == AKVM__LIMBO_HUGE ? 512 : 0;
 	}
-	memmove(limbo->items, limbo->items + count, (limbo->count - count) * sizeof(*limbo->items));
-	limbo->count -= count;
-	limbo->sealed -= count < limbo->sealed ? count : limbo->sealed;
+	limbo->count -= limbo->sealed;
+	memmove(limbo->items, limbo->items + limbo->sealed, limbo->count * sizeof(*limbo->items));
+	limbo->sealed = 0;
 }

@@ -1,8 +1,9 @@
 /*
  * Guest memory: frames, page tables, regions, faults, copies, edits. Internal interface towards src/machine and src/vcpu.
  *
- * This folder knows nothing of vCPUs or ioctls; the machine hands it the hooks below. Lock order: a space's lock, then the
- * frames lock, then the tables lock, then the files lock; hooks are called with the space's lock held and take none of them.
+ * This folder knows nothing of vCPUs or ioctls; the machine hands it the hooks below. Lock order: a space's lock, then one of
+ * the locks of frames, tables, files or the list of spaces. Hooks are called with a space's lock held (set_slot: the files
+ * lock too) and take none of them.
  */
 #ifndef AKVM_MM_H
 #define AKVM_MM_H
@@ -17,17 +18,20 @@ struct akvm__mm_hooks {
 	int (*set_slot)(void *opaque, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes);
 	/* The space changed (its generation rose): interrupt every vCPU inside it. Must not block. */
 	void (*interrupt)(void *opaque, struct akvm_space *space);
-	/* No vCPU is inside `space` that entered before it reached `generation`. */
+	/* No vCPU is inside `space` that entered before it reached `generation`. One that serves a fault is not inside. */
 	int (*settled)(void *opaque, struct akvm_space *space, uint64_t generation);
-	/* A destroyed space waits for akvm__mm_reap(): have some vCPU thread call it soon. Must not block. */
+	/* A space waits for akvm__mm_reap_next(): have some vCPU thread call it soon. Must not block. */
 	void (*reap)(void *opaque);
 };
 
 enum { AKVM_SLOT_KERNEL, AKVM_SLOT_TABLES, AKVM_SLOT_FRAMES, AKVM_SLOT_FILES };
 
-/* Maps the arenas and sets their slots. `kernel_half` gives PML4 entries 510 and 511, the same in every root. */
+/* Maps the arenas and sets their slots. memory_bytes: whole 2 MiB, at most 240 GiB; fault_around_pages: a power of two up to
+ * 64; file slots are numbered AKVM_SLOT_FILES..slots_max-1. -EINVAL, or the -errno of what failed. */
 int akvm__mm_create(const struct akvm__mm_hooks *hooks, uint64_t memory_bytes, uint32_t fault_around_pages, uint32_t slots_max,
 		    struct akvm__mm **mm);
+/* After the vCPUs are gone. Spaces die with it and slots are left to the VM's own end; files that callers still hold become
+ * empty shells, to be closed as ever. */
 void akvm__mm_free(struct akvm__mm *mm);
 /* After the tables arena exists and before the first space: the kernel half's top-level entries, copied into every root. */
 void akvm__mm_kernel_half(struct akvm__mm *mm, uint64_t entry_510, uint64_t entry_511);
@@ -46,26 +50,31 @@ int akvm__file_open(struct akvm__mm *mm, int fd, struct akvm_file **file);
 
 /* What a vCPU needs to enter a space. Id: unique for the life of the machine, never 0. */
 uint64_t akvm__space_id(const struct akvm_space *space);
-uint64_t akvm__space_root(const struct akvm_space *space);        /* GPA for CR3 */
-uint64_t akvm__space_generation(const struct akvm_space *space);  /* atomic read; rises with each change of a present entry */
+uint64_t akvm__space_root(const struct akvm_space *space);       /* GPA for CR3 */
+uint64_t akvm__space_generation(const struct akvm_space *space); /* atomic read; rises with each change of a present entry */
 void akvm__space_lock(struct akvm_space *space);
 void akvm__space_unlock(struct akvm_space *space);
 
-/* Changes waiting for a ring-0 store (always none with host edits). Both with the space's lock held.
- * take: serialise up to `words` 8-byte words as runs of [destination virtual address][count][count values], coalescing
- * neighbours; returns the words written and *runs; 0 when nothing waits. done: those of the last take are in guest memory. */
+/* Changes waiting for a ring-0 store (always none with host edits). Both with the space's lock held, and held from take to done.
+ * take: serialise up to `words` 8-byte words (at least 3) as runs of [destination virtual address][count][count values],
+ * coalescing neighbours; returns the words written and *runs; 0 when nothing waits. A batch that is not reported done before
+ * the next take waits again, whole. done: those of the last take are in guest memory. */
 uint32_t akvm__space_edits_take(struct akvm_space *space, uint64_t *payload, uint32_t words, uint32_t *runs);
 void akvm__space_edits_done(struct akvm_space *space);
-int akvm__space_edits_pending(const struct akvm_space *space);    /* atomic read, any thread */
+int akvm__space_edits_pending(const struct akvm_space *space); /* atomic read, any thread */
 
 /* Serve a page fault at `address` for an access of AKVM_READ/WRITE/EXECUTE. Returns enum akvm_fault: NONE when the guest may
- * retry. `present` tells whether the entry was present (error code bit 0). Takes the space's lock. */
+ * retry, also when the fault must come again because a copy waits until other vCPUs have seen the page become read-only.
+ * MEMORY although destroyed spaces still wait to be reaped: it does not wait for them. `present` is the error code's bit 0,
+ * and only a hint: entries decide, as they may have changed since. Takes the space's lock. */
 int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t access, int present);
 /* The user address through which the space maps a guest-physical address of a file slot; 0 when none. */
 uint64_t akvm__space_find_gpa(struct akvm_space *space, uint64_t gpa);
 
-/* Destroyed spaces whose tables must first be cleared by ring-0 stores: the next one, or NULL; then take/done as above until
- * nothing is left, then reap_done, which frees it. Thread: vcpu. */
+/* Spaces that need a vCPU: destroyed ones, whose tables must be cleared first, and living ones with much memory waiting for
+ * edits that nobody has come to make. The next one, or NULL; then take/done as above until nothing is left, then reap_done,
+ * which frees a destroyed one or, when it is not settled yet, queues it again. No space is handed out twice at a time; one
+ * that never comes to reap_done is lost until the machine closes. Thread: vcpu, inside no space. */
 struct akvm_space *akvm__mm_reap_next(struct akvm__mm *mm);
 void akvm__mm_reap_done(struct akvm__mm *mm, struct akvm_space *space);
 

@@ -9,24 +9,24 @@
 #include "akvm/akvm.h"
 #include "tables.h"
 
-#define AKVM__PAGE 4096ull
+#define AKVM__PAGE      4096ull
 #define AKVM__HUGE_PAGE 0x200000ull
 
 /* Intel SDM vol. 3, 4.5: 4-level paging. */
-#define AKVM__ENTRY_PRESENT 0x001ull
-#define AKVM__ENTRY_WRITE 0x002ull
-#define AKVM__ENTRY_USER 0x004ull
-#define AKVM__ENTRY_ACCESSED 0x020ull
-#define AKVM__ENTRY_DIRTY 0x040ull
-#define AKVM__ENTRY_HUGE 0x080ull
-#define AKVM__ENTRY_PARKED 0x200ull   /* ours: not present, but holds a private page (of a region without any access) */
+#define AKVM__ENTRY_PRESENT    0x001ull
+#define AKVM__ENTRY_WRITE      0x002ull
+#define AKVM__ENTRY_USER       0x004ull
+#define AKVM__ENTRY_ACCESSED   0x020ull
+#define AKVM__ENTRY_DIRTY      0x040ull
+#define AKVM__ENTRY_HUGE       0x080ull
+#define AKVM__ENTRY_PARKED     0x200ull /* ours: not present, but holds a private page (of a region without any access) */
 #define AKVM__ENTRY_NO_EXECUTE (1ull << 63)
-#define AKVM__ENTRY_ADDRESS 0x000ffffffffff000ull
+#define AKVM__ENTRY_ADDRESS    0x000ffffffffff000ull
 
 struct akvm__place {
 	uint32_t table;
 	uint16_t index;
-	uint16_t level;               /* 1: 4 KiB entries, 2: 2 MiB, 3, 4: the root */
+	uint16_t level; /* 1: 4 KiB entries, 2: 2 MiB, 3, 4: the root */
 };
 
 /* A walk over the entries in use that map [start, end), each wholly inside. */
@@ -34,15 +34,15 @@ struct akvm__visitor {
 	struct akvm_space *space;
 	uint64_t start, end;
 	int (*page)(struct akvm__visitor *visitor, struct akvm__place place, uint64_t entry, uint64_t address);
-	uint32_t access;              /* for the caller's page() */
+	uint32_t access; /* for the caller's page() */
 	struct akvm_space *child;
 	bool keep_files;
 };
 
 uint64_t akvm__entry_get(const struct akvm_space *space, struct akvm__place place);
-uint32_t akvm__entry_size(uint64_t entry);                        /* AKVM__SMALL or AKVM__HUGE */
+uint32_t akvm__entry_size(uint64_t entry); /* AKVM__SMALL or AKVM__HUGE */
 uint64_t akvm__entry_gpa(uint64_t entry);
-bool akvm__entry_private(uint64_t entry);                         /* maps frames, not a file's slot */
+bool akvm__entry_private(uint64_t entry); /* maps frames, not a file's slot */
 /* The entry that maps `gpa` in a region with `access`; not writable unless `writable` too. */
 uint64_t akvm__entry_make(uint64_t gpa, uint32_t size, uint32_t access, bool writable);
 

@@ -13,9 +13,9 @@ enum { AKVM__REGIONS_MAX = 65536 };
 
 struct akvm__vma {
 	uint64_t start, end;
-	uint64_t offset;              /* of start in the file */
-	struct akvm_file *file;       /* NULL: anonymous. One reference for each region */
-	uint32_t access;              /* AKVM_READ | AKVM_WRITE | AKVM_EXECUTE */
+	uint64_t offset;        /* of start in the file */
+	struct akvm_file *file; /* NULL: anonymous. One reference for each region */
+	uint32_t access;        /* AKVM_READ | AKVM_WRITE | AKVM_EXECUTE */
 };
 
 struct akvm__regions {

@@ -255,8 +255,8 @@ int akvm_space_protect(struct akvm_space *space, uint64_t address, uint64_t leng
 
 		cut(space, visitor.start);
 		cut(space, visitor.end);
-		for (uint32_t i = akvm__regions_find(regions, address); i < regions->count && regions->array[i].start < visitor.end;
-		     i++)
+		for (uint32_t i = akvm__regions_find(regions, address);
+		     i < regions->count && regions->array[i].start < visitor.end; i++)
 			regions->array[i].access = access;
 		(void)akvm__pages_visit(&visitor);
 		join(space, visitor.start, visitor.end);

@@ -44,18 +44,18 @@ struct akvm_space {
 	uint32_t root;
 	/* Atomic: written with the lock held, read by vCPUs as they enter. */
 	uint64_t generation;
-	uint32_t pending;             /* edits wait */
+	uint32_t pending; /* edits wait */
 	/* The lock guards what is below. */
 	pthread_mutex_t lock;
 	struct akvm__regions regions;
 	struct akvm__limbo limbo;
-	uint64_t resident, limit;     /* frames of private pages; limit 0: none */
-	uint32_t dirty_first, dirty_last, flight_first;   /* tables with entries that wait, or are being stored */
-	bool changed;                 /* a present entry changed since the generation last rose */
-	bool dead, cleared;           /* destroyed; and its pages are unmapped */
+	uint64_t resident, limit;                       /* frames of private pages; limit 0: none */
+	uint32_t dirty_first, dirty_last, flight_first; /* tables with entries that wait, or are being stored */
+	bool changed;                                   /* a present entry changed since the generation last rose */
+	bool dead, cleared;                             /* destroyed; and its pages are unmapped */
 	/* Guarded by mm->spaces_lock. */
 	struct akvm_space *next, *previous, *reap_next;
-	uint8_t reap;                 /* enum akvm__reap_state */
+	uint8_t reap; /* enum akvm__reap_state */
 };
 
 static inline void akvm__mm_count(uint64_t *counter, uint64_t amount)

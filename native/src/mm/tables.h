@@ -16,29 +16,29 @@ enum { AKVM__ENTRIES = 512, AKVM__ENTRY_WORDS = AKVM__ENTRIES / 64, AKVM__USER_E
 
 /* Guarded by the lock of the space that owns the page; next_free by the tables lock. */
 struct akvm__table {
-	uint64_t dirty[AKVM__ENTRY_WORDS];    /* entries whose value in memory is not the intended one */
-	uint64_t flight[AKVM__ENTRY_WORDS];   /* entries some vCPU is storing now */
+	uint64_t dirty[AKVM__ENTRY_WORDS];  /* entries whose value in memory is not the intended one */
+	uint64_t flight[AKVM__ENTRY_WORDS]; /* entries some vCPU is storing now */
 	uint32_t next_dirty, next_flight, next_free;
-	uint16_t used;                        /* intended entries that are not zero; of a root: in its lower half */
-	bool queued;                          /* on its space's list of dirty tables */
+	uint16_t used; /* intended entries that are not zero; of a root: in its lower half */
+	bool queued;   /* on its space's list of dirty tables */
 };
 
 struct akvm__tables {
 	pthread_mutex_t lock;
 	/* Constant while any space exists. */
-	uint64_t *real;               /* what the guest's CPU walks */
-	uint64_t *mirror;             /* intended values while stores to present entries wait */
-	uint64_t *intended;           /* mirror with guest edits, else real: the host's own walks */
+	uint64_t *real;     /* what the guest's CPU walks */
+	uint64_t *mirror;   /* intended values while stores to present entries wait */
+	uint64_t *intended; /* mirror with guest edits, else real: the host's own walks */
 	uint64_t bytes;
 	uint32_t total;
 	bool guest_edits;
-	uint64_t kernel[2];           /* entries 510 and 511 of every root */
+	uint64_t kernel[2]; /* entries 510 and 511 of every root */
 	struct akvm__table *tables;
 	/* Guarded by lock. */
-	uint32_t free, roots_free;    /* heads */
-	uint32_t next_unused;         /* pages from here on were never handed out */
-	uint32_t used;                /* pages in use, pooled roots not counted */
-	uint32_t roots;               /* pages that are or were roots */
+	uint32_t free, roots_free; /* heads */
+	uint32_t next_unused;      /* pages from here on were never handed out */
+	uint32_t used;             /* pages in use, pooled roots not counted */
+	uint32_t roots;            /* pages that are or were roots */
 };
 
 int akvm__tables_create(struct akvm__tables *tables, uint64_t bytes);
@@ -56,7 +56,7 @@ void akvm__tables_guest_edits(struct akvm__tables *tables, bool guest_edits);
 uint32_t akvm__tables_used(struct akvm__tables *tables);
 
 uint64_t akvm__tables_gpa(uint32_t table);
-uint32_t akvm__tables_index(uint64_t entry);                      /* the page an intermediate entry points to */
+uint32_t akvm__tables_index(uint64_t entry); /* the page an intermediate entry points to */
 uint64_t *akvm__tables_real(const struct akvm__tables *tables, uint32_t table);
 uint64_t *akvm__tables_intended(const struct akvm__tables *tables, uint32_t table);
 

@@ -102,6 +102,11 @@ enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context
 	uint64_t rip = vcpu->run->s.regs.regs.rip;
 	uint64_t offset = rip - (AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET) - (halted ? 1 : 0);
 
+	/* Ring 3 may stand at any address, a stub's too, when the fetch there has not faulted yet: it will, when the context runs
+	 * again. Only where SYSCALL arrives that way does one address mean something. */
+	if (!halted && (vcpu->run->s.regs.sregs.cs.selector & 3) == 3 &&
+	    !(offset == AKVM_STUB_SYSCALL && vcpu->machine->capabilities.syscall_as_fault))
+		return interrupted_in_ring3(vcpu, context);
 	if (offset < AKVM_STUB_SYSCALL) {
 		if (offset % AKVM_STUB_BYTES == 0)
 			return exception(vcpu, context, (unsigned)(offset / AKVM_STUB_BYTES));
@@ -112,16 +117,11 @@ enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context
 		if (!halted) {
 			/* Between MOV CR3 and IRET nobody knows which root is loaded. */
 			if (offset >= AKVM_STUB_SPACE)
-				vcpu->cr3_space_id = 0;
+				akvm__vcpu_forget_cr3(vcpu);
 			return AKVM_EVENT_NOT_ENTERED;
 		}
 	} else if (offset < AKVM_STUB_END) {
 		return halted ? AKVM_EVENT_OPERATION_DONE : AKVM_EVENT_OPERATION_CUT;
-	} else if (!halted && rip < AKVM_KERNEL_HALF) {
-		return interrupted_in_ring3(vcpu, context);
-	} else if (!halted && (vcpu->run->s.regs.sregs.cs.selector & 3) == 3) {
-		/* A jump into the kernel half that has not faulted yet: it will, when the context runs again. */
-		return interrupted_in_ring3(vcpu, context);
 	}
 	return broken(context, AKVM_FAILURE_STATE);
 }

@@ -28,6 +28,8 @@ int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_regis
 	entry->rflags = 2;
 	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
 	akvm__count(&vcpu->counters.operations);
+	/* A kick left over from an earlier run would end each attempt at once; reasons to leave are looked at afterwards. */
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	outcome = akvm__vcpu_run(vcpu);
 	if (outcome.result == AKVM_RUN_FAILED || outcome.result == AKVM_RUN_BUS)
 		return akvm__fail("KVM_RUN of a ring-0 operation", outcome.host_errno ? outcome.host_errno : EIO);

@@ -135,7 +135,7 @@ static bool enter_guest(struct akvm__vcpu *vcpu, struct akvm__context *context, 
 	    akvm__space_generation(context->space) != generation) {
 		atomic_store(&vcpu->state, AKVM_VCPU_EXITING);
 		/* The registers loaded for this entry, CR3 among them, never reached the guest. */
-		vcpu->cr3_space_id = 0;
+		akvm__vcpu_forget_cr3(vcpu);
 		akvm__vcpu_leave_space(vcpu);
 		return false;
 	}
@@ -199,7 +199,8 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 		 * nobody any more. */
 		if (context->pub.detail == AKVM_FAILURE_RING0 && context->pub.vector == VECTOR_DB &&
 		    ++same->count <= SAME_FAULT_MAX) {
-			vcpu->cr3_space_id = 0;
+			akvm__vcpu_forget_cr3(vcpu);
+			context->pub.detail = AKVM_FAILURE_NONE;
 			return true;
 		}
 		finish_error(vcpu, context, context->pub.detail, 0);
@@ -224,6 +225,14 @@ void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	while (again) {
 		if (akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping)) {
 			finish_interrupted(vcpu, context);
+			break;
+		}
+		if (!akvm__canonical(context->pub.registers.rip)) {
+			/* Some processors fault after the jump, and a system call returns to wherever RCX says. Entering there
+			 * would fault in ring 0. */
+			context->pub.vector = VECTOR_GP;
+			context->pub.error_code = 0;
+			finish(context, AKVM_EXIT_FAULT);
 			break;
 		}
 		error = vcpu->must_reset ? akvm__vcpu_reset(vcpu) : 0;

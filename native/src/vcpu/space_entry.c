@@ -62,6 +62,12 @@ void akvm__vcpu_leave_space(struct akvm__vcpu *vcpu)
 	atomic_store(&vcpu->space, NULL);
 }
 
+void akvm__vcpu_forget_cr3(struct akvm__vcpu *vcpu)
+{
+	vcpu->cr3_space_id = 0;
+	akvm__pcids_drop(&vcpu->pcids);
+}
+
 /* 0 when everybody inside is current, -EAGAIN when the space changed again, -EINTR when the context must not run. */
 static int wait_for_others(struct akvm__vcpu *vcpu, struct akvm__context *context, uint64_t generation)
 {

@@ -56,6 +56,17 @@ static int set_msrs(struct akvm__vcpu *vcpu)
 	return 0;
 }
 
+/* After a read from where no memory is, or an IN, the next KVM_RUN finishes that instruction: into the registers of whatever
+ * context it is for, and at the old RIP. So it is finished here, for nobody. */
+static void finish_input(struct akvm__vcpu *vcpu)
+{
+	if (vcpu->run->exit_reason != KVM_EXIT_MMIO && vcpu->run->exit_reason != KVM_EXIT_IO)
+		return;
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	akvm__host->ioctl(vcpu->fd, KVM_RUN, NULL);
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+}
+
 int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
 {
 	struct akvm_machine *machine = vcpu->machine;
@@ -65,6 +76,7 @@ int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
 	struct kvm_regs registers = { .rflags = 2 };
 	struct kvm_sregs sregs;
 
+	finish_input(vcpu);
 	if (akvm__host->ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
 		return akvm__fail("KVM_GET_SREGS", errno);
 	sregs.cr0 = CR0;

@@ -125,6 +125,8 @@ enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context
 /* space_entry.c: make the space current and safe to enter. 0, -EINTR when the context was interrupted meanwhile, or -errno. */
 int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *context, bool *load_cr3, uint64_t *cr3);
 void akvm__vcpu_leave_space(struct akvm__vcpu *vcpu);
+/* The load of CR3 that enter_space asked for may not have happened: nothing it was to flush is flushed. */
+void akvm__vcpu_forget_cr3(struct akvm__vcpu *vcpu);
 void akvm__vcpu_reap(struct akvm__vcpu *vcpu);
 
 /* pcid.c */
