@@ -23,7 +23,8 @@ typedef uint64_t (*loop_fn)(uint64_t iterations);
 int main(int argc, char **argv)
 {
 	static struct report report = {
-		.name = "compute", .counts = "result", .series = {"loop"}, .samples = 25, .operations = 10000000};
+		.name = "compute", .counts = "result", .series = { "loop" }, .samples = 25, .operations = 10000000
+	};
 	uint64_t result = 0;
 	loop_fn loop;
 	void *page;
@@ -41,7 +42,7 @@ int main(int argc, char **argv)
 
 		result = loop(report.operations);
 		ended_ns = now_ns();
-		report_add(&report, (double[]){(double)(ended_ns - started_ns) / (double)report.operations});
+		report_add(&report, (double[]){ (double)(ended_ns - started_ns) / (double)report.operations });
 	}
 	report.counted = result;
 	report_print(&report);

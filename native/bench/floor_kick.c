@@ -18,7 +18,7 @@ static const uint8_t code[] = {
 	0xeb, 0xfb,       /*    jmp 1b */
 };
 
-enum { WAIT_NS = 1000000000, WARM_UP = 20 };
+enum { WAIT_NS = 1000000000, WARM_UP = 20, OPERATIONS_MAX = 10000 };
 
 static struct raw_guest guest;
 static _Atomic pid_t runner_id;
@@ -33,7 +33,7 @@ static void ignore(int signal)
 
 static void *runner(void *unused)
 {
-	const struct kvm_regs user = {.rip = RAW_CODE, .rbx = RAW_DATA, .rflags = RAW_FLAGS};
+	const struct kvm_regs user = { .rip = RAW_CODE, .rbx = RAW_DATA, .rflags = RAW_FLAGS };
 	const uint64_t one = 1;
 
 	runner_id = (pid_t)syscall(SYS_gettid);
@@ -92,23 +92,27 @@ static uint64_t kick(bool sleep)
 	return ended_ns - started_ns;
 }
 
+/* Median of `operations` kicks. */
 static double measure(bool sleep, uint64_t operations)
 {
-	uint64_t total_ns = 0;
+	static double singles[OPERATIONS_MAX];
 
 	for (uint64_t i = 0; i < operations; i++)
-		total_ns += kick(sleep);
-	return (double)total_ns / (double)operations;
+		singles[i] = (double)kick(sleep);
+	return median(singles, operations);
 }
 
 int main(int argc, char **argv)
 {
 	static struct report report = {
-		.name = "kick", .counts = "exits", .series = {"polled", "eventfd"}, .samples = 25, .operations = 50};
-	struct sigaction action = {.sa_handler = ignore};
+		.name = "kick", .counts = "exits", .series = { "polled", "eventfd" }, .samples = 25, .operations = 50
+	};
+	struct sigaction action = { .sa_handler = ignore };
 	pthread_t thread;
 
 	report_options(&report, argc, argv);
+	if (report.operations > OPERATIONS_MAX)
+		report.operations = OPERATIONS_MAX;
 	raw_open(&guest, code, sizeof(code));
 	bell = eventfd(0, EFD_CLOEXEC);
 	if (bell < 0 || sigaction(SIGRTMIN, &action, NULL) < 0)
@@ -122,7 +126,7 @@ int main(int argc, char **argv)
 
 		expect("kicks", returns - before, 2 * report.operations);
 		report.counted += 2 * report.operations;
-		report_add(&report, (double[]){polled, slept});
+		report_add(&report, (double[]){ polled, slept });
 	}
 	stop = true;
 	kick(false);

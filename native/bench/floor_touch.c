@@ -54,7 +54,8 @@ static double measure(uint64_t pages, bool huge, uint64_t *faulted)
 int main(int argc, char **argv)
 {
 	static struct report report = {
-		.name = "touch", .counts = "faults", .series = {"plain", "advised"}, .samples = 15, .operations = 16384};
+		.name = "touch", .counts = "faults", .series = { "plain", "advised" }, .samples = 15, .operations = 16384
+	};
 
 	report_options(&report, argc, argv);
 	while (report_next(&report)) {
@@ -67,7 +68,7 @@ int main(int argc, char **argv)
 		    advised_faults < report.operations / (HUGE_PAGE / PAGE))
 			expect("page faults", plain_faults, report.operations);
 		report.counted += plain_faults + advised_faults;
-		report_add(&report, (double[]){plain, advised});
+		report_add(&report, (double[]){ plain, advised });
 	}
 	report_print(&report);
 	return 0;

@@ -87,7 +87,7 @@ static inline void raw_map(struct raw_guest *guest, uint64_t address, uint64_t p
 /* IDT, stubs, GDT, TSS and page tables. A/D bits are set where ring 0 needs no write to happen. */
 static inline void raw_image(struct raw_guest *guest)
 {
-	const uint8_t iretq[] = {0x48, 0xcf}, sysretq[] = {0x48, 0x0f, 0x07};
+	const uint8_t iretq[] = { 0x48, 0xcf }, sysretq[] = { 0x48, 0x0f, 0x07 };
 	uint64_t *gdt = (uint64_t *)(guest->memory + RAW_TABLES), tss = RAW_KERNEL + RAW_TABLES + 0x200;
 	uint64_t stack = RAW_KERNEL + RAW_STACK_TOP;
 	uint16_t io_map = 104;
@@ -120,13 +120,15 @@ static inline void raw_image(struct raw_guest *guest)
 static inline void raw_registers(struct raw_guest *guest)
 {
 	const struct kvm_segment code = {
-		.limit = 0xffffffff, .selector = RAW_KERNEL_CS, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+		.limit = 0xffffffff, .selector = RAW_KERNEL_CS, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1
+	};
 	const struct kvm_segment data = {
-		.limit = 0xffffffff, .selector = RAW_KERNEL_SS, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
+		.limit = 0xffffffff, .selector = RAW_KERNEL_SS, .type = 3, .present = 1, .db = 1, .s = 1, .g = 1
+	};
 	struct {
 		struct kvm_msrs header;
 		struct kvm_msr_entry entries[3];
-	} msrs = {.header.nmsrs = 3};
+	} msrs = { .header.nmsrs = 3 };
 	struct kvm_sregs sregs;
 
 	raw_ioctl(guest->vcpu, KVM_GET_SREGS, &sregs, "KVM_GET_SREGS");
@@ -141,7 +143,8 @@ static inline void raw_registers(struct raw_guest *guest)
 	sregs.idt.base = RAW_KERNEL + RAW_IDT;
 	sregs.idt.limit = 0xfff;
 	sregs.tr = (struct kvm_segment){
-		.base = RAW_KERNEL + RAW_TABLES + 0x200, .limit = 0x67, .selector = RAW_TSS, .type = 11, .present = 1};
+		.base = RAW_KERNEL + RAW_TABLES + 0x200, .limit = 0x67, .selector = RAW_TSS, .type = 11, .present = 1
+	};
 	raw_ioctl(guest->vcpu, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
 	/* SYSRET takes CS = STAR[63:48] + 16 and SS = + 8. */
 	msrs.entries[0].index = 0xc0000081;
@@ -160,8 +163,8 @@ static inline void raw_open(struct raw_guest *guest, const void *code, size_t by
 	static struct {
 		struct kvm_cpuid2 header;
 		struct kvm_cpuid_entry2 entries[RAW_CPUID_MAX];
-	} cpuid = {.header.nent = RAW_CPUID_MAX};
-	struct kvm_userspace_memory_region slot = {.memory_size = RAW_BYTES};
+	} cpuid = { .header.nent = RAW_CPUID_MAX };
+	struct kvm_userspace_memory_region slot = { .memory_size = RAW_BYTES };
 
 	guest->device = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (guest->device < 0)
@@ -192,7 +195,7 @@ static inline void raw_open(struct raw_guest *guest, const void *code, size_t by
 /* Load registers for a return to ring 3 with everything restored. */
 static inline void raw_enter_iret(struct raw_guest *guest, const struct kvm_regs *user)
 {
-	uint64_t frame[5] = {user->rip, RAW_USER_CS, user->rflags, user->rsp, RAW_USER_SS};
+	uint64_t frame[5] = { user->rip, RAW_USER_CS, user->rflags, user->rsp, RAW_USER_SS };
 	struct kvm_regs *entry = &guest->run->s.regs.regs;
 
 	memcpy(guest->memory + RAW_STACK_TOP - sizeof(frame), frame, sizeof(frame));

@@ -40,6 +40,20 @@ static inline uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static inline int compare(const void *left, const void *right)
+{
+	double a = *(const double *)left, b = *(const double *)right;
+
+	return a < b ? -1 : a > b;
+}
+
+/* Sorts the values; count > 0. */
+static inline double median(double *values, uint64_t count)
+{
+	qsort(values, count, sizeof(*values), compare);
+	return (values[(count - 1) / 2] + values[count / 2]) / 2;
+}
+
 static inline void fail(const char *what)
 {
 	fprintf(stderr, "%s: %s\n", what, strerror(errno));
@@ -103,13 +117,6 @@ static inline void report_add(struct report *report, const double *values)
 	}
 }
 
-static inline int report_compare(const void *left, const void *right)
-{
-	double a = *(const double *)left, b = *(const double *)right;
-
-	return a < b ? -1 : a > b;
-}
-
 /* Sorts the samples. */
 static inline void report_print(struct report *report)
 {
@@ -120,12 +127,10 @@ static inline void report_print(struct report *report)
 	printf("{\"name\": \"%s\", \"operations\": %" PRIu64 ", \"samples\": %u, \"%s\": %" PRIu64 ", \"unit\": \"ns\"",
 	       report->name, report->operations, count, report->counts, report->counted);
 	for (unsigned i = 0; i < report_series(report); i++) {
-		double *values = report->values[i];
+		double *values = report->values[i], middle = median(values, count);
 
-		qsort(values, count, sizeof(*values), report_compare);
 		printf(", \"%s\": {\"median\": %.2f, \"min\": %.2f, \"q1\": %.2f, \"q3\": %.2f, \"max\": %.2f}",
-		       report->series[i], (values[(count - 1) / 2] + values[count / 2]) / 2, values[0], values[count / 4],
-		       values[count - 1 - count / 4], values[count - 1]);
+		       report->series[i], middle, values[0], values[count / 4], values[count - 1 - count / 4], values[count - 1]);
 	}
 	printf("}\n");
 }

@@ -59,11 +59,15 @@ static void descriptor_tables(void)
 			T_EQUAL(gate[0] >> 16 & 0xffff, AKVM_KERNEL_CS);
 			T_EQUAL(gate[0] >> 45 & 3, vector == 3 || vector == 4 || vector == 0x80 ? 3 : 0);
 			T_EQUAL(gate[0] >> 40 & 0x1f, 0x0e);
+			/* No gate leaves the choice of stack to RSP: in the SYSRET stub that is the guest's. */
+			T_CHECK((gate[0] >> 32 & 7) != 0);
 		}
 		for (unsigned i = 0; i < 4; i++) {
 			read_system(cpu, cpu->sregs.tr.base + (i ? 36 + 8 * (i - 1) : 4), &stack, sizeof(stack));
 			T_EQUAL(stack, area + AKVM_VCPU_STACKS + (i + 1) * AKVM_VCPU_STACK_BYTES);
 		}
+		read_system(cpu, cpu->sregs.tr.base + 36 + 8 * 3, &stack, sizeof(stack));
+		T_EQUAL(stack, area + AKVM_VCPU_STACKS + AKVM_VCPU_STACK_BYTES);
 		read_system(cpu, cpu->sregs.tr.base + 102, &io_map, sizeof(io_map));
 		T_CHECK(io_map > cpu->sregs.tr.limit);
 	}

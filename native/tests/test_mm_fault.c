@@ -88,7 +88,8 @@ static void around_the_fault(void)
 static void limits(void)
 {
 	begin(8 << 20, 16);
-	akvm_space_limit(space, 10);
+	/* Ten pages and the three tables above them. */
+	akvm_space_limit(space, 13);
 	T_EQUAL(akvm_space_map(space, BASE, 0x400000, RW, NULL, 0), 0);
 	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE, 0), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 8);
@@ -98,6 +99,9 @@ static void limits(void)
 	T_EQUAL(akvm_space_write(space, BASE + 0x20000, "x", 1, false), -EFAULT);
 	T_EQUAL(akvm_space_discard(space, BASE, 0x1000), 0);
 	T_EQUAL(akvm__space_fault(space, BASE + 0x20000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	/* Another gigabyte wants tables of its own. */
+	T_EQUAL(akvm_space_map(space, BASE + (1ull << 40), 0x1000, RW, NULL, 0), 0);
+	T_EQUAL(akvm__space_fault(space, BASE + (1ull << 40), AKVM_WRITE, 0), AKVM_FAULT_LIMIT);
 	akvm_space_limit(space, 0);
 	T_EQUAL(akvm__space_fault(space, BASE + 0x200000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 522);

@@ -125,7 +125,8 @@ enum { AKVM_READ = 1, AKVM_WRITE = 2, AKVM_EXECUTE = 4 };
  * vCPUs inside are interrupted, and no vCPU enters the space again before all have acknowledged. Page-aligned addresses and
  * lengths, else -EINVAL; ranges outside user space -EINVAL; no memory for tables or frames -ENOMEM. */
 AKVM_API int akvm_space_create(struct akvm_machine *machine, struct akvm_space **space);
-/* Copy-on-write copy: same regions, same contents. */
+/* Copy-on-write copy: same regions, same contents. vCPUs that run in `space` at this moment may still store to shared pages until
+ * akvm_space_settled(space): wait for that before the child runs. */
 AKVM_API int akvm_space_fork(struct akvm_space *space, struct akvm_space **child);
 /* No context may be attached. Frames and tables return to the machine once no vCPU can reach them. */
 AKVM_API int akvm_space_destroy(struct akvm_space *space);
@@ -155,11 +156,12 @@ AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struc
 AKVM_API int akvm_space_settled(struct akvm_space *space);
 /* Resident 4 KiB pages of private memory. */
 AKVM_API uint64_t akvm_space_resident(struct akvm_space *space);
-/* Bound of resident private pages (4 KiB units); 0 for none. Faults beyond it fail with AKVM_FAULT_LIMIT. */
+/* Bound of resident private pages and the page tables for them (4 KiB units); 0 for none. Faults beyond it fail with
+ * AKVM_FAULT_LIMIT. Without one, a space can use up the machine's frames and tables. */
 AKVM_API void akvm_space_limit(struct akvm_space *space, uint64_t pages);
 
-/* A host file mapped once per machine and shared by all spaces; dup()s nothing, keeps its own mapping. Same inode, same
- * object (reference counted). Only regular files; size is taken at open. Thread: any. */
+/* A host file mapped once per machine and shared by all spaces, with a descriptor of its own. Same inode, same object
+ * (reference counted). Only regular files; what a file grows by after it was opened is read as private copies. Thread: any. */
 AKVM_API int akvm_file_open(struct akvm_machine *machine, int fd, struct akvm_file **file);
 AKVM_API void akvm_file_close(struct akvm_file *file);
 

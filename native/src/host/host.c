@@ -71,7 +71,7 @@ const char *akvm_last_error(void)
 
 const char *akvm_version(void)
 {
-	return "0.1.0";
+	return AKVM_VERSION;
 }
 
 uint64_t akvm__now_ns(void)

@@ -18,6 +18,8 @@ extern const uint8_t akvm__guest_text[];
 #define PTE_NX	(1ull << 63)
 
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
+/* The interrupt-stack-table entry that names the RSP0 stack; 1 to 3 are the stacks of #DF, NMI and #MC. */
+enum { IST_RSP0 = 4 };
 
 _Static_assert(AKVM_TEXT_OFFSET + AKVM_TEXT_BYTES <= AKVM_VCPU_OFFSET, "text runs into the vCPU areas");
 _Static_assert(AKVM_VCPU_OFFSET + AKVM_VCPUS_MAX * AKVM_VCPU_BYTES <= HUGE_PAGE, "one page table maps the kernel image");
@@ -50,9 +52,10 @@ int akvm__kernel_image_create(struct akvm_machine *machine)
 	machine->kernel_bytes = bytes;
 	for (unsigned vector = 0; vector < 256; vector++) {
 		/* Ring 3 may raise #BP, #OF and the old system-call vector by INT n; any other INT n is #GP. #DF, NMI and #MC
-		 * may arrive on top of another exception, so each has its own stack. */
+		 * may arrive on top of another exception, so each has its own stack. All others name theirs too: an exception
+		 * in the SYSRET stub, where RSP is the guest's already, must not be pushed where the guest says. */
 		unsigned dpl = vector == 3 || vector == 4 || vector == 0x80 ? 3 : 0;
-		unsigned stack = vector == 8 ? AKVM_STACK_DF : vector == 2 ? AKVM_STACK_NMI : vector == 18 ? AKVM_STACK_MC : 0;
+		unsigned stack = vector == 8 ? AKVM_STACK_DF : vector == 2 ? AKVM_STACK_NMI : vector == 18 ? AKVM_STACK_MC : IST_RSP0;
 
 		set_gate(machine->kernel + AKVM_IDT_OFFSET, vector, dpl, stack);
 	}
@@ -87,6 +90,7 @@ void akvm__kernel_image_vcpu(struct akvm_machine *machine, uint32_t index)
 		/* TSS64: RSP0 at 4, IST1 at 36 (SDM vol. 3A §8.7). */
 		memcpy(area + AKVM_VCPU_TSS + (stack ? 36 + 8 * (stack - 1) : 4), &top, sizeof(top));
 	}
+	memcpy(area + AKVM_VCPU_TSS + 36 + 8 * (IST_RSP0 - 1), area + AKVM_VCPU_TSS + 4, 8);
 	memcpy(area + AKVM_VCPU_TSS + 102, &io_map, sizeof(io_map));
 }
 

@@ -39,11 +39,12 @@ static int settled(void *opaque, struct akvm_space *space, uint64_t generation)
 	return 1;
 }
 
-/* Any vCPU may reap; one that polls or sleeps does it now, a busy one before it next idles. */
+/* Any vCPU may reap: an idle one now, else whichever is first between two contexts. */
 static void reap(void *opaque)
 {
 	struct akvm_machine *machine = opaque;
 
+	atomic_store(&machine->reap_due, true);
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct akvm__vcpu *vcpu = machine->vcpus[i];
 

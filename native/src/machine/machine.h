@@ -40,6 +40,7 @@ struct akvm_machine {
 	uint32_t vcpu_count;
 	struct akvm__doorbell doorbell;
 	_Atomic bool stopping;
+	_Atomic bool reap_due;        /* some dead space waits; set by mm's hook, taken by the next vCPU between two contexts */
 	/* vCPU threads not asleep, and how many may be: one CPU is the loop's. */
 	_Atomic uint32_t awake;
 	uint32_t spare_cpus;

@@ -16,7 +16,7 @@ enum { ANONYMOUS_AROUND = 8 };
 /* Room for `frames` more pages, in the space's limit and in limbo. Returns enum akvm_fault. */
 static int admit(struct akvm_space *space, uint32_t frames)
 {
-	if (space->limit != 0 && space->resident + frames > space->limit)
+	if (space->limit != 0 && space->resident + space->tables + frames > space->limit)
 		return AKVM_FAULT_LIMIT;
 	return akvm__limbo_reserve(&space->limbo, 1) == 0 ? AKVM_FAULT_NONE : AKVM_FAULT_MEMORY;
 }
@@ -133,8 +133,9 @@ static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint6
 	/* An entry at level 2 or above is empty: no table, so nothing is mapped in the 2 MiB around. */
 	if (vma->file == NULL && place.level > 1 && map_huge(space, vma, address, entry))
 		return AKVM_FAULT_NONE;
-	if (akvm__walk_make(space, address, 1, &place) != 0)
-		return AKVM_FAULT_MEMORY;
+	fault = akvm__walk_make(space, address, 1, &place);
+	if (fault != 0)
+		return fault == -EDQUOT ? AKVM_FAULT_LIMIT : AKVM_FAULT_MEMORY;
 	fault = map_one(space, vma, address, place, file_pages, write, entry);
 	if (fault == AKVM_FAULT_NONE && vma->access != 0)
 		map_around(space, vma, address, place, file_pages);

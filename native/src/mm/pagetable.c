@@ -97,9 +97,13 @@ int akvm__walk_make(struct akvm_space *space, uint64_t address, uint32_t level, 
 			table = akvm__tables_index(entry);
 			continue;
 		}
+		/* A page touched here and there costs up to three tables: a space pays for them as for its pages. */
+		if (space->limit != 0 && space->resident + space->tables >= space->limit)
+			return -EDQUOT;
 		if (akvm__limbo_reserve(&space->limbo, 1) != 0 || akvm__tables_take(&space->mm->tables, &table) != 0)
 			return -ENOMEM;
 		space->limbo.owed++;
+		space->tables++;
 		akvm__entry_set(space, *place, akvm__tables_gpa(table) | TABLE_FLAGS);
 	}
 }
@@ -114,6 +118,7 @@ int akvm__split(struct akvm_space *space, struct akvm__place place)
 	if (akvm__limbo_reserve(&space->limbo, AKVM__HUGE) != 0 || akvm__tables_take(tables, &small.table) != 0)
 		return -ENOMEM;
 	space->limbo.owed += AKVM__HUGE;
+	space->tables++;
 	for (small.index = 0; small.index < AKVM__ENTRIES; small.index++)
 		akvm__entry_set(space, small, entry + small.index * AKVM__PAGE);
 	akvm__entry_set(space, place, akvm__tables_gpa(small.table) | TABLE_FLAGS);
@@ -184,6 +189,7 @@ static int visit(struct akvm__visitor *visitor, uint32_t table, uint32_t level, 
 			return error;
 		if (space->mm->tables.tables[below].used == 0) {
 			akvm__entry_set(space, place, 0);
+			space->tables--;
 			akvm__limbo_push(&space->limbo, AKVM__LIMBO_TABLE, akvm__tables_gpa(below));
 		}
 	}

@@ -48,7 +48,8 @@ uint64_t akvm__entry_make(uint64_t gpa, uint32_t size, uint32_t access, bool wri
 
 /* The lowest existing entry for `address`; zero when nothing is mapped there. */
 uint64_t akvm__walk(const struct akvm_space *space, uint64_t address, struct akvm__place *place);
-/* The entry at `level` for `address`, with the tables above it made; no larger page may be there. -ENOMEM. */
+/* The entry at `level` for `address`, with the tables above it made; no larger page may be there. -ENOMEM, or
+ * -EDQUOT when a table would go beyond the space's limit. */
 int akvm__walk_make(struct akvm_space *space, uint64_t address, uint32_t level, struct akvm__place *place);
 /* Turn the 2 MiB page at `place` into 512 small ones. -ENOMEM. */
 int akvm__split(struct akvm_space *space, struct akvm__place place);

@@ -50,6 +50,7 @@ struct akvm_space {
 	struct akvm__regions regions;
 	struct akvm__limbo limbo;
 	uint64_t resident, limit;                       /* frames of private pages; limit 0: none */
+	uint64_t tables;                                /* table pages below the root: they count against the limit */
 	uint32_t dirty_first, dirty_last, flight_first; /* tables with entries that wait, or are being stored */
 	bool changed;                                   /* a present entry changed since the generation last rose */
 	bool dead, cleared;                             /* destroyed; and its pages are unmapped */

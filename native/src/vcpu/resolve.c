@@ -114,12 +114,16 @@ static struct akvm__run_outcome flush_events(struct akvm__vcpu *vcpu, struct akv
 	struct kvm_vcpu_events events;
 
 	for (unsigned i = 0; i < EVENT_RERUNS_MAX && outcome.result == AKVM_RUN_INTERRUPTED; i++) {
-		if (akvm__host->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) < 0 ||
-		    !(events.exception.injected || events.exception.pending || events.interrupt.injected || events.nmi.injected))
+		if (akvm__host->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
 			break;
+		if (!(events.exception.injected || events.exception.pending || events.interrupt.injected || events.nmi.injected))
+			return outcome;
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		outcome = akvm__vcpu_run(vcpu);
 	}
+	/* Unknown or stubborn: forget it. The guest's instruction will raise it again. */
+	if (outcome.result == AKVM_RUN_INTERRUPTED)
+		vcpu->must_reset = true;
 	return outcome;
 }
 

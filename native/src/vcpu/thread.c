@@ -41,7 +41,7 @@ static bool work_in_sight(const struct akvm__vcpu *vcpu)
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)
 		if (atomic_load(&machine->vcpus[i]->mailbox.length))
 			return true;
-	return atomic_load(&vcpu->stop);
+	return atomic_load(&vcpu->stop) || atomic_load(&machine->reap_due);
 }
 
 /* Waking a halted core costs more than an exit, so poll while there is a core to spare for it. */
@@ -137,12 +137,13 @@ static void *thread_main(void *argument)
 	atomic_store(&vcpu->tid, (pid_t)syscall(SYS_gettid));
 	atomic_fetch_add(&vcpu->machine->awake, 1);
 	for (;;) {
+		if (atomic_load(&vcpu->machine->reap_due) && atomic_exchange(&vcpu->machine->reap_due, false))
+			akvm__vcpu_reap(vcpu);
 		context = find_work(vcpu);
 		if (context) {
 			serve(vcpu, context);
 			continue;
 		}
-		akvm__vcpu_reap(vcpu);
 		if (atomic_load(&vcpu->stop))
 			break;
 		wait_for_work(vcpu);
