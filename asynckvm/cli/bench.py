@@ -1,0 +1,274 @@
+"""`asynckvm bench`: asynckvm beside floor programs in plain C, taking turns in one run, so that both meet the same machine.
+
+Absolute times here mean little from one minute to the next; ratios taken within a round do. Measuring is in bench_subjects and
+bench_floors, arithmetic in bench_statistics, the host in bench_conditions; only the order of turns and the printing are here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import statistics
+import sys
+from typing import TYPE_CHECKING, Final
+
+import uvloop
+
+from asynckvm.cli import bench_subjects, messages
+from asynckvm.cli.bench_conditions import CpuUse, conditions
+from asynckvm.cli.bench_floors import Floor, WakeupFloor, floors_folder
+from asynckvm.cli.bench_guests import expect
+from asynckvm.cli.bench_statistics import Ratio, Spread
+from asynckvm.cli.statuses import Status
+from asynckvm.errors import AsyncKvmError, InternalError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from pathlib import Path
+    from typing import Any
+
+    from asynckvm.cli.bench_subjects import Sample
+
+__all__ = ["Plan", "add_arguments", "main", "measure", "run"]
+
+WAKEUP_WEIGHT: Final = 1.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure: rounds of each comparison, and how many operations a sample of it averages over."""
+
+    rounds: int = 25
+    exits: int = 400
+    wakeups: int = 100
+    kicks: int = 40
+    crowd: int = 1000
+    crowd_rounds: int = 9
+    crowd_exits: int = 4
+    turns: int = 50_000_000
+    pages: int = 16_384
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """A few seconds: shows that everything works and counts right; the numbers are rough."""
+        return cls(rounds=5, exits=100, wakeups=30, kicks=10, crowd_rounds=3, crowd_exits=2, turns=10_000_000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """One ratio, and the numbers it came from: nanoseconds by name, one for each round."""
+
+    ratio: Ratio
+    samples: dict[str, list[float]]
+
+    def json(self) -> dict[str, object]:
+        return {name: Spread.of(values).json() for name, values in self.samples.items()}
+
+
+class _Samples:
+    """Collects named numbers round by round."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[float]] = {}
+
+    def add(self, **values: float) -> None:
+        for name, value in values.items():
+            self.lists.setdefault(name, []).append(value)
+
+    def compare(self, name: str, above: str, below: str) -> Comparison:
+        return Comparison(Ratio.of(name, self.lists[above], self.lists[below]), self.lists)
+
+
+async def _vcpu_exit(plan: Plan, folder: Path) -> Comparison:
+    samples = _Samples()
+    with Floor(folder, "exit", plan.exits) as floor:
+        async with contextlib.aclosing(bench_subjects.vcpu_exit(plan.exits)) as subject:
+            for _ in range(plan.rounds):
+                raw = floor.sample()
+                ours = await anext(subject)
+                samples.add(asynckvm=ours.ns, floor=raw["sysret"], floor_iret=raw["iret"], **ours.parts)
+    return samples.compare("vcpu_exit", "asynckvm", "floor")
+
+
+async def _async_switch(plan: Plan, folder: Path) -> Comparison:
+    samples = _Samples()
+    with Floor(folder, "exit", plan.exits) as floor, WakeupFloor(folder) as wakeup:
+        async with contextlib.aclosing(bench_subjects.async_switch(plan.exits)) as subject:
+            for _ in range(plan.rounds):
+                raw_ns = floor.sample()["sysret_median"]
+                # The loop has been waiting for one raw exit when the wake-up comes, as it would for a guest.
+                wakeup_ns = await wakeup.sample(plan.wakeups, raw_ns)
+                ours = await anext(subject)
+                floor_ns = raw_ns + WAKEUP_WEIGHT * wakeup_ns
+                samples.add(asynckvm=ours.ns, floor=floor_ns, raw_exit=raw_ns, bare_wakeup=wakeup_ns, **ours.parts)
+    return samples.compare("async_switch", "asynckvm", "floor")
+
+
+async def _kick(plan: Plan, folder: Path) -> Comparison:
+    samples = _Samples()
+    with Floor(folder, "kick", plan.kicks) as floor:
+        async with contextlib.aclosing(bench_subjects.kick(plan.kicks)) as subject:
+            for _ in range(plan.rounds):
+                raw = floor.sample()
+                ours = await anext(subject)
+                samples.add(asynckvm=ours.ns, floor=raw["polled"], floor_eventfd=raw["eventfd"])
+    return samples.compare("kick", "asynckvm", "floor")
+
+
+async def _scaling(plan: Plan, folder: Path) -> Comparison:
+    del folder  # both sides are ours
+    samples = _Samples()
+
+    def crowd(vcpus: int) -> AsyncGenerator[Sample]:
+        return bench_subjects.exit_rate(vcpus, plan.crowd, plan.crowd_exits)
+
+    async with contextlib.aclosing(crowd(1)) as one, contextlib.aclosing(crowd(2)) as two:
+        for _ in range(plan.crowd_rounds):
+            samples.add(one_vcpu=(await anext(one)).ns, two_vcpus=(await anext(two)).ns)
+    # Rates are the inverse of times.
+    return samples.compare("scaling_2v1", "one_vcpu", "two_vcpus")
+
+
+async def _compute(plan: Plan, folder: Path) -> Comparison:
+    samples = _Samples()
+    result = 0
+    with Floor(folder, "compute", plan.turns) as floor:
+        async with contextlib.aclosing(bench_subjects.compute(plan.turns)) as subject:
+            for _ in range(plan.rounds):
+                native_ns = floor.sample()["loop"]
+                ours = await anext(subject)
+                result = ours.result
+                samples.add(asynckvm=ours.ns, floor=native_ns)
+    expect("result of the loop", result, int(str(floor.summary["result"])))
+    return samples.compare("compute", "asynckvm", "floor")
+
+
+async def _page_touch(plan: Plan, folder: Path) -> Comparison:
+    samples = _Samples()
+    with Floor(folder, "touch", plan.pages) as floor:
+        async with contextlib.aclosing(bench_subjects.page_touch(plan.pages)) as subject:
+            for _ in range(plan.rounds):
+                native = floor.sample()
+                ours = await anext(subject)
+                samples.add(asynckvm=ours.ns, floor=native["plain"], floor_huge=native["advised"], **ours.parts)
+    return samples.compare("page_touch", "asynckvm", "floor")
+
+
+COMPARISONS: Final[dict[str, Callable[[Plan, Path], Coroutine[Any, Any, Comparison]]]] = {
+    "vcpu_exit": _vcpu_exit,
+    "async_switch": _async_switch,
+    "kick": _kick,
+    "scaling_2v1": _scaling,
+    "compute": _compute,
+    "page_touch": _page_touch,
+}
+
+
+def _breakdown(comparisons: dict[str, Comparison]) -> dict[str, dict[str, float]]:
+    """Where the time goes: medians over the rounds, nanoseconds for one operation."""
+
+    def median(name: str, series: str) -> float:
+        return round(statistics.median(comparisons[name].samples[series]), 1)
+
+    breakdown: dict[str, dict[str, float]] = {}
+    if "vcpu_exit" in comparisons:
+        raw, on_vcpu, total = (median("vcpu_exit", series) for series in ("floor", "on_vcpu", "asynckvm"))
+        breakdown["vcpu_exit"] = {
+            "raw_exit": raw,
+            "vcpu_thread": round(on_vcpu - raw, 1),
+            "share_of_one_switch": round(total - on_vcpu, 1),
+        }
+    if "async_switch" in comparisons:
+        raw = median("async_switch", "raw_exit")
+        on_vcpu = median("async_switch", "on_vcpu")
+        breakdown["async_switch"] = {
+            "call_to_vcpu": median("async_switch", "call_to_vcpu"),
+            "raw_exit": raw,
+            "vcpu_thread": round(on_vcpu - raw, 1),
+            "vcpu_to_resumed": median("async_switch", "vcpu_to_resumed"),
+            "total": median("async_switch", "asynckvm"),
+        }
+    return breakdown
+
+
+async def measure(plan: Plan, folder: Path, names: list[str], progress: Callable[[str], None]) -> dict[str, object]:
+    """Run the named comparisons; a result that can go into JSON. InternalError when anything counts wrong."""
+    host, started = await conditions(), CpuUse.now()
+    comparisons: dict[str, Comparison] = {}
+    for name in names:
+        progress(name)
+        comparisons[name] = await COMPARISONS[name](plan, folder)
+    return {
+        "ratios": {name: comparison.ratio.json() for name, comparison in comparisons.items()},
+        "samples_ns": {name: comparison.json() for name, comparison in comparisons.items()},
+        "breakdown_ns": _breakdown(comparisons),
+        "plan": dataclasses.asdict(plan),
+        "conditions": host | CpuUse.now().since(started),
+    }
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{'ratio':13} {'value':>7} {'aim':>8}  {'met':3}  {'min':>7} {'q1':>7} {'q3':>7} {'max':>7}  what"]
+    for name, ratio in result["ratios"].items():
+        spread = ratio["spread"]
+        lines.append(
+            f"{name:13} {ratio['value']:7.3f} {ratio['relation']} {ratio['aim']:5.2f}  {'yes' if ratio['met'] else 'NO':3}"
+            f"  {spread['min']:7.3f} {spread['q1']:7.3f} {spread['q3']:7.3f} {spread['max']:7.3f}  {ratio['what']}"
+        )
+    lines += ["", f"{'nanoseconds for one operation':32} {'median':>11} {'min':>11} {'q1':>11} {'q3':>11} {'max':>11}"]
+    for name, series in result["samples_ns"].items():
+        for what, spread in series.items():
+            numbers = " ".join(f"{spread[key]:11.1f}" for key in ("median", "min", "q1", "q3", "max"))
+            lines.append(f"{name + ' ' + what:32} {numbers}")
+    for name, parts in result["breakdown_ns"].items():
+        lines += ["", f"where the time of {name} goes (ns):"]
+        lines += [f"  {what:30} {value:11.1f}" for what, value in parts.items()]
+    host = {key: value for key, value in result["conditions"].items() if key != "capabilities"}
+    lines += ["", "  ".join(f"{key}: {value}" for key, value in host.items())]
+    lines.append("  ".join(f"{key}: {value}" for key, value in result["conditions"]["capabilities"].items()))
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--quick", action="store_true", help="a few seconds and rough numbers")
+    parser.add_argument("--only", action="append", choices=COMPARISONS, help="one comparison; may be given again")
+    parser.add_argument("--floors", metavar="FOLDER", help="where the floor programs are, if not beside the compiled module")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; 0, whatever the numbers. Errors are asynckvm.errors."""
+
+    def progress(name: str) -> None:
+        if sys.stderr.isatty():
+            print(f"measuring {name} ...", file=sys.stderr)
+
+    plan = Plan.quick() if options.quick else Plan()
+    folder = floors_folder(options.floors)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(measure(plan, folder, options.only or list(COMPARISONS), progress))
+    print(json.dumps(result, indent=2) if options.json else _table(result))
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`asynckvm bench ARGUMENTS`; returns the exit status. Errors of asynckvm are one line."""
+    parser = argparse.ArgumentParser(prog="asynckvm bench", description="Measure asynckvm beside floors in plain C.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(arguments))
+    except AsyncKvmError as error:
+        messages.say(f"bench: {error}")
+        if isinstance(error, UsageError):
+            return Status.USAGE
+        return Status.INTERNAL if isinstance(error, InternalError) else Status.UNUSABLE
+    except KeyboardInterrupt:
+        return Status.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""What is compared with the floors: asynckvm through its public platform API, as any caller would use it.
+
+Each subject is an async generator that keeps its machine open and yields one sample for each `anext()`, so that floors can run
+in between. Every subject checks its own counts. No statistics and no output here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import statistics
+import time
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.cli.bench_guests import (
+    ANSWERED,
+    CALLS,
+    CODE,
+    COMPUTE,
+    COUNT,
+    CURSOR,
+    DATA,
+    END,
+    LOOP,
+    SPIN,
+    TALLY,
+    TOUCH,
+    create_guest,
+    expect,
+    expect_call,
+    open_guest,
+)
+from asynckvm.errors import InternalError
+from asynckvm.model.exits import Interrupted, InterruptReason
+from asynckvm.model.memory import PAGE
+from asynckvm.model.registers import RegisterIndex
+from asynckvm.platform import Access, Machine
+from asynckvm.platform.layout import WORD_RAN_NS, WORD_STARTED_NS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from asynckvm.platform import Context
+
+__all__ = ["Sample", "async_switch", "compute", "exit_rate", "kick", "page_touch", "vcpu_exit"]
+
+RIP: Final = RegisterIndex.rip
+WARM_UP: Final = 50
+START_SECONDS: Final = 10
+TOUCH_AT: Final = 0x1000_0000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """`ns`: nanoseconds for one operation. `parts`: where they went, in nanoseconds. `result`: what the guest computed."""
+
+    ns: float
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    result: int = 0
+
+
+async def vcpu_exit(operations: int) -> AsyncGenerator[Sample]:
+    """System calls answered on the vCPU thread; the one exit that ends the guest's loop is shared among them."""
+    async with open_guest(CALLS) as context:
+        context.answers = {ANSWERED: 0}
+        words = context.words
+        for calls in itertools.chain([WARM_UP], itertools.repeat(operations)):
+            words[RIP] = CODE
+            words[COUNT] = calls
+            before = context.counters
+            started_ns = time.monotonic_ns()
+            exit_ = await context.switch()
+            ended_ns = time.monotonic_ns()
+            after = context.counters
+            expect_call(exit_, END)
+            expect("exits", after.exits - before.exits, 1)
+            if calls == WARM_UP:
+                continue
+            expect("exits resolved on the vCPU thread", after.native_exits - before.native_exits, calls)
+            yield Sample((ended_ns - started_ns) / calls, {"on_vcpu": (after.ran_ns - before.ran_ns) / calls})
+
+
+async def async_switch(operations: int) -> AsyncGenerator[Sample]:
+    """One coroutine, one context, one vCPU: the median of `await context.switch()`, and of its parts by the core's stamps."""
+    async with open_guest(LOOP) as context:
+        words, switch, clock = context.words, context.switch, time.monotonic_ns
+        for _ in range(WARM_UP):
+            await switch()
+        while True:
+            before, tally = context.counters, words[TALLY]
+            stamps = []
+            for _ in range(operations):
+                called_ns = clock()
+                await switch()
+                stamps.append((called_ns, words[WORD_STARTED_NS], words[WORD_RAN_NS], clock()))
+            after = context.counters
+            expect("exits", after.exits - before.exits, operations)
+            expect("system calls, as the guest counts", words[TALLY] - tally, operations)
+            expect("exits resolved on the vCPU thread", after.native_exits - before.native_exits, 0)
+            yield Sample(
+                statistics.median(resumed - called for called, _, _, resumed in stamps),
+                {
+                    "call_to_vcpu": statistics.median(began - called for called, began, _, _ in stamps),
+                    "on_vcpu": statistics.median(ran for _, _, ran, _ in stamps),
+                    "vcpu_to_resumed": statistics.median(resumed - began - ran for _, began, ran, resumed in stamps),
+                },
+            )
+
+
+async def kick(operations: int) -> AsyncGenerator[Sample]:
+    """From `context.interrupt()` on a guest that is seen to spin, to its coroutine running again; one exit for each."""
+    async with open_guest(SPIN) as context:
+
+        async def spin() -> int:
+            exit_ = await context.switch()
+            resumed_ns = time.monotonic_ns()
+            if exit_ != Interrupted(InterruptReason.BOUNCED):
+                raise InternalError(f"benchmark: a kick ended as {exit_}")
+            return resumed_ns
+
+        async def once() -> int:
+            spinning = asyncio.ensure_future(spin())
+            await _seen_running(context)
+            started_ns = time.monotonic_ns()
+            context.interrupt()
+            return await spinning - started_ns
+
+        for _ in range(WARM_UP):
+            await once()
+        while True:
+            before = context.counters
+            single_ns = [await once() for _ in range(operations)]
+            expect("exits", context.counters.exits - before.exits, operations)
+            yield Sample(statistics.median(single_ns))
+
+
+async def _seen_running(context: Context) -> None:
+    """Return when the guest's counter in memory moves."""
+    deadline = time.monotonic() + START_SECONDS
+    first = context.space.read(DATA, 8)
+    await asyncio.sleep(0)
+    while context.space.read(DATA, 8) == first:
+        if time.monotonic() > deadline:
+            raise InternalError(f"benchmark: the guest did not start to run within {START_SECONDS} s")
+        await asyncio.sleep(0)
+
+
+async def exit_rate(vcpus: int, contexts: int, exits: int) -> AsyncGenerator[Sample]:
+    """Many contexts in one space on `vcpus`, `exits` switches each: nanoseconds of wall time for one exit."""
+    async with Machine.open(vcpus=vcpus, memory=64 << 20) as machine:
+        first = create_guest(machine, LOOP)
+        crowd = [first, *(create_guest(machine, LOOP, first.space) for _ in range(contexts - 1))]
+
+        async def run(context: Context, count: int) -> None:
+            for _ in range(count):
+                await context.switch()
+
+        async with asyncio.TaskGroup() as tasks:
+            for context in crowd:
+                tasks.create_task(run(context, 1))
+        while True:
+            before = sum(context.counters.exits for context in crowd)
+            started_ns = time.monotonic_ns()
+            async with asyncio.TaskGroup() as tasks:
+                for context in crowd:
+                    tasks.create_task(run(context, exits))
+            ended_ns = time.monotonic_ns()
+            expect("exits", sum(context.counters.exits for context in crowd) - before, contexts * exits)
+            yield Sample((ended_ns - started_ns) / (contexts * exits))
+
+
+async def compute(operations: int) -> AsyncGenerator[Sample]:
+    """A loop of arithmetic in ring 3, with the one exit that ends it."""
+    async with open_guest(COMPUTE) as context:
+        words = context.words
+        for turns in itertools.chain([WARM_UP], itertools.repeat(operations)):
+            words[RIP] = CODE
+            words[CURSOR] = turns
+            before = context.counters.exits
+            started_ns = time.monotonic_ns()
+            await context.switch()
+            ended_ns = time.monotonic_ns()
+            expect("exits", context.counters.exits - before, 1)
+            if turns != WARM_UP:
+                yield Sample((ended_ns - started_ns) / turns, result=words[RegisterIndex.rax])
+
+
+async def page_touch(pages: int) -> AsyncGenerator[Sample]:
+    """The first store to each page of memory that no guest of this machine had before; a machine for each sample."""
+    bytes_ = pages * PAGE
+    while True:
+        async with open_guest(TOUCH, memory=(64 << 20) + bytes_) as context:
+            context.space.map(TOUCH_AT, bytes_, Access.READ | Access.WRITE)
+            context.words[CURSOR] = TOUCH_AT
+            context.words[COUNT] = pages
+            await context.switch()
+            resident, before = context.space.resident, context.counters
+            started_ns = time.monotonic_ns()
+            await context.switch()
+            ended_ns = time.monotonic_ns()
+            after = context.counters
+            expect("exits", after.exits - before.exits, 1)
+            expect("resident pages", context.space.resident - resident, pages)
+            expect("end of the touched memory", context.words[CURSOR], TOUCH_AT + bytes_)
+            faults = after.native_exits - before.native_exits
+            if not pages * PAGE // (2 << 20) <= faults <= pages:
+                raise InternalError(f"benchmark: {faults} page faults for {pages} pages")
+            yield Sample((ended_ns - started_ns) / pages, {"faults": faults})

@@ -1,0 +1,78 @@
+"""What is logged about a guest: its abnormal end, system calls that do not exist here, and each call when a trace is asked for.
+
+structlog events `program_killed`, `syscall_missing` and `syscall`. Fields, stable: `pid`, `program`; of an end `signal`, `code`
+(si_code), `address` (si_addr), `access`, `rip`, `reason`; of a call `call`, `number`, `result`. structlog is imported when the
+first event is logged, because most programs end well and wait for nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.status import signal_name
+
+if TYPE_CHECKING:
+    from asynckvm.linux.process import Task
+    from asynckvm.linux.status import ExitStatus
+    from asynckvm.linux.syscalls.call import Call
+    from asynckvm.model.exits import Fault
+
+_CODES: Final = {
+    (signal.SIGSEGV, 1): "SEGV_MAPERR", (signal.SIGSEGV, 2): "SEGV_ACCERR", (signal.SIGBUS, 1): "BUS_ADRALN",
+    (signal.SIGBUS, 2): "BUS_ADRERR", (signal.SIGFPE, 1): "FPE_INTDIV", (signal.SIGFPE, 3): "FPE_FLTDIV",
+    (signal.SIGFPE, 4): "FPE_FLTOVF", (signal.SIGFPE, 5): "FPE_FLTUND", (signal.SIGFPE, 6): "FPE_FLTRES",
+    (signal.SIGFPE, 7): "FPE_FLTINV", (signal.SIGILL, 2): "ILL_ILLOPN", (signal.SIGTRAP, 1): "TRAP_BRKPT",
+    (signal.SIGTRAP, 2): "TRAP_TRACE",
+}  # fmt: skip
+_SI_KERNEL: Final = 0x80
+_ERRORS: Final = 4095
+
+
+class Reporter:
+    """Logs for one program."""
+
+    def __init__(self, program: bytes, *, trace: bool = False) -> None:
+        self._program = os.fsdecode(program)
+        self.tracing = trace
+
+    @cached_property
+    def _log(self) -> Any:
+        import structlog  # noqa: PLC0415
+
+        return structlog.get_logger("asynckvm").bind(program=self._program)
+
+    def ended(self, task: Task, status: ExitStatus) -> None:
+        """One warning when a signal ended the program; nothing when it exited."""
+        if status.signal is not None:
+            fields = describe(status)
+            self._log.warning("program_killed", pid=task.process.identity.pid, **fields)
+
+    def unknown(self, task: Task, number: int) -> None:
+        self._log.info("syscall_missing", pid=task.process.identity.pid, number=number)
+
+    def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
+        shown = f"-{SyscallError(-result)}" if -_ERRORS <= result < 0 else hex(result) if result > _ERRORS else str(result)
+        self._log.debug("syscall", pid=task.process.identity.pid, call=call.show(task.space, args), result=shown)
+
+
+def describe(status: ExitStatus) -> dict[str, str]:
+    """The fields of a death by signal: signal, address, rip, and what else is known."""
+    if status.signal is None:
+        return {}
+    fields = {"signal": signal_name(status.signal)}
+    if status.fault is not None:
+        fields |= {"code": _code_name(status.fault), "address": hex(status.fault.address)}
+        if status.fault.access:
+            fields["access"] = (status.fault.access.name or str(int(status.fault.access))).lower()
+    fields["rip"] = hex(status.rip)
+    if status.reason:
+        fields["reason"] = status.reason
+    return fields
+
+
+def _code_name(fault: Fault) -> str:
+    return "SI_KERNEL" if fault.code == _SI_KERNEL else _CODES.get((signal.Signals(fault.signal), fault.code), str(fault.code))

@@ -1,0 +1,52 @@
+"""How a program ended, as a value. Pure: what is logged or printed about it is decided elsewhere."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asynckvm.model.exits import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """Either `code` (0..255, it called exit) or `signal` (it was killed) is set.
+
+    fault: the exception behind the signal, when it was one; rip: where the program was then (0 when it exited);
+    reason: why the signal was sent when the program itself did not cause it, such as "interrupted by the user".
+    """
+
+    code: int | None = None
+    signal: int | None = None
+    fault: Fault | None = None
+    rip: int = 0
+    reason: str = ""
+
+    @property
+    def shell_status(self) -> int:
+        """The status a shell shows: the exit code, or 128 + signal."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return self.code or 0
+
+    @property
+    def returncode(self) -> int:
+        """As `subprocess` counts: the exit code, or -signal."""
+        if self.signal is not None:
+            return -self.signal
+        return self.code or 0
+
+    def __str__(self) -> str:
+        if self.signal is None:
+            return f"exited with {self.code}"
+        return f"killed by {signal_name(self.signal)}"
+
+
+def signal_name(number: int) -> str:
+    """SIGSEGV for 11; SIG34 for a real-time signal."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

@@ -1,0 +1,174 @@
+"""The three standard streams: host descriptors of any kind, bytes to read from, a buffer to write into.
+
+A guest that waits for input or for room must not hold up the event loop, and this process must not change how others use the
+descriptor it shares with them (O_NONBLOCK belongs to the open file, not to the descriptor). So a pipe or terminal is opened
+once more, non-blocking, under a description of its own; a socket is used with MSG_DONTWAIT; what can be neither is asked for
+readiness first and then used in pieces a ready pipe takes. Regular files and devices such as /dev/null never block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import select
+import socket
+import stat
+import time
+from typing import Final
+
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files import CHUNK, O_ACCESS, HostDescriptor, OpenFile
+
+# A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)).
+_READY_PIECE: Final = 4096
+CAPTURE_BYTES_MAX: Final = 64 << 20
+
+
+def host_stream(fd: int) -> OpenFile:
+    """The host descriptor `fd`, which stays the caller's, as a guest's open file. Raises OSError when it is closed."""
+    mode = os.fstat(fd).st_mode
+    flags = _flags(fd)
+    own = os.dup(fd)
+    try:
+        if stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode) or not _pollable(own):
+            return HostDescriptor(own, flags)
+        if stat.S_ISSOCK(mode):
+            return SocketStream(own, flags)
+        private = _reopen(own, flags)
+        if private is None:
+            return ReadyStream(own, flags)
+        os.close(own)
+        return NonBlockingStream(private, flags)
+    except BaseException:
+        os.close(own)
+        raise
+
+
+def _flags(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK
+
+
+def _pollable(fd: int) -> bool:
+    with select.epoll() as poll:
+        try:
+            poll.register(fd)
+        except PermissionError:
+            return False
+    return True
+
+
+def _reopen(fd: int, flags: int) -> int | None:
+    """The same pipe or terminal, opened once more. None where that is not possible."""
+    access = flags & (O_ACCESS | os.O_APPEND)
+    try:
+        return os.open(f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+class NonBlockingStream(HostDescriptor):
+    """A descriptor in non-blocking mode that can be polled. Owns `fd`."""
+
+    async def ready(self, *, writing: bool) -> None:
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        # The loop gets a poll instance to watch, not the descriptor: uvloop sets O_NONBLOCK on what it watches, and a loop
+        # knows only one waiter for each descriptor.
+        with select.epoll() as poll:
+            poll.register(self.fd, select.EPOLLOUT if writing else select.EPOLLIN)
+            loop.add_reader(poll.fileno(), _wake, woken)
+            try:
+                await woken
+            finally:
+                loop.remove_reader(poll.fileno())
+
+    # A pipe or terminal has no positions, but terminals answer pread(2) on the host.
+    def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002
+        raise SyscallError(errno.ESPIPE)
+
+    def pwrite(self, data: bytes, offset: int) -> int:  # noqa: ARG002
+        raise SyscallError(errno.ESPIPE)
+
+
+class SocketStream(NonBlockingStream):
+    """A socket: each operation by itself is non-blocking."""
+
+    def __init__(self, fd: int, flags: int) -> None:
+        super().__init__(fd, flags)
+        self._socket = socket.socket(fileno=fd)
+
+    def read(self, length: int) -> bytes:
+        return self._socket.recv(min(length, CHUNK), socket.MSG_DONTWAIT)
+
+    def write(self, data: bytes) -> int:
+        return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class ReadyStream(NonBlockingStream):
+    """A descriptor left in blocking mode: used only when it is ready, and only for what it then takes without waiting.
+
+    Another process that uses the same pipe at that moment can still make one of these calls wait.
+    """
+
+    def read(self, length: int) -> bytes:
+        self._check(select.POLLIN)
+        return os.read(self.fd, min(length, CHUNK))
+
+    def write(self, data: bytes) -> int:
+        self._check(select.POLLOUT)
+        return os.write(self.fd, data[:_READY_PIECE])
+
+    def _check(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self.fd, event)
+        if not poll.poll(0):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+class _PipeLike(OpenFile):
+    """What no host descriptor stands behind looks like a pipe to fstat(2)."""
+
+    def status(self) -> os.stat_result:
+        now = time.time_ns()
+        times = dict.fromkeys(("st_atime_ns", "st_mtime_ns", "st_ctime_ns"), now)
+        seconds = [now // 1_000_000_000] * 3
+        fields = (stat.S_IFIFO | 0o600, 1, 13, 1, os.getuid(), os.getgid(), 0, *seconds)
+        return os.stat_result(fields, {**times, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0})
+
+
+class Source(_PipeLike):
+    """Bytes to read, then the end."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(os.O_RDONLY)
+        self._left = memoryview(data)
+
+    def read(self, length: int) -> bytes:
+        piece, self._left = self._left[: min(length, CHUNK)], self._left[min(length, CHUNK) :]
+        return bytes(piece)
+
+
+class Capture(_PipeLike):
+    """A buffer to write into: `data`. Beyond `limit` bytes writes fail with ENOSPC."""
+
+    def __init__(self, limit: int = CAPTURE_BYTES_MAX) -> None:
+        super().__init__(os.O_WRONLY)
+        self.data = bytearray()
+        self.limit = limit
+
+    def write(self, data: bytes) -> int:
+        room = self.limit - len(self.data)
+        if data and room <= 0:
+            raise SyscallError(errno.ENOSPC)
+        self.data += data[:room]
+        return min(len(data), room)
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

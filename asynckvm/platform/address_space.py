@@ -1,0 +1,215 @@
+"""An address space: map, protect, read, write and fork guest memory.
+
+A thin, typed face of the core's space, which does the work (and all locking) natively: every method is safe while vCPUs run in
+the space. No policy about layout lives here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from asynckvm.errors import ClosedError, GuestMemoryError, GuestStringError, InternalError, UsageError
+from asynckvm.model.memory import PAGE, Access, Region
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+    from asynckvm.platform.binding import Binding, Handle
+    from asynckvm.platform.core import Core
+    from asynckvm.platform.host_file import HostFile
+
+__all__ = ["AddressSpace"]
+
+# Largest piece of one native copy, so that a wild length fails at its first bad page before memory is set aside for it.
+_PIECE: Final = 1 << 20
+_SETTLE_NS: Final = 5_000_000_000
+
+
+class AddressSpace:
+    """Made by `Machine.create_address_space` or `fork`. Addresses and lengths in bytes. Thread: any, except `close`: loop.
+
+    Errors: UsageError for misaligned or out-of-range arguments and after misuse, OutOfMemoryError when the machine has no
+    frames or tables left, ClosedError, HostForkedError.
+    """
+
+    def __init__(self, core: Core, native: Handle, dump: Callable[[], str]) -> None:
+        self._core: Final = core
+        self._native: Handle = native
+        self._dump: Final = dump
+        self._lib: Final = core.binding.lib
+        self.contexts = 0  # attached; kept by Context
+
+    @property
+    def native(self) -> Handle:
+        """The core's handle. Raises ClosedError."""
+        if self._core.state:
+            raise self._core.refusal()
+        if self._native is None:
+            raise ClosedError("the address space is closed")
+        return self._native
+
+    def map(self, address: int, length: int, access: Access, file: HostFile | None = None, offset: int = 0) -> None:
+        """Replace whatever is in the range by zeroed private memory, or by a private view of `file` from `offset`.
+
+        Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE.
+        """
+        _check_range(address, length, offset)
+        handle = file.native if file is not None else self._core.binding.ffi.NULL
+        self._check(self._lib.akvm_space_map(self.native, address, length, int(access), handle, offset))
+
+    def unmap(self, address: int, length: int) -> None:
+        """As munmap(2)."""
+        _check_range(address, length)
+        self._check(self._lib.akvm_space_unmap(self.native, address, length))
+
+    def protect(self, address: int, length: int, access: Access) -> None:
+        """As mprotect(2); GuestMemoryError when part of the range is not mapped (Linux: ENOMEM)."""
+        _check_range(address, length)
+        result = self._lib.akvm_space_protect(self.native, address, length, int(access))
+        if result == -errno.ENOMEM:
+            raise GuestMemoryError(self._first_hole(address, address + length))
+        self._check(result)
+
+    def discard(self, address: int, length: int) -> None:
+        """As madvise(2) with MADV_DONTNEED: the next touch sees zeroes, or the file."""
+        _check_range(address, length)
+        self._check(self._lib.akvm_space_discard(self.native, address, length))
+
+    def read(self, address: int, length: int) -> bytes:
+        """Copy out, as the guest itself would read. GuestMemoryError at the first byte that cannot be read."""
+        _check_address(address, length)
+        if length <= _PIECE:
+            return self._read_piece(address, length, 0)
+        return b"".join([self._read_piece(address + done, min(_PIECE, length - done), done) for done in range(0, length, _PIECE)])
+
+    def write(self, address: int, data: Buffer, *, force: bool = False) -> None:
+        """Copy in, as the guest itself would write. `force` ignores protection, for loaders.
+
+        GuestMemoryError at the first byte that cannot be written; those before it are written.
+        """
+        view = memoryview(data).cast("B")
+        length = len(view)
+        _check_address(address, length)
+        if length:
+            source = self._core.binding.ffi.from_buffer("char[]", view)
+            done = self._lib.akvm_space_write(self.native, address, source, length, force)
+            if done != length:
+                raise self._bad(done, address, 0)
+
+    def read_string(self, address: int, limit: int) -> bytes:
+        """The NUL-terminated string at `address`, without its NUL: at most `limit` bytes.
+
+        GuestStringError when it is longer (Linux: ENAMETOOLONG), GuestMemoryError when it runs into a bad page.
+        """
+        _check_address(address, limit)
+        binding: Binding = self._core.binding
+        buffer = binding.ffi.new("char[]", limit + 1)
+        result = self._lib.akvm_space_read_string(self.native, address, buffer, limit + 1)
+        if result == -errno.ENAMETOOLONG:
+            raise GuestStringError(address, limit)
+        if result < 0:
+            raise self._bad(result, address, 0)
+        return bytes(binding.ffi.buffer(buffer, result))
+
+    def region(self, address: int) -> Region | None:
+        """The region that contains `address`, or the first one above it; None when there is none."""
+        _check_address(address, 0)
+        native = self._core.binding.ffi.new("struct akvm_region *")
+        result = self._lib.akvm_space_region(self.native, address, native)
+        if result == -errno.ENOENT:
+            return None
+        self._check(result)
+        return Region(native.start, native.end, Access(native.access), native.file, native.offset)
+
+    @property
+    def resident(self) -> int:
+        """Private pages of 4 KiB that exist."""
+        return int(self._lib.akvm_space_resident(self.native))
+
+    def limit(self, pages: int) -> None:
+        """Bound of `resident`; 0 for none. A fault beyond it ends as Fault(SIGKILL)."""
+        if not 0 <= pages < 1 << 52:
+            raise UsageError("a limit is a number of pages, or 0")
+        self._lib.akvm_space_limit(self.native, pages)
+
+    def fork(self) -> AddressSpace:
+        """A copy-on-write copy: same regions, same contents."""
+        return AddressSpace(self._core, self._core.binding.fork_space(self.native), self._dump)
+
+    async def shootdown(self) -> None:
+        """Return when no vCPU can use a translation older than this call. Bounded: InternalError after 5 s. Thread: loop."""
+        until = time.monotonic_ns() + _SETTLE_NS
+        delay = 0.0
+        while not self._lib.akvm_space_settled(self.native):
+            if time.monotonic_ns() > until:
+                raise InternalError("a vCPU did not acknowledge a change of its address space", self._dump())
+            await asyncio.sleep(delay)  # an acknowledgement takes one kick, about 100 us, and has no doorbell
+            delay = min(0.002, delay + 0.0001)
+
+    def close(self) -> None:
+        """Free the space; UsageError while contexts are attached. Idempotent. Thread: loop."""
+        if self._native is None or not self._core.usable:
+            self._native = None
+            return
+        if self.contexts:
+            self._core.dig()  # dropped contexts count as closed
+        if self.contexts:
+            raise UsageError(f"{self.contexts} contexts are attached to this address space: close them first")
+        self._check(self._lib.akvm_space_destroy(self._native))
+        self._native = None
+
+    def __del__(self) -> None:
+        native = getattr(self, "_native", None)
+        if native is not None and self._core.usable:
+            warnings.warn("address space was not closed", ResourceWarning, stacklevel=1, source=self)
+            lib = self._lib
+            self._core.bury(1, lambda: bool(lib.akvm_space_destroy(native) != -errno.EBUSY))
+
+    def _check(self, result: int) -> None:
+        if result < 0:
+            raise self._core.binding.error(result)
+
+    def _read_piece(self, address: int, length: int, before: int) -> bytes:
+        if not length:
+            return b""
+        ffi = self._core.binding.ffi
+        buffer = ffi.new("char[]", length)
+        done = self._lib.akvm_space_read(self.native, address, buffer, length)
+        if done != length:
+            raise self._bad(done, address, before)
+        return bytes(ffi.buffer(buffer))
+
+    def _bad(self, result: int, address: int, before: int) -> Any:
+        if result >= 0:
+            return GuestMemoryError(address + result, before + result)
+        if result == -errno.EFAULT:
+            return GuestMemoryError(address, before)
+        return self._core.binding.error(result)
+
+    def _first_hole(self, address: int, end: int) -> int:
+        while address < end:
+            region = self.region(address)
+            if region is None or region.start > address:
+                return address
+            address = region.end
+        return end
+
+
+def _check_range(address: int, length: int, offset: int = 0) -> None:
+    if address % PAGE or length % PAGE or offset % PAGE or length <= 0 or offset < 0:
+        raise UsageError(f"not a range of whole pages: address {address:#x}, length {length:#x}, offset {offset:#x}")
+    _check_address(address, length)
+    if offset >= 1 << 63:
+        raise UsageError(f"offset {offset:#x} is out of range")
+
+
+def _check_address(address: int, length: int) -> None:
+    """Unsigned 64-bit numbers, for the binding's sake; whether they are user addresses the core decides."""
+    if not 0 <= address < 1 << 64 or not 0 <= length < 1 << 63:
+        raise UsageError(f"not an address and a length: {address:#x}, {length:#x}")

@@ -1,0 +1,168 @@
+"""The platform's one door to native code: calls, handles and the translation of -errno into typed errors.
+
+Calls that are made for each exit are plain attributes that return the core's number uninterpreted; everything else is a method
+that raises. `ffi` and `lib` come in as arguments, so that tests put a scripted core behind the whole platform.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from asynckvm.errors import (
+    CapabilityError,
+    DeviceMissingError,
+    DevicePermissionError,
+    HostError,
+    InternalError,
+    OutOfMemoryError,
+    OverloadedError,
+    SlotsExhaustedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from asynckvm.errors import AsyncKvmError
+    from asynckvm.model.config import MachineConfig
+
+__all__ = ["Binding", "Handle", "load"]
+
+# A pointer into the core.
+Handle: TypeAlias = Any
+
+_NO_PCID: Final = 1
+_GUEST_EDITS: Final = 2
+
+_HINT_MISSING: Final = (
+    "load the kvm_intel or kvm_amd module, or switch on nested virtualization for this virtual machine; in a container, pass "
+    "--device /dev/kvm"
+)
+_HINT_PERMISSION: Final = "add this user to the group that owns /dev/kvm (usually: usermod -aG kvm USER, then log in again)"
+_HINT_MEMORY: Final = "give the machine less memory=, close unused address spaces, or raise the host's limit (ulimit -v, cgroup)"
+_HINT_SLOTS: Final = "close files that are no longer mapped, or spread the guests over several machines"
+_HINT_CAPABILITY: Final = "this KVM cannot run asynckvm: `asynckvm doctor` tells what is missing"
+
+
+def load() -> Binding:
+    """The binding to the compiled core; imported here so that the pure parts need no build."""
+    from asynckvm._native import ffi, lib  # noqa: PLC0415
+
+    return Binding(ffi, lib)
+
+
+class Binding:
+    """The C API as Python sees it. Thread rules are those of akvm.h."""
+
+    def __init__(self, ffi: Any, lib: Any) -> None:
+        self.ffi: Final = ffi
+        self.lib: Final = lib
+        # Uninterpreted, for each exit.
+        self.drain: Final = lib.akvm_machine_drain
+        self.arm: Final = lib.akvm_machine_arm
+        self.poll: Final = lib.akvm_machine_poll
+        self.submit: Final = lib.akvm_context_submit
+        self.interrupt: Final = lib.akvm_context_interrupt
+        self.operate: Final = lib.akvm_context_operate
+
+    def error(self, result: int) -> AsyncKvmError:
+        """The typed error of a negative result of the calling thread's last native call."""
+        code = -int(result)
+        operation = self._operation()
+        if code == errno.ENOMEM:
+            return OutOfMemoryError(operation, code, _HINT_MEMORY)
+        if code in {errno.EINVAL, errno.EBUSY}:
+            return UsageError(f"{operation}: {errno.errorcode[code]}")
+        if code == errno.EAGAIN:
+            return OverloadedError(f"{operation}: raise contexts= of Machine.open, or close contexts")
+        if code == errno.ENOSPC:
+            return SlotsExhaustedError(operation, code, _HINT_SLOTS)
+        if code in {errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY}:
+            return CapabilityError(operation, code, _HINT_CAPABILITY)
+        return HostError(operation, code)
+
+    def check(self, result: int) -> int:
+        """`result` itself when it is not negative; raises its typed error otherwise."""
+        if result < 0:
+            raise self.error(result)
+        return result
+
+    def open_machine(self, config: MachineConfig) -> Handle:
+        """Open the device and start the vCPUs; blocks for milliseconds. Thread: any."""
+        ffi = self.ffi
+        native = ffi.new("struct akvm_machine_config *")
+        native.memory_bytes = config.memory
+        native.vcpus = config.vcpus
+        native.contexts_max = config.contexts + 1  # ring-0 operations have one of their own
+        native.flags = (0 if config.pcid else _NO_PCID) | (_GUEST_EDITS if config.guest_edits else 0)
+        native.vcpu_spin_ns = config.vcpu_spin_ns
+        native.kick_signal = config.kick_signal
+        native.fault_around_pages = config.fault_around
+        device = ffi.new("char[]", config.device.encode()) if config.device else ffi.NULL
+        native.device = device
+        out = ffi.new("struct akvm_machine **")
+        result = self.lib.akvm_machine_open(native, out)
+        if result < 0:
+            raise self._open_error(result, config)
+        return out[0]
+
+    def _open_error(self, result: int, config: MachineConfig) -> AsyncKvmError:
+        code = -int(result)
+        operation = f"{self._operation()} ({config.device or '/dev/kvm'})"
+        if code in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
+            return DeviceMissingError(operation, code, _HINT_MISSING)
+        if code in {errno.EACCES, errno.EPERM}:
+            return DevicePermissionError(operation, code, _HINT_PERMISSION)
+        if code == errno.ETIMEDOUT:
+            return InternalError(f"{operation}: the start-up probe did not end")
+        return self.error(result)
+
+    def create_space(self, machine: Handle) -> Handle:
+        """A new, empty address space."""
+        out = self.ffi.new("struct akvm_space **")
+        self.check(self.lib.akvm_space_create(machine, out))
+        return out[0]
+
+    def fork_space(self, space: Handle) -> Handle:
+        """A copy-on-write copy."""
+        out = self.ffi.new("struct akvm_space **")
+        self.check(self.lib.akvm_space_fork(space, out))
+        return out[0]
+
+    def open_file(self, machine: Handle, fd: int) -> Handle:
+        """Map a regular host file once for the whole machine."""
+        out = self.ffi.new("struct akvm_file **")
+        self.check(self.lib.akvm_file_open(machine, fd, out))
+        return out[0]
+
+    def create_context(self, machine: Handle) -> Handle:
+        """A new context without address space."""
+        out = self.ffi.new("struct akvm_context **")
+        self.check(self.lib.akvm_context_create(machine, out))
+        return out[0]
+
+    def context_views(self, context: Handle) -> tuple[memoryview, memoryview]:
+        """The context's memory as 64-bit words and as 32-bit fields, shared with the core."""
+        raw = memoryview(self.ffi.buffer(context)).cast("B")
+        return raw.cast("Q"), raw.cast("I")
+
+    def create_answers(self, values: dict[int, int]) -> Handle:
+        """Native table of constant system-call answers."""
+        out = self.ffi.new("struct akvm_answers **")
+        self.check(self.lib.akvm_answers_create(out))
+        answers = out[0]
+        for number, value in values.items():
+            result = self.lib.akvm_answers_set(answers, number, value)
+            if result < 0:
+                error = self.error(result)
+                self.lib.akvm_answers_destroy(answers)
+                raise error
+        return answers
+
+    def drain_buffer(self, size: int) -> tuple[Handle, memoryview]:
+        """Room for `size` indices: the pointer for `drain`, and a view to read them."""
+        buffer = self.ffi.new("uint32_t[]", size)
+        return buffer, memoryview(self.ffi.buffer(buffer)).cast("B").cast("I")
+
+    def _operation(self) -> str:
+        text = self.lib.akvm_last_error()
+        return self.ffi.string(text).decode("ascii", "replace") if text != self.ffi.NULL else "native call"

@@ -1,0 +1,60 @@
+"""A host file that address spaces can map: one mapping for the whole machine, shared by all guests.
+
+Opening and closing only; what is mapped where is the address space's business.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, Self
+
+from asynckvm.errors import ClosedError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from asynckvm.platform.binding import Handle
+    from asynckvm.platform.core import Core
+
+__all__ = ["HostFile"]
+
+
+class HostFile:
+    """A regular file, opened by `Machine.open_file`. Closing it leaves mappings intact. Thread: any."""
+
+    def __init__(self, core: Core, file: int | str | os.PathLike[str]) -> None:
+        self._native: Handle = None
+        self._core: Final = core
+        core.check()
+        if isinstance(file, int):
+            self._native = core.binding.open_file(core.native, file)
+        else:
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            try:
+                self._native = core.binding.open_file(core.native, descriptor)
+            finally:
+                os.close(descriptor)
+
+    @property
+    def native(self) -> Handle:
+        """The core's handle. Raises ClosedError."""
+        self._core.check()
+        if self._native is None:
+            raise ClosedError("the host file is closed")
+        return self._native
+
+    def close(self) -> None:
+        """Give the file back. Idempotent."""
+        native, self._native = self._native, None
+        if native is not None and self._core.usable:
+            self._core.binding.lib.akvm_file_close(native)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # No warning: mappings hold the file, so letting go of the object is the ordinary way to end.
+        self.close()

@@ -1,0 +1,134 @@
+"""Real programs, run natively and as guests: the same bytes out, the same status.
+
+Compiled once a test run from sources/, in each kind of static linking; a test that needs a compiler that is not installed skips.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from asynckvm.linux import Capture, Guest, Program
+from asynckvm.platform import Machine
+
+SOURCES = Path(__file__).parent / "sources"
+SECONDS = 40
+# How programs are linked: compiler and flags.
+KINDS = {
+    "glibc": ("gcc", "-static"),
+    "glibc-pie": ("gcc", "-static-pie", "-fPIE"),
+    "musl": ("musl-gcc", "-static"),
+}
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TEST": "a value"}
+
+
+class Result(NamedTuple):
+    """How a program ended: returncode as subprocess has it."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+Build = Callable[[str, str], Path]
+Run = Callable[..., "asyncio.Future[Result]"]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build(source, kind) gives a program of sources/, linked that way."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def building(source: str, kind: str = "glibc") -> Path:
+        target = folder / f"{source}-{kind}"
+        if not target.exists():
+            compiler, *flags = KINDS[kind]
+            if shutil.which(compiler) is None:
+                pytest.skip(f"{compiler} is not installed")
+            command = [compiler, *flags, "-O1", "-w", str(SOURCES / f"{source}.c"), "-o", str(target), "-lm"]
+            subprocess.run(command, check=True, timeout=SECONDS)
+        return target
+
+    return building
+
+
+@pytest.fixture(scope="session")
+def busybox() -> Path:
+    path = shutil.which("busybox")
+    if path is None:
+        pytest.skip("busybox is not installed")
+    return Path(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder whose files programs may look at."""
+    (tmp_path / "text").write_text("first line\nsecond line\nthird line, which is the last\n")
+    (tmp_path / "link").symlink_to("text")
+    (tmp_path / "folder/sub").mkdir(parents=True)
+    (tmp_path / "folder/inner").touch()
+    (tmp_path / "big").write_bytes(os.urandom(3 << 20))
+    return tmp_path
+
+
+@pytest.fixture
+async def machine() -> AsyncIterator[Machine]:
+    async with Machine.open(vcpus=2, memory=512 << 20) as machine:
+        yield machine
+
+
+@pytest.fixture
+def native(folder: Path) -> Callable[..., Result]:
+    """native(argv, stdin=b"") runs a program on the host."""
+
+    def running(argv: list[str], stdin: bytes = b"") -> Result:
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, cwd=folder, env=ENVIRONMENT, timeout=SECONDS, preexec_fn=_no_core_file
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return running
+
+
+@pytest.fixture
+def inside(folder: Path, machine: Machine) -> Callable[..., asyncio.Task[Result]]:
+    """`await inside(argv, stdin=b"")` runs it as a guest."""
+
+    async def running(argv: list[str], stdin: bytes = b"") -> Result:
+        out, errors = Capture(), Capture()
+        with Program(argv[0]) as program:
+            guest = Guest(
+                machine, program, argv, environment=ENVIRONMENT, directory=folder, stdin=stdin, stdout=out, stderr=errors
+            )
+            async with guest, asyncio.timeout(SECONDS):
+                status = await guest.run()
+        return Result(status.returncode, bytes(out.data), bytes(errors.data))
+
+    return running  # type: ignore[return-value]
+
+
+@pytest.fixture
+def command(folder: Path) -> Callable[..., Result]:
+    """command(*arguments, stdin=b"") runs the asynckvm command in a process of its own."""
+
+    def running(*arguments: str, stdin: bytes = b"") -> Result:
+        argv = [sys.executable, "-m", "asynckvm", *arguments]
+        environment = {**os.environ, **ENVIRONMENT}
+        done = subprocess.run(argv, input=stdin, capture_output=True, cwd=folder, env=environment, timeout=SECONDS)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return running
+
+
+def _no_core_file() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

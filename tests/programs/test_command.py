@@ -1,0 +1,208 @@
+"""The asynckvm command from outside: output, statuses, messages, signals, and where each of them goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from asynckvm.cli.statuses import Status
+
+Command: TypeAlias = Callable[..., Any]
+Native: TypeAlias = Callable[..., Any]
+Build: TypeAlias = Callable[..., Path]
+SECONDS = 40
+
+
+def lines(stderr: bytes) -> list[str]:
+    text = stderr.decode()
+    assert "Traceback" not in text
+    return text.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sha256sum", "/bin/busybox"], ["cat", "text"], ["wc"], ["sort", "text"], ["ls", "-l"], ["false"]], ids=" ".join
+)
+def test_equal_to_a_native_run(arguments: list[str], busybox: Path, native: Native, command: Command) -> None:
+    argv = [str(busybox), *arguments]
+    assert command("run", "--", *argv, stdin=b"a b\nc\n") == native(argv, b"a b\nc\n")
+
+
+def test_a_program_is_found_through_path_and_its_options_are_its_own(busybox: Path, command: Command) -> None:
+    assert command("run", "busybox", "echo", "--timeout", "--", "--json").stdout == b"--timeout -- --json\n"
+
+
+def test_standard_output_of_every_kind(build: Build, folder: Path) -> None:
+    argv = [sys.executable, "-m", "asynckvm", "run", "--", str(build("flood")), "3"]
+    with (folder / "out").open("wb") as out:
+        assert subprocess.run(argv, stdout=out, stderr=subprocess.DEVNULL, timeout=SECONDS).returncode == 0
+    piped = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS)
+    assert piped.stdout == (folder / "out").read_bytes()
+    assert len(piped.stdout) == 3 << 20
+    with Path("/dev/full").open("wb") as full:
+        assert subprocess.run(argv, stdout=full, stderr=subprocess.DEVNULL, timeout=SECONDS).returncode == 1
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as cut:
+        assert cut.stdout is not None
+        cut.stdout.read(10)
+        cut.stdout.close()
+        assert cut.wait(SECONDS) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(("way", "number"), [("null", 11), ("abort", 6), ("divide", 8), ("illegal", 4), ("terminate", 15)])
+def test_a_death_is_one_structured_line(way: str, number: int, build: Build, command: Command) -> None:
+    result = command("run", "--", str(build("deaths")), way)
+    assert result.returncode == 128 + number
+    assert result.stdout == f"alive until {way}\n".encode()
+    (line,) = lines(result.stderr)
+    fields = dict(field.split("=", 1) for field in line.split(" "))
+    assert fields["event"] == "program_killed"
+    assert fields["signal"] == signal.Signals(number).name
+    assert int(fields["rip"], 16) >= 0x10000
+    if way == "null":
+        assert (fields["address"], fields["access"], fields["code"]) == ("0x0", "write", "SEGV_MAPERR")
+
+
+def damaged(folder: Path, source: Path, kind: str) -> Path:
+    """A file that cannot be run."""
+    data = bytearray(source.read_bytes())
+    if kind == "truncated":
+        del data[len(data) // 2 :]
+    elif kind == "aarch64":
+        data[18:20] = (183).to_bytes(2, "little")
+    elif kind == "malformed":
+        data[56:58] = bytes(2)
+    elif kind == "not-elf":
+        data[:] = b"just text\n"
+    path = folder / kind
+    path.write_bytes(data)
+    path.chmod(0o644 if kind == "not-executable" else 0o755)
+    return path
+
+
+def test_what_cannot_be_run_has_a_status_of_its_own(folder: Path, build: Build, command: Command) -> None:
+    source = build("spin")
+    dynamic = folder / "dynamic"
+    subprocess.run(["gcc", "-x", "c", "-", "-o", dynamic], input=b"int main(void) { return 0; }", check=True, timeout=SECONDS)
+    expected = {
+        "/nowhere/at/all": Status.NOT_FOUND,
+        "no-such-command-anywhere": Status.NOT_FOUND,
+        str(folder): Status.DIRECTORY,
+        str(dynamic): Status.DYNAMIC,
+    }
+    for kind, status in {
+        "not-elf": Status.NOT_ELF,
+        "aarch64": Status.ARCHITECTURE,
+        "truncated": Status.TRUNCATED,
+        "malformed": Status.MALFORMED,
+        "not-executable": Status.PERMISSION,
+    }.items():
+        expected[str(damaged(folder, source, kind))] = status
+    for path, status in expected.items():
+        result = command("run", "--", path)
+        assert result.returncode == status, path
+        assert result.stdout == b""
+        (line,) = lines(result.stderr)
+        assert line.startswith(f"asynckvm: {path}: ")
+    assert "aarch64" in command("run", "--", str(folder / "aarch64")).stderr.decode()
+
+
+def test_without_kvm_it_says_what_to_do(folder: Path, busybox: Path, command: Command) -> None:
+    """A device that is no KVM stands in for a host without one."""
+    code = "from asynckvm.model import config; config.MachineConfig.__dataclass_fields__; import sys, asynckvm.platform as p; "
+    code += "o = p.Machine.open; p.Machine.open = lambda **k: o(**k, device='/nowhere/kvm'); "
+    code += "from asynckvm.cli import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, "run", "--", str(busybox), "true"]
+    result = subprocess.run(argv, capture_output=True, timeout=SECONDS)
+    assert result.returncode == Status.UNUSABLE
+    (line,) = lines(result.stderr)
+    assert "/nowhere/kvm" in line
+    assert "kvm_intel" in line
+
+
+def test_a_timeout_kills(build: Build, command: Command) -> None:
+    started = time.monotonic()
+    result = command("run", "--timeout", "0.5", "--", str(build("spin")))
+    assert 0.5 <= time.monotonic() - started < 20
+    assert (result.returncode, result.stdout) == (Status.TIMEOUT, b"spinning\n")
+    (line,) = lines(result.stderr)
+    assert "timeout" in line
+    assert "0.5 s" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, Status.INTERRUPTED), (signal.SIGTERM, 128 + signal.SIGTERM)], ids=["INT", "TERM"]
+)
+def test_a_signal_to_the_command_kills_the_program(number: int, status: int, build: Build) -> None:
+    argv = [sys.executable, "-m", "asynckvm", "run", "--", str(build("spin"))]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"spinning\n"
+        running.send_signal(number)
+        _, stderr = running.communicate(timeout=SECONDS)
+    assert running.returncode == status
+    assert lines(stderr)
+
+
+def test_the_result_as_json_and_in_figures(build: Build, command: Command) -> None:
+    result = command("run", "--json", "--stats", "--", str(build("deaths")), "null")
+    *_, stats, last = lines(result.stderr)
+    assert "exits=" in stats
+    assert "native_exits=" in stats
+    assert "faults=" in stats
+    value = json.loads(last)
+    assert (value["status"], value["returncode"], value["reason"]) == (139, -11, "signaled")
+    assert value["death"]["signal"] == "SIGSEGV"
+    assert value["statistics"]["exits"] > 0
+    assert value["faults"] > 0
+    assert value["wall_ns"] > 0
+    assert result.stdout == b"alive until null\n"
+    failed = json.loads(lines(command("run", "--json", "--", "/nowhere").stderr)[-1])
+    assert (failed["status"], failed["reason"], failed["returncode"]) == (Status.NOT_FOUND, "not_found", None)
+
+
+def test_the_environment_is_not_handed_over(busybox: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "secret")
+    plain = command("run", "--", str(busybox), "env").stdout
+    assert b"secret" not in plain
+    assert b"PATH=" in plain
+    chosen = command("run", "--env", "SECRET_TOKEN", "--env", "A=b=c", "--", str(busybox), "env").stdout
+    assert b"SECRET_TOKEN=secret\n" in chosen
+    assert b"A=b=c\n" in chosen
+
+
+def test_a_trace(busybox: Path, command: Command) -> None:
+    result = command("run", "--trace", "--", str(busybox), "echo", "hi")
+    assert result.stdout == b"hi\n"
+    assert any("event=syscall" in line and "write(1," in line and "result=3" in line for line in lines(result.stderr))
+
+
+def test_a_terminal_is_a_terminal_inside(busybox: Path) -> None:
+    controller, terminal = os.openpty()
+
+    def run(*arguments: str) -> int:
+        argv = [sys.executable, "-m", "asynckvm", "run", "--", str(busybox), *arguments]
+        return subprocess.run(argv, stdin=terminal, stdout=terminal, stderr=terminal, timeout=SECONDS).returncode
+
+    assert run("sh", "-c", "test -t 0 && test -t 1 && exit 5") == 5
+    os.write(controller, b"words\nmore\n")
+    assert run("head", "-n", "1") == 0
+    os.close(terminal)
+    assert b"words\r\nmore\r\nwords\r\n" in os.read(controller, 1000)
+    os.close(controller)
+
+
+def test_doctor(command: Command) -> None:
+    result = command("doctor")
+    assert result.returncode == 0
+    assert b"guests run here" in result.stdout
+    report = json.loads(command("doctor", "--json").stdout)
+    assert report["usable"] is True
+    assert report["capabilities"]["round_trip_ns"] > 0

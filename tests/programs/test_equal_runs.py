@@ -1,0 +1,189 @@
+"""The same program natively and as a guest: equal output, equal errors, equal status."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from asynckvm.linux import Capture, Guest, Program
+from asynckvm.platform import Machine
+
+Native: TypeAlias = Callable[..., Any]
+Inside: TypeAlias = Callable[..., Awaitable[Any]]
+Build: TypeAlias = Callable[..., Path]
+KINDS = ("glibc", "glibc-pie", "musl")
+
+APPLETS = [
+    ["echo", "hello", "-n", "world"],
+    ["echo", "-e", r"a\tb\n\x41"],
+    ["true"],
+    ["false"],
+    ["cat", "text"],
+    ["cat", "text", "missing", "link"],
+    ["cat", "folder"],
+    ["sha256sum", "big", "text"],
+    ["md5sum", "link"],
+    ["sha512sum", "missing"],
+    ["ls"],
+    ["ls", "-l"],
+    ["ls", "-laR"],
+    ["ls", "-i", "folder"],
+    ["ls", "-l", "/usr/bin"],
+    ["ls", "missing"],
+    ["sort", "text"],
+    ["sort", "-r", "text"],
+    ["wc", "text", "big"],
+    ["wc", "-l"],
+    ["head", "-n", "1", "text"],
+    ["tail", "-n", "1", "text"],
+    ["grep", "-n", "second", "text"],
+    ["grep", "nothing", "text"],
+    ["find", "."],
+    ["stat", "-c", "%n %s %F %h %a", "text", "folder", "link"],
+    ["readlink", "link"],
+    ["readlink", "-f", "link"],
+    ["pwd"],
+    ["printenv", "TEST"],
+    ["env"],
+    ["id"],
+    ["uname", "-s", "-m"],
+    ["seq", "1", "20000"],
+    ["awk", "{ n += length($0) } END { print n, NR }", "text"],
+    ["sed", "s/line/LINE/g", "text"],
+    ["cut", "-c", "1-5", "text"],
+    ["od", "-c", "text"],
+    ["gzip", "-c", "text"],
+    ["sleep", "0.01"],
+    ["expr", "6", "*", "7"],
+    ["sh", "-c", "for i in 1 2 3; do echo $i; done; cd folder; echo *; exit 9"],
+    ["touch", "/proc/version"],
+    ["no-such-applet"],
+]
+
+
+@pytest.mark.parametrize("arguments", APPLETS, ids=" ".join)
+async def test_busybox(arguments: list[str], busybox: Path, native: Native, inside: Inside) -> None:
+    argv = [str(busybox), *arguments]
+    stdin = b"some\ninput\n"
+    expected = native(argv, stdin)
+    found = await inside(argv, stdin)
+    if arguments[0] == "touch":
+        assert found.returncode == expected.returncode == 1 or os.geteuid() == 0
+        return
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("source", ["basics", "calls"])
+async def test_c_programs(source: str, kind: str, build: Build, native: Native, inside: Inside) -> None:
+    argv = [str(build(source, kind)), "one", "", "three and a half"]
+    assert await inside(argv) == native(argv)
+
+
+WAYS = [
+    "null", "read-only", "no-execute", "kernel", "non-canonical", "past-file", "stack-overflow", "divide", "illegal",
+    "privileged", "breakpoint", "port", "abort", "terminate", "real-time", "exit", "exit-large", "return",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_every_way_to_end(way: str, build: Build, native: Native, inside: Inside) -> None:
+    argv = [str(build("deaths")), way]
+    assert await inside(argv) == native(argv)
+
+
+async def test_much_output_through_a_pipe(build: Build, native: Native, machine: Machine) -> None:
+    """Bounded by its reader, with the loop free for others, and not a byte lost."""
+    argv = [str(build("flood")), "32"]
+    reading, writing = os.pipe()
+    with Program(argv[0]) as program:
+        async with Guest(machine, program, argv, stdout=writing, stderr=Capture()) as guest:
+            os.close(writing)
+            task = asyncio.create_task(guest.run())
+            digest = await asyncio.to_thread(_digest, reading)
+            assert (await task).code == 0
+    assert digest == hashlib.sha256(native(argv).stdout).hexdigest()
+
+
+def _digest(fd: int) -> str:
+    digest = hashlib.sha256()
+    with open(fd, "rb", buffering=0) as file:
+        while data := file.read(1 << 16):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+async def test_input_that_comes_late(busybox: Path, machine: Machine) -> None:
+    reading, writing = os.pipe()
+    out = Capture()
+    with Program(busybox) as program:
+        async with Guest(machine, program, ["busybox", "cat"], stdin=reading, stdout=out) as guest:
+            os.close(reading)
+            task = asyncio.create_task(guest.run())
+            for piece in (b"one\n", b"two\n"):
+                os.write(writing, piece)
+                async with asyncio.timeout(20):
+                    while not out.data.endswith(piece):
+                        await asyncio.sleep(0.001)
+            os.close(writing)
+            assert (await task).code == 0
+    assert bytes(out.data) == b"one\ntwo\n"
+
+
+async def test_many_at_once(build: Build, busybox: Path, native: Native, machine: Machine, folder: Path) -> None:
+    """Sixty programs on two vCPUs, a third of them dying: each as if it were alone."""
+    commands = [[str(busybox), "sha256sum", "big"], [str(build("deaths")), "null"], [str(build("calls")), "x"]]
+    expected = [native(argv) for argv in commands]
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TEST": "a value"}
+
+    async def run(argv: list[str]) -> tuple[int, bytes, bytes]:
+        out, errors = Capture(), Capture()
+        with Program(argv[0]) as program:
+            guest = Guest(machine, program, argv, environment=environment, directory=folder, stdout=out, stderr=errors)
+            async with guest:
+                status = await guest.run()
+        return status.returncode, bytes(out.data), bytes(errors.data)
+
+    async with asyncio.timeout(50):
+        found = await asyncio.gather(*(run(argv) for argv in commands * 20))
+    assert found == expected * 20
+    assert machine.counters().contexts == 0
+
+
+async def test_more_memory_than_there_is(build: Build, inside: Inside, machine: Machine) -> None:
+    """Programs that together want more than the machine has: some are killed, none is damaged, and all memory comes back."""
+    async with asyncio.timeout(50):
+        found = await asyncio.gather(*(inside([str(build("basics"))]) for _ in range(8)))
+    assert {result.returncode for result in found} <= {42, -9}
+    assert len({result.stdout for result in found if result.returncode == 42}) <= 1
+    assert (await inside([str(build("basics"))])).returncode == 42
+
+
+async def test_cancelling_ends_exactly_one(build: Build, machine: Machine) -> None:
+    async def run(out: Capture) -> int:
+        with Program(build("spin")) as program:
+            async with Guest(machine, program, ["spin"], stdout=out) as guest:
+                return (await guest.run()).returncode
+
+    outs = [Capture(), Capture(), Capture()]
+    tasks = [asyncio.create_task(run(out)) for out in outs]
+    async with asyncio.timeout(20):
+        while not all(out.data for out in outs):
+            await asyncio.sleep(0.001)
+        tasks[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[1]
+        assert not tasks[0].done()
+        assert not tasks[2].done()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await tasks[0]
+        tasks[2].cancel()
+        await asyncio.wait([tasks[2]])
+    assert machine.counters().contexts == 0

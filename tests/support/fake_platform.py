@@ -1,0 +1,226 @@
+"""A platform without KVM, for tests of what stands on it: memory is a dictionary of pages, a guest is a Python generator.
+
+The generator yields exits and is sent RAX; what it reads and writes of its memory it does through the space. Only what
+`asynckvm.linux` uses is here, with the same errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Self, TypeAlias
+
+from asynckvm.errors import GuestMemoryError, GuestStringError, UsageError
+from asynckvm.model.exits import Exit, Instruction, Interrupted, InterruptReason, Syscall
+from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access, Region
+from asynckvm.model.registers import WORDS, Registers
+
+Script: TypeAlias = Callable[["FakeSpace"], Generator[Exit, int, None]]
+
+
+class _Page:
+    def __init__(self, access: Access, data: bytes, file: int, offset: int) -> None:
+        self.access = access
+        self.data = bytearray(data.ljust(PAGE, b"\0"))
+        self.file = file
+        self.offset = offset
+
+
+class FakeFile:
+    numbers = iter(range(1, 1 << 30))
+
+    def __init__(self, fd: int) -> None:
+        self.data = os.pread(fd, 1 << 24, 0)
+        self.number = next(self.numbers)
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class FakeSpace:
+    def __init__(self) -> None:
+        self.pages: dict[int, _Page] = {}
+        self.closed = False
+
+    def map(self, address: int, length: int, access: Access, file: FakeFile | None = None, offset: int = 0) -> None:
+        _check(address, length)
+        assert length <= 1 << 28, "too much for a dictionary"
+        for done in range(0, length, PAGE):
+            data = file.data[offset + done : offset + done + PAGE] if file else b""
+            self.pages[address + done] = _Page(access, data, file.number if file else 0, offset + done if file else 0)
+
+    def unmap(self, address: int, length: int) -> None:
+        _check(address, length)
+        for page in [page for page in self.pages if address <= page < address + length]:
+            del self.pages[page]
+
+    def protect(self, address: int, length: int, access: Access) -> None:
+        _check(address, length)
+        for page in range(address, address + length, PAGE):
+            if page not in self.pages:
+                raise GuestMemoryError(page)
+            self.pages[page].access = access
+
+    def discard(self, address: int, length: int) -> None:
+        _check(address, length)
+        for page in range(address, address + length, PAGE):
+            if page in self.pages:
+                self.pages[page].data = bytearray(PAGE)
+
+    def read(self, address: int, length: int) -> bytes:
+        found = bytearray()
+        while len(found) < length:
+            page, offset = self._at(address + len(found), Access.READ, len(found))
+            found += page.data[offset : offset + length - len(found)]
+        return bytes(found)
+
+    def write(self, address: int, data: bytes, *, force: bool = False) -> None:
+        done = 0
+        while done < len(data):
+            page, offset = self._at(address + done, Access.NONE if force else Access.WRITE, done)
+            piece = data[done : done + PAGE - offset]
+            page.data[offset : offset + len(piece)] = piece
+            done += len(piece)
+
+    def read_string(self, address: int, limit: int) -> bytes:
+        found = bytearray()
+        while (byte := self.read(address + len(found), 1)) != b"\0":
+            found += byte
+            if len(found) > limit:
+                raise GuestStringError(address, limit)
+        return bytes(found)
+
+    def region(self, address: int) -> Region | None:
+        above = sorted(page for page in self.pages if page + PAGE > address)
+        if not above:
+            return None
+        start = end = above[0]
+        page = self.pages[start]
+        while start - PAGE in self.pages and self._same(self.pages[start - PAGE], page):
+            start -= PAGE
+        while end in self.pages and self._same(self.pages[end], page):
+            end += PAGE
+        return Region(start, end, page.access, page.file, self.pages[start].offset)
+
+    @property
+    def resident(self) -> int:
+        return len(self.pages)
+
+    def close(self) -> None:
+        self.closed = True
+
+    @staticmethod
+    def _same(one: _Page, other: _Page) -> bool:
+        return one.access == other.access and one.file == other.file
+
+    def _at(self, address: int, access: Access, done: int) -> tuple[_Page, int]:
+        page = self.pages.get(address & ~(PAGE - 1))
+        if page is None or access not in page.access:
+            raise GuestMemoryError(address, done)
+        return page, address % PAGE
+
+
+class Counters(NamedTuple):
+    exits: int
+    native_exits: int
+    ran_ns: int
+
+
+class FakeContext:
+    """Runs a script. An interrupt is seen before the next exit, as on the real thing."""
+
+    def __init__(self, space: FakeSpace, script: Script) -> None:
+        self.space = space
+        self.words = memoryview(bytearray(8 * WORDS)).cast("Q")
+        self.answers: dict[int, int] = {}
+        self.exits = 0
+        self.interrupts = 0
+        self.closed = False
+        self._script = script
+        self._running: Generator[Exit, int, None] | None = None
+
+    async def switch(self) -> Exit:
+        if self.interrupts:
+            self.interrupts = 0
+            return Interrupted(InterruptReason.BOUNCED)
+        self.exits += 1
+        try:
+            if self._running is None:
+                self._running = self._script(self.space)
+                return next(self._running)
+            return self._running.send(self.words[0])
+        except StopIteration:
+            return syscall(231, 0)
+
+    def interrupt(self, reason: InterruptReason = InterruptReason.BOUNCED) -> None:
+        assert reason is InterruptReason.BOUNCED
+        self.interrupts += 1
+
+    @property
+    def registers(self) -> Registers:
+        return Registers()
+
+    @registers.setter
+    def registers(self, registers: Registers) -> None:
+        for position, value in enumerate(registers.words()):
+            self.words[position] = value
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(self.exits, 0, 1000 * self.exits)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Memory(NamedTuple):
+    frames_total: int = 1 << 18
+    frames_used: int = 1 << 10
+
+
+class MachineCounters(NamedTuple):
+    memory: Memory = Memory()
+
+
+class FakeMachine:
+    """Every context it makes runs `script`."""
+
+    class capabilities:  # noqa: N801  an attribute of the machine
+        fsgsbase = False
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script: Script = script or (lambda _: iter(()))  # type: ignore[assignment,return-value]
+        self.spaces: list[FakeSpace] = []
+        self.contexts: list[FakeContext] = []
+
+    def create_address_space(self) -> FakeSpace:
+        self.spaces.append(FakeSpace())
+        return self.spaces[-1]
+
+    def create_context(self, space: FakeSpace) -> FakeContext:
+        self.contexts.append(FakeContext(space, self.script))
+        return self.contexts[-1]
+
+    def open_file(self, fd: int) -> FakeFile:
+        return FakeFile(fd)
+
+    def counters(self) -> MachineCounters:
+        return MachineCounters()
+
+
+def syscall(number: int, *args: int) -> Syscall:
+    """A system call with its missing arguments zero, negative ones as the register would hold them."""
+    values: Any = tuple(value & (1 << 64) - 1 for value in (*args, 0, 0, 0, 0, 0, 0)[:6])
+    return Syscall(number, values, Instruction.SYSCALL)
+
+
+def _check(address: int, length: int) -> None:
+    if address % PAGE or length % PAGE or length <= 0 or address < USER_MIN or address + length > USER_MAX:
+        raise UsageError(f"bad range {address:#x} {length:#x}")

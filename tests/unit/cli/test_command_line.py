@@ -1,0 +1,135 @@
+"""The command line without KVM: what is understood, refused and documented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import asynckvm
+from asynckvm.cli import doctor, main, run
+from asynckvm.cli.statuses import MEANINGS, Status
+from asynckvm.errors import (
+    AsyncKvmError,
+    CapabilityError,
+    DeviceMissingError,
+    DevicePermissionError,
+    InternalError,
+    OutOfMemoryError,
+    OverloadedError,
+)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[run.Options]:
+    """What `run` was asked to do."""
+    seen: list[run.Options] = []
+
+    def remember(options: run.Options) -> int:
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr(run, "main", remember)
+    return seen
+
+
+def test_every_status_is_distinct_documented_and_below_the_signals(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len({int(status) for status in Status}) == len(Status)
+    assert MEANINGS.keys() == set(Status)
+    assert all(status < 128 for status in Status if status is not Status.INTERRUPTED)
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = capsys.readouterr().out
+    assert all(str(int(status)) in text for status in Status)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argv"),
+    [
+        (["cat"], ["cat"]),
+        (["--", "cat", "--", "-n"], ["cat", "--", "-n"]),
+        (["cat", "--json"], ["cat", "--json"]),
+        (["--timeout", "3", "--stats", "--json", "--", "cat", "--timeout", "4"], ["cat", "--timeout", "4"]),
+        (["--", "--odd-name"], ["--odd-name"]),
+    ],
+)
+def test_what_belongs_to_the_program(asked: list[run.Options], arguments: list[str], argv: list[str]) -> None:
+    assert main(["run", *arguments]) == 0
+    assert list(asked[0].argv) == argv
+    assert asked[0].json is ("--stats" in arguments)
+    assert asked[0].timeout == (3.0 if "--stats" in arguments else None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "--"],
+        ["run", "--timeout", "0", "a"],
+        ["run", "--timeout", "nan", "a"],
+        ["run", "--memory", "3", "a"],
+        ["what"],
+    ],
+)
+def test_what_is_refused(asked: list[run.Options], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == Status.USAGE
+    assert not asked
+    assert capsys.readouterr().out == ""
+
+
+def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == Status.USAGE
+    assert "doctor" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"asynckvm {asynckvm.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (DeviceMissingError("open", 2, "load the module"), Status.UNUSABLE),
+        (DevicePermissionError("open", 13, "join the group"), Status.UNUSABLE),
+        (CapabilityError("KVM_CAP_X", 95), Status.UNUSABLE),
+        (OutOfMemoryError("mmap", 12, "use less"), Status.RESOURCES),
+        (OverloadedError("full"), Status.RESOURCES),
+        (InternalError("a defect"), Status.INTERNAL),
+        (OSError(24, "Too many open files"), Status.RESOURCES),
+        (ValueError("odd"), Status.INTERNAL),
+    ],
+)
+def test_an_error_is_one_line_with_its_hint(
+    error: Exception, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: run.Options) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "_run", fail)
+    assert run.main(run.Options(None, 0, [], False, False, False, ["prog"])) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert getattr(error, "hint", "") in err
+
+
+def test_doctor_reports_instead_of_failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    errors: list[Any] = [DeviceMissingError("open /dev/kvm", 2, "load the module"), ImportError("_ffi"), AsyncKvmError("odd")]
+    for error in errors:
+
+        async def fail(error: Exception = error) -> dict[str, Any]:
+            raise error
+
+        monkeypatch.setattr(doctor, "_probe", fail)
+        for as_json in (False, True):
+            assert doctor.main(as_json=as_json) == Status.UNUSABLE
+        report = doctor.examine()
+        assert report["usable"] is False
+        assert report["error"]
+        assert report["hint"]
+    assert "what to do: load the module" in capsys.readouterr().out

@@ -1,0 +1,295 @@
+"""A guest's life: exits become answers, signals end it, cancellation leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import signal
+import stat
+import struct
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+import structlog
+
+from asynckvm.errors import ClosedError, UsageError
+from asynckvm.linux import Guest, Program
+from asynckvm.model.exits import Exit, Fault, Instruction, Interrupted, InterruptReason, Syscall
+from asynckvm.model.memory import Access
+from support.fake_platform import FakeMachine, FakeSpace, syscall
+from support.scripted import DATA, Scripted, program_file
+
+Start: TypeAlias = Callable[..., Scripted]
+Calls: TypeAlias = Generator[Exit, int, None]
+
+READ, WRITE, MMAP, SIGACTION, SIGPROCMASK, SCHED_YIELD, PAUSE, GETPID, EXIT, KILL = 0, 1, 9, 13, 14, 24, 34, 39, 60, 62
+TKILL, EXIT_GROUP, TGKILL = 200, 231, 234
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def put(space: FakeSpace, data: bytes) -> int:
+    space.write(DATA, data)
+    return DATA
+
+
+def bit(number: int) -> bytes:
+    return (1 << (number - 1)).to_bytes(8, "little")
+
+
+async def test_a_program_that_prints_and_exits(start: Start) -> None:
+    def script(space: FakeSpace) -> Calls:
+        yield syscall(WRITE, 1, put(space, b"hello\n"), 6)
+        yield syscall(EXIT_GROUP, 0x1FF)
+
+    run = start(script)
+    status = await run.finish()
+    assert (status.code, status.signal) == (255, None)
+    assert bytes(run.output.data) == b"hello\n"
+    assert run.results == [6]
+    assert run.machine.spaces[0].closed
+    assert run.machine.contexts[0].closed
+    statistics = run.guest.statistics
+    assert statistics.syscalls == {"write": 1, "exit_group": 1}
+    assert statistics.exits == 2
+
+
+async def test_constant_calls_are_left_to_the_platform(start: Start) -> None:
+    run = start([syscall(EXIT, 0)])
+    answers = run.machine.contexts[0].answers
+    assert answers[GETPID] == run.pid
+    assert answers[102] == os.getuid()
+    assert answers[334] == -errno.ENOSYS
+    await run.finish()
+
+
+async def test_unknown_calls_are_answered_and_logged_once(start: Start) -> None:
+    run = start([syscall(5000), syscall(5000), syscall(0xFFFF_FFFF)])
+    with structlog.testing.capture_logs() as logs:
+        await run.finish()
+    assert run.results == [-errno.ENOSYS] * 3
+    assert [entry["number"] for entry in logs if entry["event"] == "syscall_missing"] == [5000, 0xFFFF_FFFF]
+
+
+async def test_standard_streams_look_like_pipes_and_files(start: Start, tmp_path: Path) -> None:
+    with (tmp_path / "input").open("w+b") as file:
+        run = start([syscall(5, number, DATA + 256 * number) for number in (0, 1, 2)], stdin=file.fileno())
+        space = run.machine.spaces[0]
+        status = os.fstat(file.fileno())
+        await run.finish()
+    assert run.results == [0, 0, 0]
+    device, inode, links, mode = struct.unpack_from("<QQQI", space.read(DATA, 144))
+    assert (device, inode, links, mode) == (status.st_dev, status.st_ino, status.st_nlink, status.st_mode)
+    for number in (1, 2):
+        assert stat.S_ISFIFO(struct.unpack_from("<24xI", space.read(DATA + 256 * number, 144))[0])
+
+
+async def test_a_trace_shows_every_call(start: Start) -> None:
+    def script(space: FakeSpace) -> Calls:
+        yield syscall(257, -100, put(space, b"/missing\0"), 0, 0)
+        yield syscall(257, -100, 1, 0, 0)
+
+    run = start(script, trace=True)
+    with structlog.testing.capture_logs() as logs:
+        await run.finish()
+    lines = [(entry["call"], entry["result"]) for entry in logs if entry["event"] == "syscall"]
+    assert lines[:2] == [("openat(-100, b'/missing', 0x0, 0)", "-ENOENT"), ("openat(-100, 0x1, 0x0, 0)", "-EFAULT")]
+
+
+async def test_bad_pointers_are_the_guest_s_concern_alone(start: Start) -> None:
+    wild = (1 << 64) - 1
+    calls = [
+        syscall(WRITE, 1, 0, 1),
+        syscall(WRITE, 1, wild, wild),
+        syscall(20, 1, wild, 1),
+        syscall(257, -100, wild, 0),
+        syscall(63, wild),
+        syscall(228, 0, wild),
+        syscall(SIGACTION, 1, wild, 0, 8),
+        syscall(157, 15, wild),
+        syscall(318, wild, 100, 0),
+        syscall(302, 0, 3, 0, wild),
+    ]
+    run = start(calls)
+    await run.finish()
+    assert run.results == [-errno.EFAULT] * len(calls)
+
+
+async def test_every_call_survives_wild_arguments(start: Start) -> None:
+    """No argument makes a call do anything but answer."""
+    values = (0, 1, 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, DATA, 0xFFFF_FFFF_FFFF_F000, 1 << 32, 0x7FFF_FFFF_E000)
+    # Left out: what ends or stops the program by design, and mappings too large for a dictionary of pages.
+    left_out = {MMAP, 12, 25, PAUSE, 35, EXIT, KILL, 130, TKILL, 202, 230, EXIT_GROUP, TGKILL}
+    calls = [
+        syscall(number, *(values[(number * 7 + turn * step) % len(values)] for step in range(1, 7)))
+        for number in range(460)
+        for turn in range(len(values))
+        if number not in left_out
+    ]
+    run = start(calls)
+    with structlog.testing.capture_logs():
+        status = await run.finish()
+    assert status.code == 0
+    assert len(run.results) == len(calls)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS, signal.SIGTRAP])
+async def test_a_fault_ends_it_with_one_line(start: Start, number: int) -> None:
+    fault = Fault(number, 1, 0x1234, Access.WRITE, 14, 6)
+    with structlog.testing.capture_logs() as logs:
+        status = await start([fault]).finish()
+    assert (status.code, status.signal, status.fault) == (None, number, fault)
+    (line,) = logs
+    assert (line["event"], line["log_level"]) == ("program_killed", "warning")
+    assert (line["signal"], line["address"], line["access"]) == (signal.Signals(number).name, "0x1234", "write")
+    assert line["rip"] == "0x400100"
+
+
+async def test_a_handler_that_cannot_run_is_named(start: Start) -> None:
+    def script(space: FakeSpace) -> Calls:
+        yield syscall(SIGACTION, signal.SIGSEGV, put(space, (0x400100).to_bytes(32, "little")), 0, 8)
+        yield Fault(signal.SIGSEGV, 1, 0, Access.READ, 14, 4)
+
+    with structlog.testing.capture_logs() as logs:
+        status = await start(script).finish()
+    assert status.signal == signal.SIGSEGV
+    assert "handler" in logs[0]["reason"]
+
+
+async def test_int_80_is_a_protection_fault(start: Start) -> None:
+    status = await start([Syscall(20, (0, 0, 0, 0, 0, 0), Instruction.INT80)]).finish()
+    assert status.signal == signal.SIGSEGV
+
+
+async def test_a_signal_to_itself(start: Start) -> None:
+    def script(_: FakeSpace) -> Calls:
+        yield syscall(KILL, run.pid, 0)
+        yield syscall(KILL, run.pid, signal.SIGCHLD)
+        yield syscall(TGKILL, run.pid, run.pid, signal.SIGABRT)
+        raise AssertionError("it ran on")
+
+    run = start(script)
+    assert (await run.finish()).signal == signal.SIGABRT
+    assert run.results == [0, 0]
+
+
+async def test_a_blocked_signal_waits(start: Start) -> None:
+    def script(space: FakeSpace) -> Calls:
+        mask = put(space, bit(signal.SIGTERM))
+        yield syscall(SIGPROCMASK, 0, mask, 0, 8)
+        yield syscall(KILL, 0, signal.SIGTERM)
+        yield syscall(127, DATA + 64, 8)
+        assert space.read(DATA + 64, 8) == bit(signal.SIGTERM)
+        yield syscall(SIGPROCMASK, 1, mask, 0, 8)
+        raise AssertionError("it ran on")
+
+    run = start(script)
+    assert (await run.finish()).signal == signal.SIGTERM
+    assert run.results == [0, 0, 0]
+
+
+async def test_nobody_else_can_be_signalled(start: Start) -> None:
+    run = start([syscall(KILL, os.getpid(), 9), syscall(KILL, 1, 9), syscall(KILL, -1, 9), syscall(TKILL, os.getpid(), 9)])
+    await run.finish()
+    assert run.results == [-errno.ESRCH] * 4
+
+
+async def test_a_pipe_nobody_reads(start: Start) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    status = await start([syscall(WRITE, 1, DATA, 1)], stdout=writing).finish()
+    os.close(writing)
+    assert status.signal == signal.SIGPIPE
+
+
+@pytest.mark.every_loop
+async def test_kill_reaches_a_call_that_waits(start: Start, pipe: tuple[int, int]) -> None:
+    run = start([syscall(READ, 0, DATA, 1)], stdin=pipe[0])
+    task = await run.begin()
+    run.guest.kill(signal.SIGTERM, reason="enough")
+    status = await task
+    assert (status.signal, status.reason) == (signal.SIGTERM, "enough")
+    assert run.results == []
+
+
+async def test_kill_reaches_a_program_that_never_waits(start: Start) -> None:
+    def script(_: FakeSpace) -> Calls:
+        while True:
+            yield syscall(SCHED_YIELD)
+
+    run = start(script)
+    task = await run.begin()
+    run.guest.kill()
+    assert (await task).signal == signal.SIGKILL
+    run.guest.kill()
+
+
+async def test_an_ignored_signal_interrupts_nothing(start: Start, pipe: tuple[int, int]) -> None:
+    run = start([syscall(READ, 0, DATA, 10)], stdin=pipe[0])
+    task = await run.begin()
+    run.guest.kill(signal.SIGCHLD)
+    os.write(pipe[1], b"data")
+    assert (await task).code == 0
+    assert run.results == [4]
+
+
+@pytest.mark.parametrize("call", [syscall(PAUSE), syscall(READ, 0, DATA, 1)])
+async def test_cancellation_ends_it_and_frees_everything(start: Start, call: Exit, pipe: tuple[int, int]) -> None:
+    await asyncio.sleep(0)  # the loop opens what it needs for itself
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    run = start([call], stdin=pipe[0])
+    task = await run.begin()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert run.machine.contexts[0].closed
+    assert run.machine.spaces[0].closed
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_cancellation_wins_over_a_signal(start: Start, pipe: tuple[int, int]) -> None:
+    run = start([syscall(READ, 0, DATA, 1)], stdin=pipe[0])
+    task = await run.begin()
+    run.guest.kill(signal.SIGTERM)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_machine_that_is_closed_meanwhile(start: Start) -> None:
+    with pytest.raises(ClosedError):
+        await start([Interrupted(InterruptReason.CLOSED)]).finish()
+
+
+async def test_leaving_the_block_ends_a_guest_that_runs(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    machine = FakeMachine(lambda _: iter([syscall(READ, 0, DATA, 1)]))  # type: ignore[arg-type,return-value]
+    with Program(program_file(tmp_path)) as program:
+        async with Guest(machine, program, ["a"], stdin=pipe[0]) as guest:  # type: ignore[arg-type]
+            task = asyncio.create_task(guest.run())
+            await asyncio.sleep(0)
+            with pytest.raises(UsageError):
+                guest.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_guest_runs_once_and_needs_a_name(tmp_path: Path) -> None:
+    machine = FakeMachine()
+    with Program(program_file(tmp_path)) as program:
+        async with Guest(machine, program, ["a"]) as guest:  # type: ignore[arg-type]
+            await guest.run()
+            with pytest.raises(UsageError):
+                await guest.run()
+        with pytest.raises(UsageError):
+            Guest(machine, program, [])  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""The typed face of an address space: arguments are checked, short copies are errors that say where."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from unit.platform.helpers import SECONDS, passes
+
+from asynckvm.errors import ClosedError, GuestMemoryError, GuestStringError, InternalError, UsageError
+from asynckvm.model.memory import Access, Region
+from asynckvm.platform import address_space
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from unit.platform.fake_core import FakeCore
+
+    from asynckvm.platform import Machine
+
+START, END = 0x10000, 0x20000
+READ_WRITE = Access.READ | Access.WRITE
+
+
+async def test_copies(machine: Machine, core: FakeCore) -> None:
+    space = machine.create_address_space()
+    space.map(START, END - START, READ_WRITE)
+    space.write(START + 5, b"hello\0")
+    assert space.read(START + 4, 7) == b"\0hello\0"
+    assert space.read_string(START + 5, 5) == b"hello"
+    assert space.read(START, 0) == b""
+    child = space.fork()
+    space.write(START + 5, bytearray(b"j"), force=True)
+    assert (space.read(START + 5, 5), child.read(START + 5, 5)) == (b"jello", b"hello")
+    assert space.region(0) == Region(START, END, READ_WRITE, 0, 0)
+    assert space.region(END) is None
+    assert space.resident == 7
+    space.limit(9)
+    assert core.limit == 9
+    space.unmap(START, 4096)
+    space.discard(START, 4096)
+    child.close()
+    space.close()
+
+
+async def test_bad_addresses_tell_where(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = machine.create_address_space()
+    for act, address, done in (
+        (lambda: space.read(END - 3, 8), END, 3),
+        (lambda: space.read(END, 8), END, 0),
+        (lambda: space.write(END - 1, b"ab"), END, 1),
+        (lambda: space.write(0, b"ab"), 0, 0),
+        (lambda: space.read_string(END, 10), END, 0),
+    ):
+        with pytest.raises(GuestMemoryError) as caught:
+            act()
+        assert (caught.value.address, caught.value.done) == (address, done)
+    monkeypatch.setattr(address_space, "_PIECE", 4096)
+    with pytest.raises(GuestMemoryError) as caught:
+        space.read(END - 8192, 1 << 62)
+    assert (caught.value.address, caught.value.done) == (END, 8192)
+    assert len(space.read(START, 10_000)) == 10_000
+    space.write(START, b"x" * 100)
+    with pytest.raises(GuestStringError):
+        space.read_string(START, 99)
+    with pytest.raises(GuestMemoryError) as caught:
+        space.protect(END - 4096, 8192, Access.READ)
+    assert caught.value.address == END
+    space.close()
+
+
+RANGES = [(1, 4096, 0), (0, 4095, 0), (0, 0, 0), (0, -4096, 0), (-4096, 4096, 0), (0, 4096, 1), (0, 4096, -4096), (1 << 64, 4096, 0)]
+
+
+@pytest.mark.parametrize(("address", "length", "offset"), RANGES)
+async def test_ranges_are_whole_pages(machine: Machine, address: int, length: int, offset: int) -> None:
+    space = machine.create_address_space()
+    with pytest.raises(UsageError):
+        space.map(address, length, READ_WRITE, offset=offset)
+    space.close()
+
+
+async def test_limits_of_arguments(machine: Machine) -> None:
+    space = machine.create_address_space()
+    calls: list[tuple[Any, ...]] = [(space.read, 0, -1), (space.read, -1, 1), (space.write, 1 << 64, b"a"), (space.limit, -1)]
+    for call, *arguments in calls:
+        with pytest.raises(UsageError):
+            call(*arguments)
+    space.close()
+
+
+async def test_shootdown_waits_for_every_vcpu(machine: Machine, core: FakeCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = machine.create_address_space()
+    core.settled = False
+    task = asyncio.create_task(space.shootdown())
+    await passes()
+    assert not task.done()
+    core.settled = True
+    await asyncio.wait_for(task, SECONDS)
+    core.settled = False
+    monkeypatch.setattr(address_space, "_SETTLE_NS", 1_000_000)
+    with pytest.raises(InternalError) as caught:
+        await asyncio.wait_for(space.shootdown(), SECONDS)
+    assert "vCPU 1" in caught.value.dump
+    space.close()
+
+
+async def test_host_files(machine: Machine, core: FakeCore, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    space = machine.create_address_space()
+    with machine.open_file(path) as file:
+        assert core.files == 1
+        space.map(START, 4096, Access.READ, file=file)
+    file.close()
+    assert core.files == 0
+    with pytest.raises(ClosedError):
+        space.map(START, 4096, Access.READ, file=file)
+    with path.open() as stream:
+        dropped = machine.open_file(stream.fileno())
+    del dropped
+    assert core.files == 0
+    with pytest.raises(FileNotFoundError):
+        machine.open_file(tmp_path / "none")
+    space.close()
