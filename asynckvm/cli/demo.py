@@ -164,8 +164,17 @@ async def _run(machine: Machine, program: Program, job: Job) -> Run:
 
     out, errors = Capture(), Capture()
     started = time.monotonic_ns()
-    streams = {"stdin": job.stdin, "stdout": out, "stderr": errors}
-    async with Guest(machine, program, job.argv, environment=ENVIRONMENT, directory="/", **streams) as guest:
+    guest = Guest(
+        machine,
+        program,
+        job.argv,
+        environment=ENVIRONMENT,
+        directory="/",
+        stdin=job.stdin,
+        stdout=out,
+        stderr=errors,
+    )
+    async with guest:
         status = await guest.run()
     ended = Ended(status.returncode, bytes(out.data), bytes(errors.data))
     statistics = guest.statistics

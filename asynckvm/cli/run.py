@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from asynckvm.cli import messages
 from asynckvm.cli.statuses import Status
 from asynckvm.errors import (
-    AsyncKvmError,
     CapabilityError,
     DeviceMissingError,
     DevicePermissionError,
@@ -45,6 +45,7 @@ _STATUSES: Final[tuple[tuple[type[Exception], Status, str], ...]] = (
     (DeviceMissingError, Status.UNUSABLE, "kvm_unusable"),
     (DevicePermissionError, Status.UNUSABLE, "kvm_unusable"),
     (CapabilityError, Status.UNUSABLE, "kvm_unusable"),
+    (ImportError, Status.UNUSABLE, "not_built"),
     (HostError, Status.RESOURCES, "host_resources"),
     (OverloadedError, Status.RESOURCES, "host_resources"),
     (IsADirectoryError, Status.DIRECTORY, "directory"),
@@ -85,9 +86,12 @@ class Outcome:
 
 def main(options: Options) -> int:
     """Run the program; returns the exit status of the command."""
+    streams = _standard_streams()
     try:
-        outcome = _run(options)
-    except (AsyncKvmError, OSError, ValueError) as error:
+        outcome = _run(options, streams)
+    except KeyboardInterrupt:
+        outcome = Outcome(Status.INTERRUPTED, "interrupted", f"interrupted: {options.argv[0]} was not started, or not ended")
+    except Exception as error:  # noqa: BLE001  whatever it is, it has a status of its own
         outcome = _failure(error, options.argv[0])
     if outcome.message:
         messages.say(outcome.message)
@@ -98,23 +102,47 @@ def main(options: Options) -> int:
     return outcome.status
 
 
-def _run(options: Options) -> Outcome:
+def _standard_streams() -> list[int | None]:
+    """Descriptors 0 to 2, None for those that are closed. Their numbers are taken then, so that nothing of ours gets them."""
+    streams: list[int | None] = [0, 1, 2]
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            streams[number] = None
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115  it stays open
+    return streams
+
+
+def _run(options: Options, streams: Sequence[int | None]) -> Outcome:
     # The file first: most mistakes need no machine to be found.
     with Program(find(options.argv[0], os.environ.get("PATH"))) as program:
         import uvloop  # noqa: PLC0415
 
         messages.configure(trace=options.trace)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run_guest(options, program))
+            return runner.run(_run_guest(options, streams, program))
 
 
-async def _run_guest(options: Options, program: Program) -> Outcome:
+async def _run_guest(options: Options, streams: Sequence[int | None], program: Program) -> Outcome:
     from asynckvm.platform import Machine  # noqa: PLC0415
 
     started = time.monotonic_ns()
     async with Machine.open(vcpus=1, memory=options.memory) as machine:
         opened = time.monotonic_ns()
-        guest = Guest(machine, program, options.argv, environment=_environment(options.env), stdin=0, trace=options.trace)
+        stdin, stdout, stderr = streams
+        guest = Guest(
+            machine,
+            program,
+            options.argv,
+            environment=_environment(options.env),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            trace=options.trace,
+        )
         async with guest:
             reason, ended = await _drive(guest, options.timeout)
             statistics = guest.statistics
@@ -175,6 +203,8 @@ def _failure(error: Exception, name: str) -> Outcome:
         return Outcome(status, reason, f"{name}: {os.strerror(error.errno)}")
     if isinstance(error, ElfError | ArgumentsTooLongError):
         return Outcome(status, reason, f"{name}: {error}")
+    if status is Status.INTERNAL:
+        return Outcome(status, reason, f"internal error: {type(error).__name__}: {error}")
     return Outcome(status, reason, str(error))
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from asynckvm.linux.status import ExitStatus
     from asynckvm.platform import AddressSpace, Context, Machine
 
-    # A host descriptor, which stays the caller's; bytes to read; or an open file.
-    Stream: TypeAlias = int | bytes | OpenFile
+    # A host descriptor, which stays the caller's; bytes to read; an open file; or None for a closed descriptor.
+    Stream: TypeAlias = int | bytes | OpenFile | None
 
 # HWCAP2: ring 3 may use the FSGSBASE instructions.
 _HWCAP2_FSGSBASE: Final = 2
@@ -87,7 +87,8 @@ class Guest:
         identity = Identity()
         try:
             for number, stream in enumerate((stdin, stdout, stderr)):
-                self._files.replace(number, _open_stream(stream))
+                if stream is not None:
+                    self._files.replace(number, _open_stream(stream))
             self._space = machine.create_address_space()
             with contextlib.closing(program.map_file(machine)) as file:
                 loaded = loader.load(
@@ -179,7 +180,7 @@ class Guest:
         self.close()
 
 
-def _open_stream(stream: Stream) -> OpenFile:
+def _open_stream(stream: int | bytes | OpenFile) -> OpenFile:
     if isinstance(stream, OpenFile):
         return stream
     return streams.Source(stream) if isinstance(stream, bytes) else streams.host_stream(stream)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.errors import OutOfMemoryError
+from asynckvm.errors import GuestMemoryError, OutOfMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.layout import MMAP_WINDOWS, page_down, page_up
 from asynckvm.model.memory import HUGE_PAGE, PAGE, USER_MAX, USER_MIN, Access
@@ -119,12 +119,13 @@ class Memory:
         if not _in_user_space(address, length):
             raise SyscallError(errno.ENOMEM)
         length = page_up(length)
-        # As in Linux, what comes before a hole is changed all the same.
-        reached = self._mapped_until(address, address + length)
-        if reached > address:
-            self.space.protect(address, reached - address, access_of(protection))
-        if reached < address + length:
-            raise SyscallError(errno.ENOMEM)
+        try:
+            self.space.protect(address, length, access_of(protection))
+        except GuestMemoryError as hole:
+            # As in Linux, what comes before a hole is changed all the same.
+            if hole.address > address:
+                self.space.protect(address, hole.address - address, access_of(protection))
+            raise SyscallError(errno.ENOMEM) from None
         return 0
 
     def advise(self, address: int, length: int, advice: int) -> int:
@@ -254,15 +255,6 @@ class Memory:
     def _is_free(self, start: int, end: int) -> bool:
         region = self.space.region(start)
         return region is None or region.start >= end
-
-    def _mapped_until(self, address: int, end: int) -> int:
-        """How far the mapping that holds `address` goes on without a hole, at most to `end`."""
-        position = address
-        for start, stop in self._mapped_parts(address, end):
-            if start > position:
-                break
-            position = stop
-        return position
 
     def _mapped_parts(self, address: int, end: int) -> Iterator[tuple[int, int]]:
         position = address

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import ClosedError, GuestMemoryError, GuestStringError, InternalError, UsageError
 from asynckvm.model.memory import PAGE, Access, Region
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from asynckvm.errors import AsyncKvmError
     from asynckvm.platform.binding import Binding, Handle
     from asynckvm.platform.core import Core
     from asynckvm.platform.host_file import HostFile
@@ -54,13 +55,18 @@ class AddressSpace:
             raise ClosedError("the address space is closed")
         return self._native
 
+    def require(self, core: Core) -> None:
+        """Raise UsageError unless the space belongs to that machine."""
+        if core is not self._core:
+            raise UsageError("the address space belongs to another machine")
+
     def map(self, address: int, length: int, access: Access, file: HostFile | None = None, offset: int = 0) -> None:
         """Replace whatever is in the range by zeroed private memory, or by a private view of `file` from `offset`.
 
         Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE.
         """
         _check_range(address, length, offset)
-        handle = file.native if file is not None else self._core.binding.ffi.NULL
+        handle = file.native_for(self._core) if file is not None else self._core.binding.ffi.NULL
         self._check(self._lib.akvm_space_map(self.native, address, length, int(access), handle, offset))
 
     def unmap(self, address: int, length: int) -> None:
@@ -82,7 +88,10 @@ class AddressSpace:
         self._check(self._lib.akvm_space_discard(self.native, address, length))
 
     def read(self, address: int, length: int) -> bytes:
-        """Copy out, as the guest itself would read. GuestMemoryError at the first byte that cannot be read."""
+        """Copy out, as the guest itself would read. GuestMemoryError at the first byte that cannot be read.
+
+        OutOfMemoryError when reading needs a frame and there is none.
+        """
         _check_address(address, length)
         if length <= _PIECE:
             return self._read_piece(address, length, 0)
@@ -91,7 +100,7 @@ class AddressSpace:
     def write(self, address: int, data: Buffer, *, force: bool = False) -> None:
         """Copy in, as the guest itself would write. `force` ignores protection, for loaders.
 
-        GuestMemoryError at the first byte that cannot be written; those before it are written.
+        GuestMemoryError at the first byte that cannot be written; those before it are written. OutOfMemoryError as in `read`.
         """
         view = memoryview(data).cast("B")
         length = len(view)
@@ -100,6 +109,9 @@ class AddressSpace:
             source = self._core.binding.ffi.from_buffer("char[]", view)
             done = self._lib.akvm_space_write(self.native, address, source, length, force)
             if done != length:
+                if done > 0:  # a short copy does not say why: the first byte that was left out does
+                    why = self._lib.akvm_space_write(self.native, address + done, source + done, 1, force)
+                    raise self._bad(why, address + done, done)
                 raise self._bad(done, address, 0)
 
     def read_string(self, address: int, limit: int) -> bytes:
@@ -182,13 +194,14 @@ class AddressSpace:
         buffer = ffi.new("char[]", length)
         done = self._lib.akvm_space_read(self.native, address, buffer, length)
         if done != length:
+            if done > 0:  # as in write
+                why = self._lib.akvm_space_read(self.native, address + done, buffer, 1)
+                raise self._bad(why, address + done, before + done)
             raise self._bad(done, address, before)
         return bytes(ffi.buffer(buffer))
 
-    def _bad(self, result: int, address: int, before: int) -> Any:
-        if result >= 0:
-            return GuestMemoryError(address + result, before + result)
-        if result == -errno.EFAULT:
+    def _bad(self, result: int, address: int, before: int) -> AsyncKvmError:
+        if result >= 0 or result == -errno.EFAULT:
             return GuestMemoryError(address, before)
         return self._core.binding.error(result)
 

@@ -7,6 +7,7 @@ calls mean.
 from __future__ import annotations
 
 import enum
+import functools
 import warnings
 from typing import TYPE_CHECKING, Final, Self
 
@@ -69,6 +70,7 @@ class Context:
         self._log: Final = log
         self.number: Final = number
         self._space: Final = space
+        space.require(core)
         binding = core.binding
         native = binding.create_context(core.native)
         result = binding.lib.akvm_context_attach(native, space.native)
@@ -269,7 +271,8 @@ class Context:
         if passage is None or not self._core.usable:
             return
         warnings.warn(f"context {self.number} was not closed", ResourceWarning, stacklevel=1, source=self)
-        self._core.bury(0, lambda: _release(self._core, self._engine, passage, self._space, self._answers_native))
+        release = functools.partial(_release, self._core, self._engine, passage, self._space, self._answers_native)
+        self._core.bury(0, release)
 
     def _open(self) -> Passage:
         if self._passage is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, Self
 
-from asynckvm.errors import ClosedError
+from asynckvm.errors import ClosedError, UsageError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,10 +35,11 @@ class HostFile:
             finally:
                 os.close(descriptor)
 
-    @property
-    def native(self) -> Handle:
-        """The core's handle. Raises ClosedError."""
+    def native_for(self, core: Core) -> Handle:
+        """The handle, for that machine. Raises ClosedError, and UsageError for another machine's file."""
         self._core.check()
+        if core is not self._core:
+            raise UsageError("the host file belongs to another machine")
         if self._native is None:
             raise ClosedError("the host file is closed")
         return self._native

@@ -40,14 +40,22 @@ static enum result fault(struct fake_cpu *cpu, unsigned vector, uint32_t error_c
 
 static struct kvm_segment code_segment(uint16_t selector)
 {
-	return (struct kvm_segment){ .selector = selector, .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1,
-				     .dpl = selector & 3 };
+	return (struct kvm_segment){
+		.selector = selector, .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1, .dpl = selector & 3
+	};
 }
 
 static struct kvm_segment stack_segment(uint16_t selector)
 {
-	return (struct kvm_segment){ .selector = selector, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1,
-				     .dpl = selector & 3, .unusable = selector < 4 };
+	return (struct kvm_segment){ .selector = selector,
+				     .limit = 0xffffffff,
+				     .type = 3,
+				     .present = 1,
+				     .s = 1,
+				     .db = 1,
+				     .g = 1,
+				     .dpl = selector & 3,
+				     .unusable = selector < 4 };
 }
 
 /* A descriptor must be in the GDT and present for its selector to be loaded. */
@@ -198,7 +206,8 @@ static enum result move_words(struct fake_cpu *cpu)
 
 	if (cpu->regs.rcx == 0)
 		return DONE;
-	if (!fake_cpu_access(cpu, cpu->regs.rsi, FAKE_READ, &word, 8) || !fake_cpu_access(cpu, cpu->regs.rdi, FAKE_WRITE, &word, 8))
+	if (!fake_cpu_access(cpu, cpu->regs.rsi, FAKE_READ, &word, 8) ||
+	    !fake_cpu_access(cpu, cpu->regs.rdi, FAKE_WRITE, &word, 8))
 		return FAULT;
 	cpu->regs.rsi += 8;
 	cpu->regs.rdi += 8;
@@ -232,27 +241,61 @@ static enum result add_rbx(struct fake_cpu *cpu, int64_t amount)
 
 struct instruction {
 	uint8_t code[3];
-	uint8_t match, length;        /* bytes compared, and in all */
+	uint8_t match, length; /* bytes compared, and in all */
 	bool privileged;
 	enum {
-		SYSCALL, CR3_RAX, CR3_RDX, WRMSR, RDMSR, CPUID, CLEAR_RAX, SYSRET, RDI_RAX, RCX_RAX, STORE, LOAD, LODS, IRET, DEC, INC,
-		POP_RAX, JNZ, JMP, INT3, INT, MOVS, HLT, NOP,
+		SYSCALL,
+		CR3_RAX,
+		CR3_RDX,
+		WRMSR,
+		RDMSR,
+		CPUID,
+		CLEAR_RAX,
+		SYSRET,
+		RDI_RAX,
+		RCX_RAX,
+		STORE,
+		LOAD,
+		LODS,
+		IRET,
+		DEC,
+		INC,
+		POP_RAX,
+		JNZ,
+		JMP,
+		INT3,
+		INT,
+		MOVS,
+		HLT,
+		NOP,
 	} what;
 };
 
 static const struct instruction known[] = {
-	{ { 0x0f, 0x05 }, 2, 2, false, SYSCALL },        { { 0x0f, 0x22, 0xd8 }, 3, 3, true, CR3_RAX },
-	{ { 0x0f, 0x22, 0xda }, 3, 3, true, CR3_RDX },   { { 0x0f, 0x30 }, 2, 2, true, WRMSR },
-	{ { 0x0f, 0x32 }, 2, 2, true, RDMSR },           { { 0x0f, 0xa2 }, 2, 2, false, CPUID },
-	{ { 0x31, 0xc0 }, 2, 2, false, CLEAR_RAX },      { { 0x48, 0x0f, 0x07 }, 3, 3, true, SYSRET },
-	{ { 0x48, 0x89, 0xc7 }, 3, 3, false, RDI_RAX },  { { 0x48, 0x89, 0xc1 }, 3, 3, false, RCX_RAX },
-	{ { 0x48, 0x89, 0x37 }, 3, 3, false, STORE },    { { 0x48, 0x8b, 0x07 }, 3, 3, false, LOAD },
-	{ { 0x48, 0xad }, 2, 2, false, LODS },           { { 0x48, 0xcf }, 2, 2, true, IRET },
-	{ { 0x48, 0xff, 0xcb }, 3, 3, false, DEC },      { { 0x48, 0xff, 0xc3 }, 3, 3, false, INC },
-	{ { 0x58 }, 1, 1, false, POP_RAX },              { { 0x75 }, 1, 2, false, JNZ },
-	{ { 0xeb }, 1, 2, false, JMP },                  { { 0xcc }, 1, 1, false, INT3 },
-	{ { 0xcd }, 1, 2, false, INT },                  { { 0xf3, 0x48, 0xa5 }, 3, 3, false, MOVS },
-	{ { 0xf4 }, 1, 1, true, HLT },                   { { 0x90 }, 1, 1, false, NOP },
+	{ { 0x0f, 0x05 }, 2, 2, false, SYSCALL },
+	{ { 0x0f, 0x22, 0xd8 }, 3, 3, true, CR3_RAX },
+	{ { 0x0f, 0x22, 0xda }, 3, 3, true, CR3_RDX },
+	{ { 0x0f, 0x30 }, 2, 2, true, WRMSR },
+	{ { 0x0f, 0x32 }, 2, 2, true, RDMSR },
+	{ { 0x0f, 0xa2 }, 2, 2, false, CPUID },
+	{ { 0x31, 0xc0 }, 2, 2, false, CLEAR_RAX },
+	{ { 0x48, 0x0f, 0x07 }, 3, 3, true, SYSRET },
+	{ { 0x48, 0x89, 0xc7 }, 3, 3, false, RDI_RAX },
+	{ { 0x48, 0x89, 0xc1 }, 3, 3, false, RCX_RAX },
+	{ { 0x48, 0x89, 0x37 }, 3, 3, false, STORE },
+	{ { 0x48, 0x8b, 0x07 }, 3, 3, false, LOAD },
+	{ { 0x48, 0xad }, 2, 2, false, LODS },
+	{ { 0x48, 0xcf }, 2, 2, true, IRET },
+	{ { 0x48, 0xff, 0xcb }, 3, 3, false, DEC },
+	{ { 0x48, 0xff, 0xc3 }, 3, 3, false, INC },
+	{ { 0x58 }, 1, 1, false, POP_RAX },
+	{ { 0x75 }, 1, 2, false, JNZ },
+	{ { 0xeb }, 1, 2, false, JMP },
+	{ { 0xcc }, 1, 1, false, INT3 },
+	{ { 0xcd }, 1, 2, false, INT },
+	{ { 0xf3, 0x48, 0xa5 }, 3, 3, false, MOVS },
+	{ { 0xf4 }, 1, 1, true, HLT },
+	{ { 0x90 }, 1, 1, false, NOP },
 };
 
 static enum result execute(struct fake_cpu *cpu, const struct instruction *instruction, const uint8_t *code)
@@ -260,33 +303,60 @@ static enum result execute(struct fake_cpu *cpu, const struct instruction *instr
 	struct kvm_regs *regs = &cpu->regs;
 
 	switch (instruction->what) {
-	case SYSCALL: return system_call(cpu);
-	case CR3_RAX: return load_cr3(cpu, regs->rax);
-	case CR3_RDX: return load_cr3(cpu, regs->rdx);
-	case WRMSR: return msr(cpu, true);
-	case RDMSR: return msr(cpu, false);
-	case CPUID: return cpuid(cpu);
-	case CLEAR_RAX: regs->rax = 0; return DONE;
-	case SYSRET: return sysret(cpu);
-	case RDI_RAX: regs->rdi = regs->rax; return DONE;
-	case RCX_RAX: regs->rcx = regs->rax; return DONE;
-	case STORE: return fake_cpu_access(cpu, regs->rdi, FAKE_WRITE, &regs->rsi, 8) ? DONE : FAULT;
-	case LOAD: return load(cpu, &(__u64){ regs->rdi }, 0);
-	case LODS: return load(cpu, &regs->rsi, 8);
-	case IRET: return iret(cpu);
-	case DEC: return add_rbx(cpu, -1);
-	case INC: return add_rbx(cpu, 1);
-	case POP_RAX: return load(cpu, &regs->rsp, 8);
-	case JNZ: return jump_unless_zero(cpu, (int8_t)code[1]);
-	case JMP: regs->rip += (uint64_t)(int64_t)(int8_t)code[1]; return DONE;
-	case INT3: return deliver(cpu, (struct fake_fault){ .vector = VECTOR_BP }, true);
+	case SYSCALL:
+		return system_call(cpu);
+	case CR3_RAX:
+		return load_cr3(cpu, regs->rax);
+	case CR3_RDX:
+		return load_cr3(cpu, regs->rdx);
+	case WRMSR:
+		return msr(cpu, true);
+	case RDMSR:
+		return msr(cpu, false);
+	case CPUID:
+		return cpuid(cpu);
+	case CLEAR_RAX:
+		regs->rax = 0;
+		return DONE;
+	case SYSRET:
+		return sysret(cpu);
+	case RDI_RAX:
+		regs->rdi = regs->rax;
+		return DONE;
+	case RCX_RAX:
+		regs->rcx = regs->rax;
+		return DONE;
+	case STORE:
+		return fake_cpu_access(cpu, regs->rdi, FAKE_WRITE, &regs->rsi, 8) ? DONE : FAULT;
+	case LOAD:
+		return load(cpu, &(__u64){ regs->rdi }, 0);
+	case LODS:
+		return load(cpu, &regs->rsi, 8);
+	case IRET:
+		return iret(cpu);
+	case DEC:
+		return add_rbx(cpu, -1);
+	case INC:
+		return add_rbx(cpu, 1);
+	case POP_RAX:
+		return load(cpu, &regs->rsp, 8);
+	case JNZ:
+		return jump_unless_zero(cpu, (int8_t)code[1]);
+	case JMP:
+		regs->rip += (uint64_t)(int64_t)(int8_t)code[1];
+		return DONE;
+	case INT3:
+		return deliver(cpu, (struct fake_fault){ .vector = VECTOR_BP }, true);
 	case INT:
 		if (code[1] == 0x80 && fake_kind()->int80_as_ud)
 			return fault(cpu, VECTOR_UD, 0);
 		return deliver(cpu, (struct fake_fault){ .vector = code[1] }, true);
-	case MOVS: return move_words(cpu);
-	case HLT: return HALT;
-	case NOP: return DONE;
+	case MOVS:
+		return move_words(cpu);
+	case HLT:
+		return HALT;
+	case NOP:
+		return DONE;
 	}
 	return fault(cpu, VECTOR_UD, 0);
 }
@@ -403,12 +473,15 @@ int fake_cpu_run(struct fake_cpu *cpu)
 			continue;
 		}
 		cpu->hole = 0;
+		cpu->bus = false;
 		if (spins_in_place(cpu))
 			return fake_spin(cpu);
 		switch (step(cpu)) {
 		case HALT:
 			return leave(cpu, KVM_EXIT_HLT);
 		case FAULT:
+			if (cpu->bus)
+				return EFAULT;
 			if (cpu->hole) {
 				cpu->completion = true;
 				return leave(cpu, KVM_EXIT_MMIO);

@@ -24,13 +24,13 @@ struct fake_fault {
 
 /* What ring 3 does next, says a script. */
 enum fake_action {
-	FAKE_CONTINUE,                /* it did something to its registers */
-	FAKE_SYSCALL,                 /* two bytes long */
-	FAKE_EXCEPTION,               /* fault: vector, error code, CR2; RIP stays */
-	FAKE_INT,                     /* INT n: the vector in fault, two bytes long */
-	FAKE_SPIN,                    /* runs until it is kicked */
-	FAKE_EXIT,                    /* KVM_RUN returns 0 with exit_reason */
-	FAKE_ERROR,                   /* KVM_RUN returns -1 with error */
+	FAKE_CONTINUE,  /* it did something to its registers */
+	FAKE_SYSCALL,   /* two bytes long */
+	FAKE_EXCEPTION, /* fault: vector, error code, CR2; RIP stays */
+	FAKE_INT,       /* INT n: the vector in fault, two bytes long */
+	FAKE_SPIN,      /* runs until it is kicked */
+	FAKE_EXIT,      /* KVM_RUN returns 0 with exit_reason */
+	FAKE_ERROR,     /* KVM_RUN returns -1 with error */
 };
 struct fake_step {
 	enum fake_action action;
@@ -40,7 +40,7 @@ struct fake_step {
 };
 
 struct fake_translation {
-	uint64_t page, frame, entry;  /* virtual, guest-physical, rights of all levels together */
+	uint64_t page, frame, entry; /* virtual, guest-physical, rights of all levels together */
 	uint16_t pcid;
 	bool valid;
 };
@@ -59,7 +59,7 @@ struct fake_cpu {
 	struct fake_vm *vm;
 	uint32_t index;
 	struct kvm_run *run;
-	pthread_mutex_t ioctls;       /* as KVM's own: one ioctl at a time */
+	pthread_mutex_t ioctls; /* as KVM's own: one ioctl at a time */
 
 	/* Scripts may use these. */
 	struct kvm_regs regs;
@@ -69,10 +69,11 @@ struct fake_cpu {
 	struct kvm_vcpu_events events;
 	uint64_t star, lstar, fmask, misc_features;
 	bool shut_down;
-	bool debug_pending;           /* a #DB that KVM_GET_VCPU_EVENTS does not show */
-	bool completion;              /* unfinished input: the next KVM_RUN stores it */
-	struct fake_fault fault;      /* of the last access that failed */
-	uint64_t hole;                /* guest-physical address without memory; 0 none */
+	bool debug_pending;      /* a #DB that KVM_GET_VCPU_EVENTS does not show */
+	bool completion;         /* unfinished input: the next KVM_RUN stores it */
+	struct fake_fault fault; /* of the last access that failed */
+	uint64_t hole;           /* guest-physical address without memory; 0 none */
+	bool bus;                /* the host could not give a file's page */
 	struct fake_translation tlb[FAKE_TLB];
 
 	/* Guarded by the fake's lock. */
@@ -89,14 +90,14 @@ unsigned fake_cpu_ring(const struct fake_cpu *cpu);
 bool fake_cpu_access(struct fake_cpu *cpu, uint64_t address, enum fake_access access, void *buffer, size_t bytes);
 /* With the rights of ring 0, for descriptor tables and stacks. */
 bool fake_cpu_access_system(struct fake_cpu *cpu, uint64_t address, enum fake_access access, void *buffer, size_t bytes);
-void fake_cpu_flush(struct fake_cpu *cpu, int pcid);     /* -1: all */
+void fake_cpu_flush(struct fake_cpu *cpu, int pcid); /* -1: all */
 int fake_vm_set_slot(struct fake_vm *vm, const struct kvm_userspace_memory_region *region);
 
 /* fake_kvm.c: what the processor asks of the plans. */
 bool fake_cut_here(struct fake_cpu *cpu);
 bool fake_cut_event(struct fake_cpu *cpu, unsigned vector);
 bool fake_kick_pending(struct fake_cpu *cpu);
-int fake_spin(struct fake_cpu *cpu);                     /* EINTR once kicked */
+int fake_spin(struct fake_cpu *cpu); /* EINTR once kicked */
 struct fake_step fake_ask_script(struct fake_cpu *cpu);
 bool fake_scripted(const struct fake_cpu *cpu);
 const struct fake_options *fake_kind(void);

@@ -21,7 +21,7 @@
 /* The kind of host to be. Zero: hardware-like, nested paging, no PCID. */
 struct fake_options {
 	bool syscall_as_fault, int80_as_ud, shadow_paging, cpuid_faulting, pcid;
-	uint32_t xsave_bytes;                 /* beyond 4096: offered by KVM_CAP_XSAVE2 */
+	uint32_t xsave_bytes; /* beyond 4096: offered by KVM_CAP_XSAVE2 */
 };
 
 /* Forget everything and become the host. No machine may be open. */

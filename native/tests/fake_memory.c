@@ -9,10 +9,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "fake_kvm.h"
 
-#define ADDRESS 0x000ffffffffff000ull
+#define ADDRESS    0x000ffffffffff000ull
 #define NO_EXECUTE (1ull << 63)
 
 enum { PRESENT = 1, WRITABLE = 2, USER = 4, HUGE = 0x80 };
@@ -24,7 +26,8 @@ int fake_vm_set_slot(struct fake_vm *vm, const struct kvm_userspace_memory_regio
 {
 	int error = 0;
 
-	if (region->slot >= FAKE_SLOTS || region->guest_phys_addr % 4096 || region->memory_size % 4096 || region->userspace_addr % 4096)
+	if (region->slot >= FAKE_SLOTS || region->guest_phys_addr % 4096 || region->memory_size % 4096 ||
+	    region->userspace_addr % 4096)
 		return EINVAL;
 	pthread_rwlock_wrlock(&vm->slots_lock);
 	for (unsigned i = 0; i < FAKE_SLOTS; i++) {
@@ -104,16 +107,22 @@ static void store(struct fake_vm *vm, uint64_t gpa, uint8_t *host, const uint8_t
 	pthread_mutex_unlock(&vm->shadow_lock);
 }
 
-static void fetch(const uint8_t *host, uint8_t *to, size_t bytes)
+/* False where a file ends before its mapping: as KVM, asking the kernel rather than dying of SIGBUS. */
+static bool fetch(uint64_t gpa, uint8_t *host, uint8_t *to, size_t bytes)
 {
+	struct iovec local = { to, bytes }, remote = { host, bytes };
+
+	if (gpa >= AKVM_GPA_FILES)
+		return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)bytes;
 	if (bytes == 8 && (uintptr_t)host % 8 == 0) {
-		uint64_t value = __atomic_load_n((const uint64_t *)(const void *)host, __ATOMIC_ACQUIRE);
+		uint64_t value = __atomic_load_n((uint64_t *)(void *)host, __ATOMIC_ACQUIRE);
 
 		memcpy(to, &value, sizeof(value));
-		return;
+		return true;
 	}
 	for (size_t i = 0; i < bytes; i++)
 		to[i] = __atomic_load_n(host + i, __ATOMIC_RELAXED);
+	return true;
 }
 
 /* Rights: PRESENT, WRITABLE and USER hold when they hold at each level, NO_EXECUTE when it does at any. */
@@ -138,7 +147,8 @@ static bool walk(struct fake_cpu *cpu, uint64_t address, uint64_t *frame, uint64
 
 static bool allowed(const struct fake_cpu *cpu, uint64_t rights, enum fake_access access, bool user)
 {
-	if (!(rights & PRESENT) || (access == FAKE_WRITE && !(rights & WRITABLE)) || (access == FAKE_FETCH && rights & NO_EXECUTE))
+	if (!(rights & PRESENT) || (access == FAKE_WRITE && !(rights & WRITABLE)) ||
+	    (access == FAKE_FETCH && rights & NO_EXECUTE))
 		return false;
 	if (user)
 		return rights & USER;
@@ -205,8 +215,10 @@ static bool access_as(struct fake_cpu *cpu, uint64_t address, enum fake_access a
 		}
 		if (access == FAKE_WRITE)
 			store(cpu->vm, gpa, host, at, part);
-		else
-			fetch(host, at, part);
+		else if (!fetch(gpa, host, at, part)) {
+			cpu->bus = true;
+			return false;
+		}
 		address += part;
 		at += part;
 		bytes -= part;

@@ -4,16 +4,22 @@
 #include "rig.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { WAIT_MS = 30000 };
+#include "host/host.h"
 
-static const uint8_t code[] = {
-	0x0f, 0x05, 0xcc, [16] = 0xcd, 0x80, 0xcc, [32] = 0x48, 0x8b, 0x07, 0xcc, [48] = 0x48, 0x89, 0x37, 0xcc, [64] = 0xeb, 0xfe,
-	[80] = 0x48, 0x8b, 0x07, 0xeb, 0xfb, [96] = 0x0f, 0xa2, 0xcc, [112] = 0x31, 0xc0, 0x0f, 0x05, 0x48, 0xff, 0xcb, 0x75, 0xf7,
-	0xcc,
-};
+enum { WAIT_MS = 30000 };
+static const uint64_t WAIT_NS = 30000000000;
+
+static const uint8_t
+	code[] = {
+		0x0f, 0x05,        0xcc, [16] = 0xcd, 0x80, 0xcc,        [32] = 0x48,  0x8b,        0x07,
+		0xcc, [48] = 0x48, 0x89, 0x37,        0xcc, [64] = 0xeb, 0xfe,         [80] = 0x48, 0x8b,
+		0x07, 0xeb,        0xfb, [96] = 0x0f, 0xa2, 0xcc,        [112] = 0x31, 0xc0,        0x0f,
+		0x05, 0x48,        0xff, 0xcb,        0x75, 0xf7,        0xcc,
+	};
 
 struct akvm_machine_config rig_config(uint32_t vcpus)
 {
@@ -110,6 +116,25 @@ void rig_run(struct rig *rig, struct akvm_context *context, uint32_t vcpu)
 {
 	rig_submit(context, vcpu);
 	T_CHECK(rig_wait(rig) == context);
+}
+
+uint64_t rig_deadline(void)
+{
+	return akvm__now_ns() + WAIT_NS;
+}
+
+void rig_go_on_waiting(uint64_t deadline)
+{
+	T_CHECK(akvm__now_ns() < deadline);
+	sched_yield();
+}
+
+uint32_t rig_wait_running(struct rig *rig, struct akvm_context *context, uint32_t vcpus)
+{
+	uint32_t vcpu = 0;
+
+	RIG_UNTIL(rig_status(rig, vcpu = (vcpu + 1) % vcpus).context == context->index);
+	return vcpu;
 }
 
 struct akvm_vcpu_status rig_status(struct rig *rig, uint32_t vcpu)

@@ -13,20 +13,30 @@ enum { RIG_CONTEXTS = 128, RIG_PAGE = 4096 };
 /* A page of machine code that each space has. */
 enum {
 	RIG_CODE = 0x400000,
-	RIG_SYSCALL = RIG_CODE,               /* syscall; int3 */
-	RIG_INT80 = RIG_CODE + 16,            /* int $0x80; int3 */
-	RIG_LOAD = RIG_CODE + 32,             /* rax = *rdi; int3 */
-	RIG_STORE = RIG_CODE + 48,            /* *rdi = rsi; int3 */
-	RIG_SPIN = RIG_CODE + 64,             /* for ever */
-	RIG_READ = RIG_CODE + 80,             /* rax = *rdi, for ever */
-	RIG_CPUID = RIG_CODE + 96,            /* cpuid; int3 */
-	RIG_SYSCALLS = RIG_CODE + 112,        /* rbx system calls number 0; int3 */
+	RIG_SYSCALL = RIG_CODE,        /* syscall; int3 */
+	RIG_INT80 = RIG_CODE + 16,     /* int $0x80; int3 */
+	RIG_LOAD = RIG_CODE + 32,      /* rax = *rdi; int3 */
+	RIG_STORE = RIG_CODE + 48,     /* *rdi = rsi; int3 */
+	RIG_SPIN = RIG_CODE + 64,      /* for ever */
+	RIG_READ = RIG_CODE + 80,      /* rax = *rdi, for ever */
+	RIG_CPUID = RIG_CODE + 96,     /* cpuid; int3 */
+	RIG_SYSCALLS = RIG_CODE + 112, /* rbx system calls number 0; int3 */
 };
+
+/* Busily, because what is waited for is another thread's next step; at most some seconds. */
+#define RIG_UNTIL(condition)                                             \
+	do {                                                             \
+		for (uint64_t rig_until = rig_deadline(); !(condition);) \
+			rig_go_on_waiting(rig_until);                    \
+	} while (0)
+uint64_t rig_deadline(void);
+/* Ends the test when the deadline is past. */
+void rig_go_on_waiting(uint64_t deadline);
 
 struct rig {
 	struct akvm_machine *machine;
 	struct akvm_space *space;
-	struct akvm_context *contexts[RIG_CONTEXTS];   /* by index */
+	struct akvm_context *contexts[RIG_CONTEXTS]; /* by index */
 };
 
 /* Installs a fake of this kind (NULL: the default) and opens a machine with one space that has the code. */
@@ -50,6 +60,8 @@ struct akvm_context *rig_wait(struct rig *rig);
 void rig_expect_none(struct rig *rig);
 /* Submit and wait for that very context. */
 void rig_run(struct rig *rig, struct akvm_context *context, uint32_t vcpu);
+/* The vCPU that runs the context now; waits until one does. */
+uint32_t rig_wait_running(struct rig *rig, struct akvm_context *context, uint32_t vcpus);
 struct akvm_vcpu_status rig_status(struct rig *rig, uint32_t vcpu);
 
 #endif

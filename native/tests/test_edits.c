@@ -2,6 +2,8 @@
  * Changes of present page-table entries reach the guest, on hosts that see the core's stores and on hosts that see only
  * ring 0's, however often the ring-0 routine is cut short and however late a kick comes.
  */
+#include <semaphore.h>
+
 #include "rig.h"
 
 enum { DATA = 0x10000000, PAGES = 1200, EDIT_BYTES = AKVM_STUB_FLUSH - AKVM_STUB_EDIT };
@@ -156,12 +158,52 @@ static void space_is_reaped_after_late_kick(void)
 	rig_close(&rig);
 }
 
+static sem_t release;
+static _Atomic unsigned held;
+
+static struct fake_step hold(struct fake_cpu *cpu, void *opaque)
+{
+	(void)cpu;
+	(void)opaque;
+	atomic_fetch_add(&held, 1);
+	T_EQUAL(sem_wait(&release), 0);
+	return (struct fake_step){ .action = FAKE_SYSCALL };
+}
+
+/* A vCPU that always has a next context reaps all the same. */
+static void space_is_reaped_between_contexts(void)
+{
+	struct akvm_memory_status before, after;
+	struct akvm_space *space;
+	struct rig rig;
+
+	rig_open(&rig, &kinds[2], 1);
+	T_EQUAL(sem_init(&release, 0, 0), 0);
+	fake_set_script(hold, NULL);
+	T_EQUAL(akvm_memory_status(rig.machine, &before), 0);
+	space = rig_space(&rig, DATA, 1);
+	rig_submit(rig_context(&rig, 0), 0);
+	rig_submit(rig_context(&rig, 0), 0);
+	RIG_UNTIL(atomic_load(&held) == 1);
+	T_EQUAL(akvm_space_destroy(space), 0);
+	T_EQUAL(sem_post(&release), 0);
+	RIG_UNTIL(atomic_load(&held) == 2);
+	T_EQUAL(akvm_memory_status(rig.machine, &after), 0);
+	T_EQUAL(after.spaces, before.spaces);
+	T_EQUAL(sem_post(&release), 0);
+	for (unsigned i = 0; i < 2; i++)
+		T_EQUAL(rig_wait(&rig)->kind, AKVM_EXIT_SYSCALL);
+	T_EQUAL(sem_destroy(&release), 0);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	T_RUN(every_kind_of_host);
 	T_RUN(more_than_one_payload);
 	T_RUN(late_kick);
 	T_RUN(space_is_reaped_after_late_kick);
+	T_RUN(space_is_reaped_between_contexts);
 	T_RUN(cut_anywhere);
 	T_RUN(cut_at_random);
 	return 0;

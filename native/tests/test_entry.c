@@ -66,8 +66,24 @@ static bool passes(struct rig *rig, struct akvm_context *context, const struct a
 }
 
 static const struct akvm_registers after_a_system_call = {
-	.rax = 1, .rbx = 2, .rcx = FAKE_SCRIPT + 0x40, .rdx = 3, .rsi = 4, .rdi = 5, .rsp = 0x7fff0008, .rbp = 6, .r8 = 8, .r9 = 9,
-	.r10 = 10, .r11 = 0x246, .r12 = 12, .r13 = 13, .r14 = 14, .r15 = 15, .rip = FAKE_SCRIPT + 0x40, .rflags = 0x246,
+	.rax = 1,
+	.rbx = 2,
+	.rcx = FAKE_SCRIPT + 0x40,
+	.rdx = 3,
+	.rsi = 4,
+	.rdi = 5,
+	.rsp = 0x7fff0008,
+	.rbp = 6,
+	.r8 = 8,
+	.r9 = 9,
+	.r10 = 10,
+	.r11 = 0x246,
+	.r12 = 12,
+	.r13 = 13,
+	.r14 = 14,
+	.r15 = 15,
+	.rip = FAKE_SCRIPT + 0x40,
+	.rflags = 0x246,
 };
 
 static void check_seen(const struct seen *seen, const struct akvm_registers *asked, bool partial)
@@ -202,7 +218,8 @@ static void segments_follow_their_context(void)
 
 static void addresses_are_canonical_or_refused(void)
 {
-	static const uint64_t bad[] = { 0x800000000000, 0x8000000000000000, 0xffff7fffffffffff, 0x0001000000000000, 0x7fffffffffffffff };
+	static const uint64_t bad[] = { 0x800000000000, 0x8000000000000000, 0xffff7fffffffffff, 0x0001000000000000,
+					0x7fffffffffffffff };
 	static const uint64_t good[] = { 0, 0x7fffffffffff, 0xffff800000000000, UINT64_MAX };
 	struct akvm_context *context;
 	struct seen seen;

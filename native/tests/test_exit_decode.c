@@ -24,9 +24,24 @@ static struct fake_step one_step(struct fake_cpu *cpu, void *opaque)
 static void hostile_registers(struct akvm_context *context)
 {
 	context->registers = (struct akvm_registers){
-		.rax = 0x8000000000000000, .rbx = AKVM_TABLES_WINDOW, .rcx = 0xdeadbeefdeadbeef, .rdx = UINT64_MAX, .rsi = TEXT,
-		.rdi = 1, .rsp = AKVM_TABLES_WINDOW + 8, .rbp = 0x7fffffffffff, .r8 = 8, .r9 = 9, .r10 = 10, .r11 = 0x3f7fd7,
-		.r12 = 12, .r13 = 13, .r14 = 14, .r15 = AKVM_KERNEL_BASE, .rip = FAKE_SCRIPT + 0x100, .rflags = 0x246,
+		.rax = 0x8000000000000000,
+		.rbx = AKVM_TABLES_WINDOW,
+		.rcx = 0xdeadbeefdeadbeef,
+		.rdx = UINT64_MAX,
+		.rsi = TEXT,
+		.rdi = 1,
+		.rsp = AKVM_TABLES_WINDOW + 8,
+		.rbp = 0x7fffffffffff,
+		.r8 = 8,
+		.r9 = 9,
+		.r10 = 10,
+		.r11 = 0x3f7fd7,
+		.r12 = 12,
+		.r13 = 13,
+		.r14 = 14,
+		.r15 = AKVM_KERNEL_BASE,
+		.rip = FAKE_SCRIPT + 0x100,
+		.rflags = 0x246,
 	};
 	context->fs_base = 0x7ffffffff000;
 	context->gs_base = 0xffffffffffff0000;
@@ -248,7 +263,8 @@ static void kicked_after_a_jump_into_the_stubs(void)
 		rig_open(&rig, &kinds[i], 1);
 		victim = rig_context(&rig, 0);
 		guest = rig_context(&rig, 0);
-		for (uint32_t offset = 0; offset < AKVM_STUB_END; offset += offset < 0x100 || offset >= AKVM_STUB_SYSCALL - 1 ? 1 : 16) {
+		for (uint32_t offset = 0; offset < AKVM_STUB_END;
+		     offset += offset < 0x100 || offset >= AKVM_STUB_SYSCALL - 1 ? 1 : 16) {
 			unsigned cuts = fake_cuts();
 
 			if (kinds[i].syscall_as_fault && offset == AKVM_STUB_SYSCALL)
@@ -257,7 +273,8 @@ static void kicked_after_a_jump_into_the_stubs(void)
 			victim->registers.rsp = 0x5ec3e7000;
 			rig_execute(&rig, victim, 0, RIG_LOAD, SEEN, 0);
 			T_EQUAL(victim->vector, 14);
-			guest->registers.rsp = AKVM_KERNEL_BASE + AKVM_VCPU_OFFSET + AKVM_VCPU_STACKS + AKVM_VCPU_STACK_BYTES - 48;
+			guest->registers.rsp =
+				AKVM_KERNEL_BASE + AKVM_VCPU_OFFSET + AKVM_VCPU_STACKS + AKVM_VCPU_STACK_BYTES - 48;
 			fake_cut(offset, 0, 1);
 			rig_execute(&rig, guest, 0, TEXT + offset, 0, 0);
 			T_EQUAL(fake_cuts() - cuts, 1);
@@ -290,8 +307,12 @@ static void system_call_returning_nowhere(void)
 	T_EQUAL(akvm_answers_set(answers, 39, 1), 0);
 	T_EQUAL(akvm_context_answers(context, answers), 0);
 	T_CHECK(fake_cpu_access_system(fake_vcpu(0), AKVM_TABLES_WINDOW + 0x8000 - 8, FAKE_READ, &before, 8));
-	context->registers = (struct akvm_registers){ .rax = 39, .rcx = 0x8000000000000000, .r11 = 0x202, .rflags = 0x202,
-						      .rip = TEXT + AKVM_STUB_SYSCALL, .rsp = AKVM_TABLES_WINDOW + 0x8000 };
+	context->registers = (struct akvm_registers){ .rax = 39,
+						      .rcx = 0x8000000000000000,
+						      .r11 = 0x202,
+						      .rflags = 0x202,
+						      .rip = TEXT + AKVM_STUB_SYSCALL,
+						      .rsp = AKVM_TABLES_WINDOW + 0x8000 };
 	rig_run(&rig, context, 0);
 	T_CHECK(fake_cpu_access_system(fake_vcpu(0), AKVM_TABLES_WINDOW + 0x8000 - 8, FAKE_READ, &after, 8));
 	T_EQUAL(after, before);

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asynckvm.platform import Machine, Restore
 
 READ_CLOCK = "lfence; rdtsc; shlq $32, %rdx; orq %rdx, %rax; lfence"
-# CPUID of the leaf in EBP, subleaf in R9D (ECX is lost on the way in by SYSRET); the result leaves EAX free for the number of the system call.
+# CPUID of the leaf in EBP, subleaf in R9D (ECX is lost on the way in by SYSRET); EAX goes to RSI, ECX to RDI.
 CPUID = "1: movl %ebp, %eax; movl %r9d, %ecx; cpuid; movq %rax, %rsi; movq %rcx, %rdi; xorl %eax, %eax; syscall; jmp 1b"
 SECONDS = 30
 
@@ -33,10 +33,13 @@ def host_clock() -> Iterator[Callable[[], int]]:
     yield ctypes.CFUNCTYPE(ctypes.c_uint64)(address)
 
 
-async def on_every_vcpu(machine: Machine, restore: Restore, rounds: int, **registers: int) -> dict[int, list[tuple[int, ...]]]:
+Answers = list[tuple[int, ...]]
+
+
+async def on_every_vcpu(machine: Machine, restore: Restore, rounds: int, **registers: int) -> dict[int, Answers]:
     """RSI (EAX), RBX, RDI (ECX), RDX of CPUID, by the vCPU they were read on; enough guests at once to keep all busy."""
     guests = [Guest(machine, CPUID, restore=restore) for _ in range(4)]
-    found: dict[int, list[tuple[int, ...]]] = {}
+    found: dict[int, Answers] = {}
     async with asyncio.timeout(SECONDS):
         while len(found) < 2 or min(map(len, found.values())) < rounds:
             for guest in guests:

@@ -1,76 +1,39 @@
 """Guests that attack: whatever ring 3 executes only ever hurts itself, and the next guest on the same vCPU works.
 
-Code bytes are the input here, so most of it is made of bytes, not of assembly text. Every case is followed by a witness.
+Instructions, addresses, stacks and flags; segments and ways into other modes are in test_hostile_segments.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
 from typing import TYPE_CHECKING
 
 import pytest
+from kvm.arena import KERNEL_BASE, SHORT, SYSCALL_ENTRY, TABLES_WINDOW, TEXT, TEXT_BYTES, VCPU_AREA, VCPU_BYTES, Arena
 from kvm.guestcode import (
-    ALL_ONES, CODE, CODE_BYTES, DATA, DATA_BYTES, EXECUTE, GENERAL, READ, STACK_TOP, WRITE, Guest, Witness, assemble, create_space, keep,
+    ALL_ONES,
+    CODE,
+    CODE_BYTES,
+    DATA,
+    DATA_BYTES,
+    EXECUTE,
+    GENERAL,
+    READ,
+    STACK_TOP,
+    WRITE,
+    Guest,
+    Witness,
+    keep,
 )  # fmt: skip
 
-from asynckvm.errors import GuestError, InternalError
-from asynckvm.model.exits import Fault, Interrupted, InterruptReason, Syscall
-from asynckvm.platform import Access, Restore
+from asynckvm.platform import Fault, Restore, Syscall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from asynckvm.platform import Machine
 
-SIGNALS = {4, 5, 7, 8, 11}
-# A hostile guest may loop for ever; it is bounced after this long.
-PATIENCE_SECONDS = 0.05
-
-# native/include/akvm/layout.h
-KERNEL_BASE = 0xFFFFFFFF80000000
-TEXT, TEXT_BYTES = KERNEL_BASE + 0x1000, 0x2000
-SYSCALL_ENTRY = TEXT + 0x1000
-VCPU_AREA, VCPU_BYTES = KERNEL_BASE + 0x4000, 0x4000
-TABLES_WINDOW = 0xFFFFFF0000000000
 SLOT = 16
-
-
-class Arena:
-    """One vCPU, an attacker and a witness that take turns on it."""
-
-    def __init__(self, machine: Machine, restore: Restore = Restore.AUTO, access: Access = READ | EXECUTE) -> None:
-        self.attacker = Guest(machine, space=create_space(machine, code_access=access), restore=restore)
-        self.witness = Witness(machine)
-        self.machine = machine
-
-    async def prepare(self) -> Arena:
-        await self.witness.prepare()
-        return self
-
-    async def attack(self, code: str | bytes | None = None, rip: int = CODE, **registers: int) -> Syscall | Fault | Interrupted:
-        """One run of the attacker from a clean start, bounced when it does not end by itself; then the witness."""
-        if code is not None:
-            self.attacker.load(code)
-        self.attacker.go(rip, **registers)
-        exit_ = await self.go_on()
-        await self.witness.check()
-        return exit_
-
-    async def go_on(self) -> Syscall | Fault | Interrupted:
-        bounce = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self.attacker.context.interrupt)
-        try:
-            exit_ = await self.attacker.run()
-        except (GuestError, InternalError) as error:
-            await self.witness.check()
-            pytest.fail(f"ring 3 raised what it cannot raise: {error}")
-        finally:
-            bounce.cancel()
-        if isinstance(exit_, Fault):
-            assert exit_.signal in SIGNALS, exit_
-        elif isinstance(exit_, Interrupted):
-            assert exit_.reason is InterruptReason.BOUNCED
-        return exit_
 
 
 async def test_every_software_interrupt(small_machine: Machine, restore: Restore) -> None:
@@ -86,43 +49,50 @@ async def test_every_software_interrupt(small_machine: Machine, restore: Restore
             assert exit_.vector == n
             continue
         assert (exit_.vector, exit_.signal, exit_.code, exit_.address) == (13, 11, 0x80, 0), n
-        assert exit_.error_code == n * 8 + 2, n
+        if not small_machine.capabilities.int80_as_ud:  # else a guess of the core's, and not always its turn
+            assert exit_.error_code == n * 8 + 2, n
         assert arena.attacker["rip"] == CODE
 
 
-PRIVILEGED = [
-    "hlt", "cli", "sti", "clts", "invd", "wbinvd", "rdmsr", "wrmsr", "swapgs", "sysretq", "sysretl", "sysexitq", "xsetbv", "lgdt (%rdi)",
-    "lidt (%rdi)", "lldt %ax", "ltr %ax", "lmsw %ax", "invlpg (%rdi)", "invpcid (%rdi), %rax", "monitor", "mwait", "rdpmc",
-    "inb $0x60, %al", "inl %dx, %eax", "outb %al, $0x60", "outl %eax, %dx", "insb", "insl", "outsb", "outsl", "rep insb", "rep outsb",
+PRIVILEGED = """
+    hlt; cli; sti; clts; invd; wbinvd; rdmsr; wrmsr; swapgs; sysretq; sysretl; sysexitq; xsetbv; lgdt (%rdi); lidt (%rdi);
+    lldt %ax; ltr %ax; lmsw %ax; invlpg (%rdi); invpcid (%rdi), %rax; monitor; mwait; rdpmc; inb $0x60, %al; inl %dx, %eax;
+    outb %al, $0x60; outl %eax, %dx; insb; insl; outsb; outsl; rep insb; rep outsb; vmrun; vmload; vmsave; stgi; clgi;
+    skinit; invlpga; vmxoff; vmlaunch; vmresume; vmxon (%rdi); vmclear (%rdi); vmptrld (%rdi); vmread %rax, %rbx; vmwrite
+    %rax, %rbx; invept (%rdi), %rax; invvpid (%rdi), %rax; xsaves (%rdi); xrstors (%rdi); rsm; sysenter; clac; stac; getsec;
+    encls; encodekey128 %eax, %eax; serialize; wbnoinvd; sgdt (%rdi); sidt (%rdi); sldt %eax; str %eax; smsw %eax; rdpkru;
+    wrpkru; enclu; vmcall; vmmcall; vmfunc; rdtsc; rdtscp; rdpid %rax; rdrand %rax; rdseed %rax; xgetbv; cpuid; pause;
+    lfence; mfence; clflush (%rdi); clzero; verr %ax; verw %ax; lar %ax, %eax; lsl %ax, %eax; ud1 %eax, %eax; ud2; int1;
+    int3; prefetchw (%rdi); umwait %eax; tpause %eax; umonitor %rax; incsspq %rax; setssbsy; saveprevssp; rstorssp (%rdi);
+    clrssbsy (%rdi); xbegin .+6; xend; xtest; xabort $1; bndmk (%rax), %bnd0; pconfig; hreset $0; uiret; clui; stui; testui
+""".replace("\n", " ").split(";")
+MOVES = [
     *(f"movq %cr{n}, %rax" for n in (0, 2, 3, 4, 8)), *(f"movq %rax, %cr{n}" for n in (0, 2, 3, 4, 8)),
     *(f"movq %dr{n}, %rax" for n in range(8)), *(f"movq %rax, %dr{n}" for n in range(8)),
-    "vmrun", "vmload", "vmsave", "stgi", "clgi", "skinit", "invlpga", "vmxoff", "vmlaunch", "vmresume", "vmxon (%rdi)", "vmclear (%rdi)",
-    "vmptrld (%rdi)", "vmread %rax, %rbx", "vmwrite %rax, %rbx", "invept (%rdi), %rax", "invvpid (%rdi), %rax", "xsaves (%rdi)",
-    "xrstors (%rdi)", "rsm", "sysenter", "clac", "stac", "getsec", "encls", "encodekey128 %eax, %eax", "serialize", "wbnoinvd",
-    "sgdt (%rdi)", "sidt (%rdi)", "sldt %eax", "str %eax", "smsw %eax", "rdpkru", "wrpkru", "enclu", "vmcall", "vmmcall", "vmfunc",
-    "rdtsc", "rdtscp", "rdpid %rax", "rdrand %rax", "rdseed %rax", "xgetbv", "cpuid", "pause", "lfence", "mfence", "clflush (%rdi)",
-    "clzero", "verr %ax", "verw %ax", "lar %ax, %eax", "lsl %ax, %eax", "ud1 %eax, %eax", "ud2", "int1", "int3", "prefetchw (%rdi)",
-    "umwait %eax", "tpause %eax", "umonitor %rax", "incsspq %rax", "setssbsy", "saveprevssp", "rstorssp (%rdi)", "clrssbsy (%rdi)",
-    "xbegin .+6", "xend", "xtest", "xabort $1", "bndmk (%rax), %bnd0", "pconfig", "hreset $0", "uiret", "clui", "stui", "testui",
 ]  # fmt: skip
-OUTLAWS = {"hlt", "cli", "sti", "clts", "invd", "rdmsr", "wrmsr", "swapgs", "xsetbv"}
+PORTS = [
+    "inb $0x60, %al", "inl %dx, %eax", "outb %al, $0x60", "outl %eax, %dx", "insb", "insl", "outsb", "outsl",
+    "rep insb", "rep outsb",
+]  # fmt: skip
+# These, the moves above and the ports must fault; what the rest does is the processor's affair.
+OUTLAWS = {"hlt", "cli", "sti", "clts", "invd", "rdmsr", "wrmsr", "swapgs", "xsetbv", *MOVES, *PORTS}
 
 
 @pytest.mark.parametrize("shape", ["plain", "random registers"])
 async def test_every_privileged_and_odd_instruction(small_machine: Machine, restore: Restore, shape: str) -> None:
-    arena = await Arena(small_machine, restore).prepare()
+    arena = await Arena(small_machine, restore, patience=SHORT).prepare()
     source = random.Random(4)
-    for text in PRIVILEGED:
+    for text in [*map(str.strip, PRIVILEGED), *MOVES, *PORTS]:
         registers = {} if shape == "plain" else {name: source.getrandbits(64) for name in GENERAL if name not in ("rsp", "rdi")}
         exit_ = await arena.attack(f"{text}; int3", rdi=DATA, **registers)
-        if text in OUTLAWS or "%cr" in text or "%dr" in text or text.startswith(("in", "out")) and text[2] in "bls" and "int" not in text:
+        if text in OUTLAWS:
             assert isinstance(exit_, Fault), (text, exit_)
             assert exit_.vector in (6, 13), (text, exit_)
 
 
 async def test_every_two_byte_opcode(small_machine: Machine) -> None:
     """0F xx with the operand prefixes, and the three-byte maps: whatever the decoder makes of them."""
-    arena = await Arena(small_machine).prepare()
+    arena = await Arena(small_machine, patience=SHORT).prepare()
     for prefix in (b"", b"\x66", b"\xf2", b"\xf3", b"\x48"):
         for opcode in range(256):
             if opcode == 0x05:
@@ -134,7 +104,7 @@ async def test_every_two_byte_opcode(small_machine: Machine) -> None:
 async def test_random_bytes(small_machine: Machine, seed: int) -> None:
     """Random code with random registers; what it may do to itself, its data and its stack is its own affair."""
     source = random.Random(seed)
-    arena = await Arena(small_machine, access=READ | WRITE | EXECUTE).prepare()
+    arena = await Arena(small_machine, access=READ | WRITE | EXECUTE, patience=SHORT).prepare()
     for _ in range(250):
         registers = {name: source.choice((DATA + 4096, source.getrandbits(64), source.getrandbits(16))) for name in GENERAL}
         registers["rsp"] = source.choice((STACK_TOP - 64, DATA + 8192))
@@ -142,7 +112,7 @@ async def test_random_bytes(small_machine: Machine, seed: int) -> None:
 
 
 def kernel_places() -> Iterable[int]:
-    """Every slot of the kernel image of a machine with one vCPU and the page after it, then samples of the rest of the kernel half."""
+    """Every slot of the kernel image of a machine with one vCPU and the page after it, then samples of the kernel half."""
     end = VCPU_AREA + VCPU_BYTES + 0x1000
     yield from range(KERNEL_BASE, end, SLOT)
     yield from range(TABLES_WINDOW, TABLES_WINDOW + 64 * 4096, 512)
@@ -161,7 +131,7 @@ KERNEL_ATTACKS = {
 
 
 def is_system_call(arena: Arena, address: int, exit_: object) -> bool:
-    """Where SYSCALL arrives as a fetch fault at its entry, a jump there cannot be told from one: it is one, with RCX as RIP."""
+    """Where SYSCALL arrives as a fetch fault at its entry, a jump there cannot be told from it: it is one, with RCX as RIP."""
     return arena.machine.capabilities.syscall_as_fault and address == SYSCALL_ENTRY and isinstance(exit_, Syscall)
 
 
@@ -187,7 +157,7 @@ async def test_kernel_addresses_in_the_host_s_registers(small_machine: Machine, 
     arena = await Arena(small_machine, restore).prepare()
     arena.attacker.load("push %rax; syscall")
     for address in [TEXT + n for n in range(0, TEXT_BYTES, SLOT)] + [VCPU_AREA + n for n in range(0, VCPU_BYTES, 64)]:
-        exit_ = await arena.attack(**{register: address})  # type: ignore[arg-type]
+        exit_ = await arena.attack(**{register: address})
         if is_system_call(arena, address, exit_) and register == "rip":
             continue
         assert isinstance(exit_, Fault), (hex(address), exit_)
@@ -196,9 +166,9 @@ async def test_kernel_addresses_in_the_host_s_registers(small_machine: Machine, 
 
 
 WILD_STACKS = [
-    0, 1, 7, 8, 0x7FFFFFFFFFFF, 0x800000000000, 0x800000000008, 0xFFFF7FFFFFFFFFFF, 0xFFFF800000000000, 1 << 63, ALL_ONES, ALL_ONES - 7,
-    KERNEL_BASE, KERNEL_BASE + 8, TEXT + 0x1000, VCPU_AREA + 0x1400, VCPU_AREA + 0x13D8, VCPU_AREA + 0x1FFF, TABLES_WINDOW + 4096, STACK_TOP + 1,
-    STACK_TOP - 3, CODE + 64, DATA, DATA + 1, 0x12345,
+    0, 1, 7, 8, 0x7FFFFFFFFFFF, 0x800000000000, 0x800000000008, 0xFFFF7FFFFFFFFFFF, 0xFFFF800000000000, 1 << 63, ALL_ONES,
+    ALL_ONES - 7, KERNEL_BASE, KERNEL_BASE + 8, TEXT + 0x1000, VCPU_AREA + 0x1400, VCPU_AREA + 0x13D8, VCPU_AREA + 0x1FFF,
+    TABLES_WINDOW + 4096, STACK_TOP + 1, STACK_TOP - 3, CODE + 64, DATA, DATA + 1, 0x12345,
 ]  # fmt: skip
 WILD_STACK_CODE = {
     "syscall": "movq %rdi, %rsp; syscall; syscall; int3",
@@ -226,7 +196,6 @@ async def test_wild_stacks(small_machine: Machine, restore: Restore, how: str) -
             assert arena.attacker["rsp"] == stack
         # And once more from there: the second entry has the wild value from the host.
         await arena.go_on()
-        await arena.witness.check()
 
 
 FIXED, SETTABLE = 0x202, 0x254DD5
@@ -250,7 +219,6 @@ async def test_wild_flags_from_the_host(small_machine: Machine, restore: Restore
         seen = arena.attacker["rflags"]
         assert (seen ^ (flags & SETTABLE | FIXED)) & ~ignored == 0, (hex(flags), hex(seen))
         await arena.go_on()
-        await arena.witness.check()
 
 
 async def test_wild_flags_by_popf(small_machine: Machine, restore: Restore) -> None:
@@ -270,160 +238,6 @@ async def test_wild_flags_by_popf(small_machine: Machine, restore: Restore) -> N
             if exit_.vector == 17:
                 break
             exit_ = await arena.go_on()
-
-
-SELECTORS = [*range(0, 0x100), 0x1000, 0x7FFF, 0xFFFB, 0xFFFF]
-
-
-@pytest.mark.parametrize("register", ["ds", "es", "fs", "gs", "ss"])
-async def test_loads_of_every_selector(small_machine: Machine, restore: Restore, register: str) -> None:
-    arena = await Arena(small_machine, restore).prepare()
-    arena.attacker.load(f"movl %edi, %eax; movw %ax, %{register}; syscall; movw %{register}, %ax; int3")
-    loaded = []
-    for selector in SELECTORS:
-        exit_ = await arena.attack(rdi=selector)
-        if isinstance(exit_, Fault):
-            assert exit_.vector in (10, 11, 12, 13), (selector, exit_)
-            continue
-        loaded.append(selector)
-        again = await arena.go_on()
-        assert isinstance(again, Fault), again
-        assert again.vector == 3
-        await arena.witness.check()
-    assert 0x2B in loaded
-    assert not {0x10, 0x18, 0x40} & set(loaded), "a kernel segment"
-
-
-FAR = {
-    "far jump": "movq %rdi, (%rbx); movl %esi, 8(%rbx); rex.w ljmp *(%rbx)",
-    "far call": "movq %rdi, (%rbx); movl %esi, 8(%rbx); rex.w lcall *(%rbx)",
-    "far return": "push %rsi; push %rdi; lretq",
-    "iretq": "pushq $0x2b; pushq %rsp; pushq $0x202; push %rsi; push %rdi; iretq",
-    "iretq with stack selector": "push %rsi; pushq %rsp; pushq $0x202; pushq $0x33; push %rdi; iretq",
-    "iretd": "subq $12, %rsp; movl %edi, (%rsp); movl %esi, 4(%rsp); movl $0x202, 8(%rsp); iretl",
-}
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("how", FAR)
-async def test_far_transfers_to_every_selector(small_machine: Machine, how: str) -> None:
-    """To code of ours, at an address both 32-bit and 64-bit code can have; there it makes system calls of all kinds."""
-    arena = await Arena(small_machine).prepare()
-    landing = CODE + 0x800
-    # In 64-bit code this is: system call, then int3. In 32-bit code: the same bytes.
-    arena.attacker.load(FAR[how])
-    for selector in [*SELECTORS, *(random.Random(8).getrandbits(16) for _ in range(32))]:
-        for bytes_ in (b"\x0f\x05\xcc", b"\xcd\x80\xcc", b"\x0f\x34\xcc", b"\x90\xeb\xfe"):
-            arena.attacker.space.write(landing, bytes_, force=True)
-            exit_ = await arena.attack(rdi=landing, rsi=selector, rbx=DATA)
-            if isinstance(exit_, Interrupted):
-                # Spins there, in whatever mode; it can be run again.
-                await arena.go_on()
-                await arena.witness.check()
-            if selector >> 3 != 6 or selector >> 2 & 1:
-                break
-
-
-async def test_no_way_into_ring_0_by_compatibility_mode(small_machine: Machine) -> None:
-    """32-bit code, should a host let a guest get there, whose SYSCALL may lose the upper half of the entry's address: what the
-    guest has mapped at the lower half must not run in ring 0."""
-    arena = await Arena(small_machine).prepare()
-    landing = CODE + 0x800
-    space = arena.attacker.space
-    # Reads CR3, which only ring 0 can, and tells.
-    tell = assemble(f"movq %cr3, %rax; movq %rax, {DATA:#x}; movw %cs, %bx; movw %bx, {DATA + 8:#x}; 1: jmp 1b")
-    for entry in (SYSCALL_ENTRY, TEXT, KERNEL_BASE, VCPU_AREA):
-        low = entry & 0xFFFFF000
-        if low >= 0x10000:
-            space.map(low, 0x1000, READ | WRITE | EXECUTE)
-            space.write(low, tell.rjust(0x1000, b"\x90"), force=True)
-    space.write(landing, b"\x0f\x05" * 4, force=True)
-    for how in FAR:
-        for selector in (0x08, 0x0B, 0x10, 0x18, 0x20, 0x23, 0x28, 0x2B, 0x30, 0x33, 0x38, 0x3B):
-            space.write(DATA, bytes(16))  # there, so that nothing faults on it
-            try:
-                exit_ = await arena.attack(FAR[how], rdi=landing, rsi=selector, rbx=DATA + 4096)
-            finally:
-                assert space.read(DATA, 16) == bytes(16), f"{how} to {selector:#x} ran the guest's own code in ring 0"
-            assert isinstance(exit_, Fault | Syscall)
-
-
-@pytest.mark.parametrize("answered", [False, True])
-async def test_jumps_to_the_system_call_entry(small_machine: Machine, answered: bool) -> None:
-    """With any RCX and R11, which is what the entry would take for RIP and RFLAGS; and when nobody in Python looks at the call."""
-    source = random.Random(10)
-    arena = await Arena(small_machine).prepare()
-    arena.attacker.load("jmp *%rdi")
-    if answered:
-        arena.attacker.context.answers = {7: 1}
-    for address in [*NOT_CANONICAL, KERNEL_BASE, TEXT, SYSCALL_ENTRY, CODE, 0, *(source.getrandbits(64) for _ in range(50))]:
-        for flags in (0x202, source.getrandbits(64)):
-            await arena.attack(rdi=SYSCALL_ENTRY, rcx=address, r11=flags, rax=7)
-            await arena.go_on()
-            await arena.witness.check()
-
-
-NOT_CANONICAL = [0x800000000000, 0xFFFF7FFFFFFFFFFF, 1 << 63, 0x0123456789ABCDEF]
-LEAPS = {
-    "ret": "push %rdi; ret",
-    "jmp": "jmp *%rdi",
-    "call": "call *%rdi",
-    "iretq": "pushq $0x2b; pushq %rsp; pushq $0x202; pushq $0x33; push %rdi; iretq",
-    "sysretq": "movq %rdi, %rcx; movl $0x202, %r11d; sysretq",
-    "lretq": "pushq $0x33; push %rdi; lretq",
-}
-
-
-@pytest.mark.parametrize("how", LEAPS)
-async def test_leaps_to_non_canonical_addresses(small_machine: Machine, restore: Restore, how: str) -> None:
-    arena = await Arena(small_machine, restore).prepare()
-    arena.attacker.load(LEAPS[how])
-    for address in NOT_CANONICAL:
-        exit_ = await arena.attack(rdi=address)
-        assert isinstance(exit_, Fault), (hex(address), exit_)
-        # A host that emulates what got #GP may not know the instruction.
-        assert exit_.vector in ((6, 12, 13) if small_machine.capabilities.syscall_as_fault else (12, 13)), exit_
-    # The last bytes of the lower half, where the next instruction would be non-canonical.
-    exit_ = await arena.attack(rdi=0x7FFFFFFFFFFE)
-    assert isinstance(exit_, Fault)
-    assert exit_.vector in (13, 14)
-
-
-IRET_FLAGS = [0, 0x3002, 0x20002, 0x4002, 0x102, 0x10002, 0x180002, 0x40002, 0x200002, ALL_ONES, 0x80000000_00000202]
-
-
-async def test_iretq_in_ring_3(small_machine: Machine, restore: Restore) -> None:
-    """What ring 3 may do with IRETQ: jump with flags. IOPL, VM and IF stay what they were."""
-    arena = await Arena(small_machine, restore).prepare()
-    text = "movq %rsp, %rax; pushq $0x2b; push %rax; push %rdi; pushq $0x33; leaq 1f(%rip), %rax; push %rax; iretq; 1: pushfq; pop %rbx; syscall"
-    arena.attacker.load(text)
-    for flags in IRET_FLAGS:
-        exit_ = await arena.attack(rdi=flags)
-        for _ in range(6):
-            if not (isinstance(exit_, Fault) and exit_.vector == 1):
-                break
-            exit_ = await arena.go_on()
-        assert isinstance(exit_, (Syscall, Fault)), (hex(flags), exit_)
-        if isinstance(exit_, Syscall):
-            assert arena.attacker["rbx"] & 0x3000 == 0
-            assert arena.attacker["rbx"] & 0x200
-
-
-AFTER_MOV_SS = ["int3", ".byte 0xf1", "syscall", "int $0x80", "ud2", "hlt", "movq 0, %rax", "jmp .", "pushq $0x302; popfq; nop", "iretq"]
-
-
-@pytest.mark.parametrize("stepping", [False, True])
-async def test_events_in_the_shadow_of_mov_ss(small_machine: Machine, restore: Restore, stepping: bool) -> None:
-    arena = await Arena(small_machine, restore).prepare()
-    step = "pushfq; orl $0x100, (%rsp); popfq; " if stepping else ""
-    for load in ("movl $0x2b, %eax; movw %ax, %ss", "pushq $0x2b; popq %rax; movw %ax, %ss; movw %ax, %ss"):
-        for then in AFTER_MOV_SS:
-            exit_ = await arena.attack(f"{step}{load}; {then}; int3")
-            for _ in range(12):
-                if not (isinstance(exit_, Fault) and exit_.vector == 1 and stepping):
-                    break
-                exit_ = await arena.go_on()
-                await arena.witness.check()
 
 
 async def test_games_with_xsave(small_machine: Machine, restore: Restore) -> None:

@@ -253,10 +253,10 @@ class KickStorm(threading.Thread):
                 self.sent += 1
 
 
-async def work(machine: Machine, restore: Restore, until: float) -> tuple[int, int]:
-    """Compute, count, call: everything a stray signal could upset. Returns rounds done and calls seen."""
-    code = "1: movq $20000, %r12; 2: leaq 7(%rax,%rax,4), %rax; xorq %r12, %rax; decq %r12; jnz 2b; movq %rax, %rbx; syscall; jmp 1b"
-    guest = Guest(machine, code, restore=restore)
+async def work(machine: Machine, restore: Restore, until: float) -> int:
+    """Compute, count, call: everything a stray signal could upset. Returns rounds done."""
+    compute = "movq $20000, %r12; 2: leaq 7(%rax,%rax,4), %rax; xorq %r12, %rax; decq %r12; jnz 2b; movq %rax, %rbx"
+    guest = Guest(machine, f"1: {compute}; syscall; jmp 1b", restore=restore)
     expected, rounds = None, 0
     while time.monotonic() < until:
         guest["rax"] = 1
@@ -266,7 +266,7 @@ async def work(machine: Machine, restore: Restore, until: float) -> tuple[int, i
         assert guest["rbx"] == expected
         rounds += 1
     guest.close()
-    return rounds, rounds
+    return rounds
 
 
 async def test_signals_that_mean_nothing_change_nothing(machine: Machine, restore: Restore, timer_storm: list[int]) -> None:
@@ -283,7 +283,7 @@ async def test_signals_that_mean_nothing_change_nothing(machine: Machine, restor
     finally:
         storm.over.set()
         storm.join(10)
-    assert all(rounds > 10 for rounds, _ in done)
+    assert min(done) > 10
     assert storm.sent > 200
     assert timer_storm[0] > 200
     assert sum(vcpu.stale_kicks for vcpu in machine.counters().vcpus) > 0, "no kick found a guest running"

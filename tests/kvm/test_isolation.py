@@ -17,8 +17,17 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule, run_state_machine_as_test
-from kvm.guestcode import CODE, HUGE_PAGE, PAGE, READ, STACK, STACK_TOP, WRITE, assemble, switched
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)  # fmt: skip
+from kvm.guestcode import CODE, PAGE, READ, STACK, STACK_TOP, WRITE, assemble, switched
 
 from asynckvm.errors import GuestMemoryError
 from asynckvm.model.exits import Exit, Fault, Syscall
@@ -329,7 +338,6 @@ class Tenancy(RuleBasedStateMachine):
         finally:
             self.run(self.machine.close())
             self.loop.close()
-
 
     def nothing_stays(self) -> None:
         """With the last space gone every frame and table is back, within a bound."""

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kvm.guestcode import (
-    CODE, COUNT, DATA, EXECUTE, HUGE_PAGE, PAGE, READ, RUN_SECONDS, STACK_TOP, WRITE, Guest, Witness, create_space, keep,
+    CODE,
+    COUNT,
+    DATA,
+    EXECUTE,
+    HUGE_PAGE,
+    PAGE,
+    READ,
+    RUN_SECONDS,
+    STACK_TOP,
+    WRITE,
+    Guest,
+    Witness,
+    create_space,
+    keep,
     until_counting,
 )  # fmt: skip
 
@@ -238,7 +251,11 @@ async def test_copies_fault_as_a_kernel_s_would(machine: Machine) -> None:
 @pytest.mark.parametrize("address", [0, 1, 0x7FFFFFFFF000, 0x800000000000, 1 << 63, (1 << 64) - PAGE, 0xFFFFFFFF80000000])
 async def test_addresses_outside_user_space_are_refused(machine: Machine, address: int) -> None:
     space = create_space(machine)
-    for call in (lambda: space.read(address, 8), lambda: space.write(address, b"x", force=True), lambda: space.read_string(address, 8)):
+    for call in (
+        lambda: space.read(address, 8),
+        lambda: space.write(address, b"x", force=True),
+        lambda: space.read_string(address, 8),
+    ):
         with pytest.raises(GuestMemoryError):
             call()
     for call in (

@@ -34,7 +34,8 @@ AVX512 = (
     + "; syscall; jmp 1b"
 )
 STORE_ALL = (
-    "; ".join(f"movdqu %xmm{n}, {16 * n}(%rsi)" for n in range(16)) + "; stmxcsr 256(%rsi); fnstcw 260(%rsi); fnstenv 264(%rsi); syscall"
+    "; ".join(f"movdqu %xmm{n}, {16 * n}(%rsi)" for n in range(16))
+    + "; stmxcsr 256(%rsi); fnstcw 260(%rsi); fnstenv 264(%rsi); syscall"
 )
 
 

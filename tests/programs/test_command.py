@@ -114,17 +114,26 @@ def test_what_cannot_be_run_has_a_status_of_its_own(folder: Path, build: Build, 
     assert "aarch64" in command("run", "--", str(folder / "aarch64")).stderr.decode()
 
 
-def test_without_kvm_it_says_what_to_do(folder: Path, busybox: Path, command: Command) -> None:
-    """A device that is no KVM stands in for a host without one."""
-    code = "from asynckvm.model import config; config.MachineConfig.__dataclass_fields__; import sys, asynckvm.platform as p; "
-    code += "o = p.Machine.open; p.Machine.open = lambda **k: o(**k, device='/nowhere/kvm'); "
-    code += "from asynckvm.cli import main; sys.exit(main(sys.argv[1:]))"
-    argv = [sys.executable, "-c", code, "run", "--", str(busybox), "true"]
-    result = subprocess.run(argv, capture_output=True, timeout=SECONDS)
+WITHOUT_KVM = """
+import sys
+from asynckvm import platform
+from asynckvm.cli import main
+
+real = platform.Machine.open
+platform.Machine.open = lambda **options: real(**options, device="/nowhere/kvm")
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["run", "--", "busybox", "true"], ["doctor"], ["doctor", "--json"]], ids=" ".join)
+def test_without_kvm_it_says_what_to_do(arguments: list[str]) -> None:
+    """A device that does not exist stands in for a host without KVM."""
+    result = subprocess.run([sys.executable, "-c", WITHOUT_KVM, *arguments], capture_output=True, timeout=SECONDS)
     assert result.returncode == Status.UNUSABLE
-    (line,) = lines(result.stderr)
-    assert "/nowhere/kvm" in line
-    assert "kvm_intel" in line
+    said = lines(result.stderr) if arguments[0] == "run" else [result.stdout.decode()]
+    assert len(said) == 1
+    assert "/nowhere/kvm" in said[0]
+    assert "kvm_intel" in said[0]
 
 
 def test_a_timeout_kills(build: Build, command: Command) -> None:
@@ -197,6 +206,16 @@ def test_a_terminal_is_a_terminal_inside(busybox: Path) -> None:
     os.close(terminal)
     assert b"words\r\nmore\r\nwords\r\n" in os.read(controller, 1000)
     os.close(controller)
+
+
+def test_closed_standard_streams_are_closed_inside_too(build: Build, busybox: Path) -> None:
+    """Nor does the guest get something else by their numbers."""
+    shell = 'exec "$@" <&- >&- 2>&-'
+    argv = ["sh", "-c", shell, "sh", sys.executable, "-m", "asynckvm", "run", "--", str(busybox)]
+    assert subprocess.run([*argv, "cat"], timeout=SECONDS).returncode == 1
+    assert subprocess.run([*argv, "echo", "hi"], timeout=SECONDS).returncode == 1
+    assert subprocess.run([*argv, "true"], timeout=SECONDS).returncode == 0
+    assert subprocess.run([*argv[:-1], str(build("deaths")), "null"], timeout=SECONDS).returncode == 139
 
 
 def test_doctor(command: Command) -> None:

@@ -1,7 +1,7 @@
 """What one switch costs in Python: drain, decode, exit value, scheduler, resuming the coroutine and submitting again.
 
-Not a test but a measurement, run as `python -m sim.switch_cost [--profile]` from tests/. The vCPUs are a few lines of C, compiled on the spot,
-that complete every context the moment it is submitted, so that all that is left is this side.
+Not a test but a measurement, run as `python -m sim.switch_cost [--profile]` from tests/. The vCPUs are a few lines of C,
+compiled on the spot, that complete every context the moment it is submitted: all that is left is this side.
 """
 
 from __future__ import annotations

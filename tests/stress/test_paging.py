@@ -83,7 +83,7 @@ async def test_a_space_that_dies_leaves_no_translation(machine: Machine) -> None
 
 
 async def test_edits_while_two_guests_run_in_the_space(machine: Machine) -> None:
-    """Map, write, protect and unmap beside two running threads of the same space: they fault or see whole values, never others."""
+    """Changes beside two running threads of the same space: these fault or see whole values, never others."""
     source = random.Random(22)
     pages = 64
     code = "1: movq (%rdi,%r8), %rbx; movq %rbx, %rsi; addq $4096, %r8; andq $0x3ffff, %r8; incq %r9; syscall; jmp 1b"

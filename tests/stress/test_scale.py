@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from kvm.guestcode import CODE, PAGE, READ, EXECUTE, WRITE, assemble, keep
+from kvm.guestcode import CODE, EXECUTE, PAGE, READ, WRITE, assemble, keep
 
 from asynckvm.model.exits import Interrupted, InterruptReason, Syscall
 from asynckvm.platform import Machine

@@ -63,9 +63,11 @@ class FakeSpace:
 
     def protect(self, address: int, length: int, access: Access) -> None:
         _check(address, length)
-        for page in range(address, address + length, PAGE):
+        pages = range(address, address + length, PAGE)
+        for page in pages:
             if page not in self.pages:
                 raise GuestMemoryError(page)
+        for page in pages:
             self.pages[page].access = access
 
     def discard(self, address: int, length: int) -> None:

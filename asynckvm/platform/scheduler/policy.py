@@ -95,7 +95,13 @@ class Scheduler:
         """READY in short, for when others wait already: True, with nothing to do. False: nothing was noted, call `step`."""
         queue = self._queue
         entity = self._entities[index]
-        if not self._armed or not 0 < queue.count < self._max_waiting or entity is None or entity.lane is not None or entity.vcpu >= 0:
+        if (
+            not self._armed
+            or not 0 < queue.count < self._max_waiting
+            or entity is None
+            or entity.lane is not None
+            or entity.vcpu >= 0
+        ):
             return False
         entity.ready_ns = now_ns
         queue.push(entity)

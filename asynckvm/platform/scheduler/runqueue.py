@@ -3,8 +3,8 @@
 Each priority has two halves. A context enters the current one while it has slice left, and the next one when its slice is used
 up; when the current half is empty the halves swap, which is a new round. So in one round everybody gets one slice,
 whether it comes as one long run or as a thousand short ones. In each half those whose last run was brief go before
-those who keep a vCPU until they are thrown off: a program that makes system calls need not wait for a queue of spinners,
-and its slice bounds what it can take from them. All operations are O(1) in the number of contexts.
+those who keep a vCPU until they are thrown off: a program that makes system calls waits for what is in a mailbox already and not
+for a queue of spinners, and its slice bounds what it can take from them. All operations are O(1) in the number of contexts.
 """
 
 from __future__ import annotations

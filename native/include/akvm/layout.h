@@ -8,8 +8,11 @@
 #ifndef AKVM_LAYOUT_H
 #define AKVM_LAYOUT_H
 
-/* Virtual addresses. PML4 entry 511: kernel image; entry 510: window on the tables arena. */
-#define AKVM_KERNEL_BASE      0xffffffff80000000
+/* Virtual addresses. PML4 entry 511: kernel image; entry 510: window on the tables arena.
+ * The text's address has nothing but zeroes in its lower half where a guest could map something (AKVM_USER_MIN): an emulated
+ * ring 0 may cut the address of the system-call entry to 32 bits when SYSCALL comes from compatibility mode, and would then
+ * run the guest's own page in ring 0. */
+#define AKVM_KERNEL_BASE      0xffffffff00000000
 #define AKVM_TABLES_WINDOW    0xffffff0000000000
 #define AKVM_KERNEL_HALF      0xffff800000000000
 

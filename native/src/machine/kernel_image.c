@@ -26,6 +26,8 @@ _Static_assert(AKVM_VCPU_OFFSET + AKVM_VCPUS_MAX * AKVM_VCPU_BYTES <= HUGE_PAGE,
 _Static_assert(AKVM_VCPU_TSS + 104 <= PAGE && AKVM_GDT_BYTES <= AKVM_VCPU_TSS, "GDT and TSS share a page");
 _Static_assert(AKVM_VCPU_PAYLOAD + AKVM_PAYLOAD_BYTES <= AKVM_VCPU_BYTES, "payload leaves the vCPU area");
 _Static_assert(AKVM_STUB_END <= AKVM_TEXT_BYTES, "stubs leave the text");
+_Static_assert((AKVM_KERNEL_BASE & 0xffffffff) + AKVM_TEXT_OFFSET + AKVM_TEXT_BYTES <= AKVM_USER_MIN,
+	       "a guest could map what the system-call entry is cut to");
 
 /* Interrupt gate, Intel SDM vol. 3A §6.14.1. */
 static void set_gate(uint8_t *idt, unsigned vector, unsigned dpl, unsigned stack)

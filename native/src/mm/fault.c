@@ -237,26 +237,32 @@ int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t acces
 	return fault;
 }
 
-uint64_t akvm__space_find_gpa(struct akvm_space *space, uint64_t gpa)
+static int drop_file_page(struct akvm__visitor *visitor, struct akvm__place place, uint64_t entry, uint64_t address)
 {
-	uint64_t found = 0;
+	(void)address;
+	if (!akvm__entry_private(entry)) {
+		akvm__page_clear(visitor->space, place);
+		visitor->visited++;
+	}
+	return 0;
+}
 
-	gpa &= ~(AKVM__PAGE - 1);
+uint64_t akvm__space_trim(struct akvm_space *space)
+{
+	struct akvm__visitor visitor = { .space = space, .page = drop_file_page };
+
 	akvm__space_begin(space);
-	for (uint32_t i = 0; i < space->regions.count && found == 0; i++) {
+	for (uint32_t i = 0; i < space->regions.count; i++) {
 		const struct akvm__vma *vma = &space->regions.array[i];
-		struct akvm__place place;
-		uint64_t offset, entry;
+		uint64_t bytes;
 
-		if (vma->file == NULL || gpa < vma->file->gpa || gpa - vma->file->gpa >= vma->file->pages * AKVM__PAGE)
+		if (vma->file == NULL)
 			continue;
-		offset = gpa - vma->file->gpa;
-		if (offset < vma->offset || offset - vma->offset >= vma->end - vma->start)
-			continue;
-		entry = akvm__walk(space, vma->start + (offset - vma->offset), &place);
-		if (entry & AKVM__ENTRY_PRESENT && akvm__entry_gpa(entry) == gpa)
-			found = vma->start + (offset - vma->offset);
+		bytes = akvm__file_pages_now(vma->file) * AKVM__PAGE;
+		visitor.start = bytes > vma->offset ? vma->start + (bytes - vma->offset) : vma->start;
+		visitor.end = vma->end;
+		(void)akvm__pages_visit(&visitor);
 	}
 	akvm__space_end(space);
-	return found;
+	return visitor.visited;
 }

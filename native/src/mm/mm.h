@@ -68,8 +68,9 @@ int akvm__space_edits_pending(const struct akvm_space *space); /* atomic read, a
  * MEMORY although destroyed spaces still wait to be reaped: it does not wait for them. `present` is the error code's bit 0,
  * and only a hint: entries decide, as they may have changed since. Takes the space's lock. */
 int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t access, int present);
-/* The user address through which the space maps a guest-physical address of a file slot; 0 when none. */
-uint64_t akvm__space_find_gpa(struct akvm_space *space, uint64_t gpa);
+/* Take away the pages of files that lie beyond their present end, so that the next touch faults and is told BUS; returns how
+ * many there were. For a host page that could not be had: only the guest's own fault tells the exact address. */
+uint64_t akvm__space_trim(struct akvm_space *space);
 
 /* Spaces that need a vCPU: destroyed ones, whose tables must be cleared first, and living ones with much memory waiting for
  * edits that nobody has come to make. The next one, or NULL; then take/done as above until nothing is left, then reap_done,

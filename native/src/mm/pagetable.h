@@ -37,6 +37,7 @@ struct akvm__visitor {
 	uint32_t access; /* for the caller's page() */
 	struct akvm_space *child;
 	bool keep_files;
+	uint64_t visited;
 };
 
 uint64_t akvm__entry_get(const struct akvm_space *space, struct akvm__place place);

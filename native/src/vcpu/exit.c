@@ -6,7 +6,7 @@
 #include "machine/machine.h"
 #include "vcpu/vcpu.h"
 
-enum { VECTOR_GP = 13, VECTOR_PF = 14 };
+enum { VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14 };
 /* Present, user, instruction fetch: how SYSCALL arrives where ring 0 is emulated (a fetch from LSTAR at CPL 3). */
 enum { SYSCALL_FETCH = 0x15 };
 
@@ -60,6 +60,26 @@ static enum akvm__event system_call(struct akvm__context *context)
 	return AKVM_EVENT_SYSCALL;
 }
 
+/*
+ * SYSCALL in compatibility mode, which no segment of ours leads to, on a host that lends ring 3 its own 32-bit segment and cuts
+ * the entry's address to 32 bits. Nothing can be mapped there (layout.h), so ring 0 stopped at its first fetch: what the
+ * guest gets is the invalid opcode that Intel's CPUs raise (SDM vol. 2B, SYSCALL).
+ */
+static enum akvm__event compatibility_syscall(struct akvm__vcpu *vcpu, struct akvm__context *context, uint64_t rsp)
+{
+	enum { SYSCALL_BYTES = 2 };
+	struct akvm_registers *registers = &context->pub.registers;
+
+	save_registers(vcpu, context);
+	registers->rip = (uint32_t)(registers->rcx - SYSCALL_BYTES);
+	registers->rflags = registers->r11;
+	registers->rsp = rsp;
+	context->pub.vector = VECTOR_UD;
+	context->pub.error_code = 0;
+	context->pub.address = 0;
+	return AKVM_EVENT_EXCEPTION;
+}
+
 static enum akvm__event exception(struct akvm__vcpu *vcpu, struct akvm__context *context, unsigned vector)
 {
 	const uint64_t syscall_entry = AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET + AKVM_STUB_SYSCALL;
@@ -71,8 +91,11 @@ static enum akvm__event exception(struct akvm__vcpu *vcpu, struct akvm__context 
 		return broken(context, AKVM_FAILURE_STATE);
 	context->pub.error_code = (uint32_t)frame.error_code;
 	context->pub.address = vector == VECTOR_PF ? vcpu->run->s.regs.sregs.cr2 : 0;
-	if ((frame.cs & 3) != 3)
+	if ((frame.cs & 3) != 3) {
+		if (vector == VECTOR_PF && frame.rip == (uint32_t)syscall_entry)
+			return compatibility_syscall(vcpu, context, frame.rsp);
 		return broken(context, AKVM_FAILURE_RING0);
+	}
 	save_registers(vcpu, context);
 	registers->rip = frame.rip;
 	registers->rflags = frame.rflags;

@@ -9,6 +9,7 @@
 #include "vcpu/vcpu.h"
 
 enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_INT80 = 0x80, VECTOR_SYSCALL = 256 };
+enum { ERROR_CODE_IDT = 2 };
 enum { PF_PRESENT = 1, PF_WRITE = 2, PF_FETCH = 16 };
 /* A fault that keeps being resolved and comes back is a broken table, not a slow one. */
 enum { SAME_FAULT_MAX = 4096, EVENT_RERUNS_MAX = 64, RESETS_MAX = 4 };
@@ -41,12 +42,14 @@ static void finish_error(struct akvm__vcpu *vcpu, struct akvm__context *context,
 	finish(context, AKVM_EXIT_ERROR);
 }
 
-static bool code_bytes_are(struct akvm__context *context, uint8_t first, uint8_t second)
+/* The instruction at RIP, when it is two bytes beginning with `first`: its second byte, else -1. */
+static int second_byte(struct akvm__context *context, uint8_t first)
 {
 	uint8_t bytes[2];
 
-	return akvm_space_read(context->space, context->pub.registers.rip, bytes, sizeof(bytes)) == sizeof(bytes) &&
-	       bytes[0] == first && bytes[1] == second;
+	if (akvm_space_read(context->space, context->pub.registers.rip, bytes, sizeof(bytes)) != sizeof(bytes) || bytes[0] != first)
+		return -1;
+	return bytes[1];
 }
 
 static bool resolve_syscall(struct akvm__context *context)
@@ -78,6 +81,26 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 	return true;
 }
 
+/* INT n where it arrives as #UD: the system call of vector 0x80, or the #GP that a gate of ring 0 raises (SDM vol. 3A §6.13).
+ * False when it is some other invalid instruction. */
+static bool software_interrupt(struct akvm__context *context)
+{
+	int vector = second_byte(context, 0xcd);
+
+	if (vector < 0)
+		return false;
+	if (vector == VECTOR_INT80) {
+		context->pub.registers.rip += 2;
+		context->pub.vector = VECTOR_INT80;
+		finish(context, AKVM_EXIT_SYSCALL);
+		return true;
+	}
+	context->pub.vector = VECTOR_GP;
+	context->pub.error_code = (uint32_t)vector << 3 | ERROR_CODE_IDT;
+	finish(context, AKVM_EXIT_FAULT);
+	return true;
+}
+
 /* True when the guest may go on; else the exit record is filled in. */
 static bool resolve_exception(struct akvm__vcpu *vcpu, struct akvm__context *context, struct same_fault *same)
 {
@@ -90,13 +113,11 @@ static bool resolve_exception(struct akvm__vcpu *vcpu, struct akvm__context *con
 			return true;
 		if (pub->kind == AKVM_EXIT_ERROR)
 			return false;
-	} else if (pub->vector == VECTOR_UD && capabilities->int80_as_ud && code_bytes_are(context, 0xcd, 0x80)) {
-		pub->registers.rip += 2;
-		pub->vector = VECTOR_INT80;
-		finish(context, AKVM_EXIT_SYSCALL);
-		return false;
+	} else if (pub->vector == VECTOR_UD && capabilities->int80_as_ud) {
+		if (software_interrupt(context))
+			return false;
 	} else if (pub->vector == VECTOR_GP && pub->error_code == 0 && capabilities->cpuid_faulting &&
-		   code_bytes_are(context, 0x0f, 0xa2)) {
+		   second_byte(context, 0x0f) == 0xa2) {
 		akvm__cpuid_answer(vcpu->machine, &pub->registers);
 		pub->registers.rip += 2;
 		return true;
@@ -152,18 +173,18 @@ static bool enter_guest(struct akvm__vcpu *vcpu, struct akvm__context *context, 
 	return true;
 }
 
-/* A host page that cannot be had, for instance of a file cut short under its mapping. */
-static void finish_bus(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome)
+/*
+ * A host page that cannot be had: a file was cut short under its mapping. KVM does not say where, so what lies beyond the end
+ * of files is unmapped and the guest runs on into an ordinary fault. True when that may help: also when another vCPU did it
+ * since this one entered.
+ */
+static bool resolve_bus(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome)
 {
-	if (akvm__vcpu_decode(vcpu, context, false) != AKVM_EVENT_INTERRUPTED) {
-		finish_error(vcpu, context, AKVM_FAILURE_RUN, outcome.host_errno);
-		return;
-	}
-	context->pub.vector = VECTOR_PF;
-	context->pub.error_code = 0;
-	context->pub.address = outcome.gpa ? akvm__space_find_gpa(context->space, outcome.gpa) : 0;
-	context->pub.detail = AKVM_FAULT_BUS;
-	finish(context, AKVM_EXIT_FAULT);
+	if (akvm__vcpu_decode(vcpu, context, false) == AKVM_EVENT_INTERRUPTED &&
+	    (akvm__space_trim(context->space) || akvm__space_generation(context->space) != vcpu->cr3_generation))
+		return true;
+	finish_error(vcpu, context, AKVM_FAILURE_RUN, outcome.host_errno);
+	return false;
 }
 
 /* True when the context should be entered again. */
@@ -175,10 +196,8 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 		finish_error(vcpu, context, outcome.failure, outcome.host_errno);
 		return false;
 	}
-	if (outcome.result == AKVM_RUN_BUS) {
-		finish_bus(vcpu, context, outcome);
-		return false;
-	}
+	if (outcome.result == AKVM_RUN_BUS)
+		return resolve_bus(vcpu, context, outcome);
 	switch (akvm__vcpu_decode(vcpu, context, outcome.result == AKVM_RUN_HALTED)) {
 	case AKVM_EVENT_NOT_ENTERED:
 	case AKVM_EVENT_INTERRUPTED:

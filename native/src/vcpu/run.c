@@ -18,18 +18,11 @@ static struct akvm__run_outcome outcome(enum akvm__run_result result, uint32_t r
 
 static struct akvm__run_outcome run_failed(struct akvm__vcpu *vcpu, int error)
 {
-	struct akvm__run_outcome failed;
-
 	switch (error) {
 	case EINTR:
 		return outcome(AKVM_RUN_INTERRUPTED, KVM_EXIT_INTR, 0, 0);
 	case EFAULT:
-		failed = outcome(AKVM_RUN_BUS, vcpu->run->exit_reason, EFAULT, 0);
-#ifdef KVM_EXIT_MEMORY_FAULT
-		if (vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
-			failed.gpa = vcpu->run->memory_fault.gpa;
-#endif
-		return failed;
+		return outcome(AKVM_RUN_BUS, vcpu->run->exit_reason, EFAULT, 0);
 	case ENOMEM:
 	case ENOSPC:
 	case EAGAIN:

@@ -101,7 +101,6 @@ struct akvm__run_outcome {
 	uint32_t kvm_exit_reason;
 	int host_errno;
 	uint32_t failure;             /* enum akvm_failure when FAILED */
-	uint64_t gpa;                 /* of a memory fault, when KVM tells */
 };
 struct akvm__run_outcome akvm__vcpu_run(struct akvm__vcpu *vcpu);
 

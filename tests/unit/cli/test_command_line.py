@@ -102,12 +102,15 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (InternalError("a defect"), Status.INTERNAL),
         (OSError(24, "Too many open files"), Status.RESOURCES),
         (ValueError("odd"), Status.INTERNAL),
+        (ZeroDivisionError("a defect"), Status.INTERNAL),
+        (ImportError("no _ffi"), Status.UNUSABLE),
+        (KeyboardInterrupt(), Status.INTERRUPTED),
     ],
 )
 def test_an_error_is_one_line_with_its_hint(
-    error: Exception, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: run.Options) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(run, "_run", fail)

@@ -72,6 +72,7 @@ class FakeCore:
         self.answers: dict[int, Any] = {}
         self.files = 0
         self.limit = 0
+        self.exhausted = self.END  # no frames are left for addresses from here on
         self.settled = True
         self.stopped = False
         self._operation = self.ffi.new("char[]", b"fake operation")
@@ -376,4 +377,6 @@ class FakeCore:
     def _copyable(self, address: int, length: int) -> int:
         if not self.START <= address < self.END:
             return -errno.EFAULT
-        return min(length, self.END - address)
+        if address >= self.exhausted:
+            return -errno.ENOMEM
+        return min(length, min(self.END, self.exhausted) - address)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from unit.platform.helpers import SECONDS, passes
 
-from asynckvm.errors import ClosedError, GuestMemoryError, GuestStringError, InternalError, UsageError
+from asynckvm.errors import ClosedError, GuestMemoryError, GuestStringError, InternalError, OutOfMemoryError, UsageError
 from asynckvm.model.memory import Access, Region
 from asynckvm.platform import address_space
 
@@ -70,7 +70,25 @@ async def test_bad_addresses_tell_where(machine: Machine, monkeypatch: pytest.Mo
     space.close()
 
 
-RANGES = [(1, 4096, 0), (0, 4095, 0), (0, 0, 0), (0, -4096, 0), (-4096, 4096, 0), (0, 4096, 1), (0, 4096, -4096), (1 << 64, 4096, 0)]
+async def test_running_out_of_memory_is_no_bad_address(machine: Machine, core: FakeCore) -> None:
+    space = machine.create_address_space()
+    core.exhausted = START + 8192
+    for act in (lambda: space.write(START, bytes(8193)), lambda: space.read(START, 8193), lambda: space.read(START + 8192, 1)):
+        with pytest.raises(OutOfMemoryError):
+            act()
+    space.close()
+
+
+RANGES = [
+    (1, 4096, 0),
+    (0, 4095, 0),
+    (0, 0, 0),
+    (0, -4096, 0),
+    (-4096, 4096, 0),
+    (0, 4096, 1),
+    (0, 4096, -4096),
+    (1 << 64, 4096, 0),
+]
 
 
 @pytest.mark.parametrize(("address", "length", "offset"), RANGES)

@@ -303,9 +303,7 @@ async def test_a_spinner_is_preempted_only_when_somebody_waits(core: FakeCore) -
         await close(*those)
 
 
-async def test_states_change_only_as_the_table_says(
-    machine: Machine, core: FakeCore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_states_change_only_as_the_table_says(machine: Machine, core: FakeCore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every assignment the engine makes is one of the table's transitions (or its end after several)."""
     reachable = {
         (int(before), int(after)) for (before, _), after in CONTEXT_TRANSITIONS.items() if isinstance(before, ContextState)
