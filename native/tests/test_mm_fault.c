@@ -238,8 +238,8 @@ static void file_pages(void)
 	T_EQUAL(ftruncate(fd, 2 * AKVM__PAGE), 0);
 	T_EQUAL(akvm__space_trim(space), 3);
 	T_CHECK(world_walk(&world, space, BASE) && world_walk(&world, space, BASE + 4 * AKVM__PAGE));
-	T_CHECK(!world_walk(&world, space, BASE + AKVM__PAGE) && !world_walk(&world, space, BASE + 2 * AKVM__PAGE));
-	T_EQUAL(touch(space, BASE + AKVM__PAGE, AKVM_READ, &byte), AKVM_FAULT_BUS);
+	for (unsigned page = 1; page < 4; page++)
+		T_EQUAL(touch(space, BASE + page * AKVM__PAGE, AKVM_READ, &byte), AKVM_FAULT_BUS);
 	close(fd);
 	end();
 }
