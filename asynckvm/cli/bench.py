@@ -59,10 +59,11 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """One ratio, and the numbers it came from: nanoseconds by name, one for each round."""
+    """One ratio, and the numbers it came from, by name and one for each round: nanoseconds, and events for one operation."""
 
     ratio: Ratio
     samples: dict[str, list[float]]
+    counts: dict[str, list[float]]
 
     def json(self) -> dict[str, object]:
         return {name: Spread.of(values).json() for name, values in self.samples.items()}
@@ -72,14 +73,18 @@ class _Samples:
     """Collects named numbers round by round."""
 
     def __init__(self) -> None:
-        self.lists: dict[str, list[float]] = {}
+        self._times: dict[str, list[float]] = {}
+        self._counts: dict[str, list[float]] = {}
 
-    def add(self, **values: float) -> None:
-        for name, value in values.items():
-            self.lists.setdefault(name, []).append(value)
+    def add(self, ours: Sample, **times: float) -> None:
+        """One round: our sample, and what it is compared with."""
+        for name, value in ({"asynckvm": ours.ns} | times | ours.parts).items():
+            self._times.setdefault(name, []).append(value)
+        for name, value in ours.counts.items():
+            self._counts.setdefault(name, []).append(value)
 
-    def compare(self, name: str, above: str, below: str) -> Comparison:
-        return Comparison(Ratio.of(name, self.lists[above], self.lists[below]), self.lists)
+    def compare(self, name: str, above: str = "asynckvm", below: str = "floor") -> Comparison:
+        return Comparison(Ratio.of(name, self._times[above], self._times[below]), self._times, self._counts)
 
 
 async def _vcpu_exit(plan: Plan, folder: Path) -> Comparison:
@@ -89,8 +94,8 @@ async def _vcpu_exit(plan: Plan, folder: Path) -> Comparison:
             for _ in range(plan.rounds):
                 raw = floor.sample()
                 ours = await anext(subject)
-                samples.add(asynckvm=ours.ns, floor=raw["sysret"], floor_iret=raw["iret"], **ours.parts)
-    return samples.compare("vcpu_exit", "asynckvm", "floor")
+                samples.add(ours, floor=raw["sysret"], floor_iret=raw["iret"])
+    return samples.compare("vcpu_exit")
 
 
 async def _async_switch(plan: Plan, folder: Path) -> Comparison:
@@ -103,8 +108,8 @@ async def _async_switch(plan: Plan, folder: Path) -> Comparison:
                 wakeup_ns = await wakeup.sample(plan.wakeups, raw_ns)
                 ours = await anext(subject)
                 floor_ns = raw_ns + WAKEUP_WEIGHT * wakeup_ns
-                samples.add(asynckvm=ours.ns, floor=floor_ns, raw_exit=raw_ns, bare_wakeup=wakeup_ns, **ours.parts)
-    return samples.compare("async_switch", "asynckvm", "floor")
+                samples.add(ours, floor=floor_ns, raw_exit=raw_ns, bare_wakeup=wakeup_ns)
+    return samples.compare("async_switch")
 
 
 async def _kick(plan: Plan, folder: Path) -> Comparison:
@@ -114,8 +119,8 @@ async def _kick(plan: Plan, folder: Path) -> Comparison:
             for _ in range(plan.rounds):
                 raw = floor.sample()
                 ours = await anext(subject)
-                samples.add(asynckvm=ours.ns, floor=raw["polled"], floor_eventfd=raw["eventfd"])
-    return samples.compare("kick", "asynckvm", "floor")
+                samples.add(ours, floor=raw["polled"], floor_eventfd=raw["eventfd"])
+    return samples.compare("kick")
 
 
 async def _scaling(plan: Plan, folder: Path) -> Comparison:
@@ -127,9 +132,10 @@ async def _scaling(plan: Plan, folder: Path) -> Comparison:
 
     async with contextlib.aclosing(crowd(1)) as one, contextlib.aclosing(crowd(2)) as two:
         for _ in range(plan.crowd_rounds):
-            samples.add(one_vcpu=(await anext(one)).ns, two_vcpus=(await anext(two)).ns)
+            lonely = await anext(one)
+            samples.add(await anext(two), one_vcpu=lonely.ns, one_vcpu_loop_cpu=lonely.parts["loop_cpu"])
     # Rates are the inverse of times.
-    return samples.compare("scaling_2v1", "one_vcpu", "two_vcpus")
+    return samples.compare("scaling_2v1", "one_vcpu", "asynckvm")
 
 
 async def _compute(plan: Plan, folder: Path) -> Comparison:
@@ -141,9 +147,9 @@ async def _compute(plan: Plan, folder: Path) -> Comparison:
                 native_ns = floor.sample()["loop"]
                 ours = await anext(subject)
                 result = ours.result
-                samples.add(asynckvm=ours.ns, floor=native_ns)
+                samples.add(ours, floor=native_ns)
     expect("result of the loop", result, int(str(floor.summary["result"])))
-    return samples.compare("compute", "asynckvm", "floor")
+    return samples.compare("compute")
 
 
 async def _page_touch(plan: Plan, folder: Path) -> Comparison:
@@ -153,8 +159,8 @@ async def _page_touch(plan: Plan, folder: Path) -> Comparison:
             for _ in range(plan.rounds):
                 native = floor.sample()
                 ours = await anext(subject)
-                samples.add(asynckvm=ours.ns, floor=native["plain"], floor_huge=native["advised"], **ours.parts)
-    return samples.compare("page_touch", "asynckvm", "floor")
+                samples.add(ours, floor=native["plain"], floor_huge=native["advised"])
+    return samples.compare("page_touch")
 
 
 COMPARISONS: Final[dict[str, Callable[[Plan, Path], Coroutine[Any, Any, Comparison]]]] = {
@@ -167,31 +173,36 @@ COMPARISONS: Final[dict[str, Callable[[Plan, Path], Coroutine[Any, Any, Comparis
 }
 
 
+def _medians(series: dict[str, list[float]]) -> dict[str, float]:
+    return {name: round(statistics.median(values), 3) for name, values in series.items()}
+
+
 def _breakdown(comparisons: dict[str, Comparison]) -> dict[str, dict[str, float]]:
-    """Where the time goes: medians over the rounds, nanoseconds for one operation."""
-
-    def median(name: str, series: str) -> float:
-        return round(statistics.median(comparisons[name].samples[series]), 1)
-
+    """Where the time goes: medians over the rounds, nanoseconds for one operation. `thread`: our part beside the raw exit."""
+    medians = {name: _medians(comparison.samples) for name, comparison in comparisons.items()}
     breakdown: dict[str, dict[str, float]] = {}
-    if "vcpu_exit" in comparisons:
-        raw, on_vcpu, total = (median("vcpu_exit", series) for series in ("floor", "on_vcpu", "asynckvm"))
+    if at := medians.get("vcpu_exit"):
         breakdown["vcpu_exit"] = {
-            "raw_exit": raw,
-            "vcpu_thread": round(on_vcpu - raw, 1),
-            "share_of_one_switch": round(total - on_vcpu, 1),
+            "raw_exit": at["floor"],
+            "thread": at["on_vcpu"] - at["floor"],
+            "share_of_one_switch": at["asynckvm"] - at["on_vcpu"],
         }
-    if "async_switch" in comparisons:
-        raw = median("async_switch", "raw_exit")
-        on_vcpu = median("async_switch", "on_vcpu")
+    if at := medians.get("async_switch"):
         breakdown["async_switch"] = {
-            "call_to_vcpu": median("async_switch", "call_to_vcpu"),
-            "raw_exit": raw,
-            "vcpu_thread": round(on_vcpu - raw, 1),
-            "vcpu_to_resumed": median("async_switch", "vcpu_to_resumed"),
-            "total": median("async_switch", "asynckvm"),
+            "call_to_vcpu": at["call_to_vcpu"],
+            "raw_exit": at["raw_exit"],
+            "thread": at["on_vcpu"] - at["raw_exit"],
+            "vcpu_to_resumed": at["vcpu_to_resumed"],
         }
-    return breakdown
+    if at := medians.get("kick"):
+        breakdown["kick"] = {
+            "raw_kick": at["floor"],
+            "thread": at["interrupt_to_left"] - at["floor"],
+            "left_to_resumed": at["left_to_resumed"],
+        }
+    if at := medians.get("scaling_2v1"):
+        breakdown["scaling_2v1"] = {name: at[name] for name in ("loop_cpu", "vcpus_cpu", "one_vcpu_loop_cpu")}
+    return {name: {part: round(value, 1) for part, value in parts.items()} for name, parts in breakdown.items()}
 
 
 async def measure(plan: Plan, folder: Path, names: list[str], progress: Callable[[str], None]) -> dict[str, object]:
@@ -205,6 +216,7 @@ async def measure(plan: Plan, folder: Path, names: list[str], progress: Callable
         "ratios": {name: comparison.ratio.json() for name, comparison in comparisons.items()},
         "samples_ns": {name: comparison.json() for name, comparison in comparisons.items()},
         "breakdown_ns": _breakdown(comparisons),
+        "counts": {name: _medians(comparison.counts) for name, comparison in comparisons.items() if comparison.counts},
         "plan": dataclasses.asdict(plan),
         "conditions": host | CpuUse.now().since(started),
     }
@@ -224,8 +236,9 @@ def _table(result: dict[str, Any]) -> str:
             numbers = " ".join(f"{spread[key]:11.1f}" for key in ("median", "min", "q1", "q3", "max"))
             lines.append(f"{name + ' ' + what:32} {numbers}")
     for name, parts in result["breakdown_ns"].items():
-        lines += ["", f"where the time of {name} goes (ns):"]
-        lines += [f"  {what:30} {value:11.1f}" for what, value in parts.items()]
+        counts = "  ".join(f"{what} {value:g}" for what, value in result["counts"].get(name, {}).items())
+        lines += ["", f"where the time of {name} goes (ns):", *(f"  {what:30} {value:11.1f}" for what, value in parts.items())]
+        lines += [f"  for one operation: {counts}"] * bool(counts)
     host = {key: value for key, value in result["conditions"].items() if key != "capabilities"}
     lines += ["", "  ".join(f"{key}: {value}" for key, value in host.items())]
     lines.append("  ".join(f"{key}: {value}" for key, value in result["conditions"]["capabilities"].items()))

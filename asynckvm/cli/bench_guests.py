@@ -99,7 +99,7 @@ def create_guest(machine: Machine, code: bytes, space: AddressSpace | None = Non
 
 
 @contextlib.asynccontextmanager
-async def open_guest(code: bytes, *, memory: int = 64 << 20) -> AsyncIterator[Context]:
-    """A context at the start of `code`, in a machine of one vCPU that lives as long as the block."""
+async def open_guest(code: bytes, *, memory: int = 64 << 20) -> AsyncIterator[tuple[Machine, Context]]:
+    """A machine of one vCPU for as long as the block, with one context at the start of `code`."""
     async with Machine.open(vcpus=1, memory=memory) as machine:
-        yield create_guest(machine, code)
+        yield machine, create_guest(machine, code)

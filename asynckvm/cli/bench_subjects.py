@@ -53,16 +53,37 @@ TOUCH_AT: Final = 0x1000_0000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """`ns`: nanoseconds for one operation. `parts`: where they went, in nanoseconds. `result`: what the guest computed."""
+    """`ns`: nanoseconds for one operation. `parts`: where they went, in nanoseconds. `counts`: what else happened, for one
+    operation. `result`: what the guest computed.
+    """
 
     ns: float
     parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    counts: dict[str, float] = dataclasses.field(default_factory=dict)
     result: int = 0
+
+
+class _Counts:
+    """What a machine counts between two looks, for one operation: how the loop learned of exits, what vCPUs did beside them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._before = self._look()
+
+    def _look(self) -> dict[str, int]:
+        now = self._machine.counters()
+        counts = {name: getattr(now, name) for name in ("turns", "rings", "polls", "poll_hits")}
+        for name in ("sleeps", "steals", "fp_switches", "space_switches", "stale_kicks"):
+            counts[f"vcpu_{name}"] = sum(getattr(vcpu, name) for vcpu in now.vcpus)
+        return counts
+
+    def per(self, operations: int) -> dict[str, float]:
+        return {name: (count - self._before[name]) / operations for name, count in self._look().items()}
 
 
 async def vcpu_exit(operations: int) -> AsyncGenerator[Sample]:
     """System calls answered on the vCPU thread; the one exit that ends the guest's loop is shared among them."""
-    async with open_guest(CALLS) as context:
+    async with open_guest(CALLS) as (_, context):
         context.answers = {ANSWERED: 0}
         words = context.words
         for calls in itertools.chain([WARM_UP], itertools.repeat(operations)):
@@ -83,12 +104,12 @@ async def vcpu_exit(operations: int) -> AsyncGenerator[Sample]:
 
 async def async_switch(operations: int) -> AsyncGenerator[Sample]:
     """One coroutine, one context, one vCPU: the median of `await context.switch()`, and of its parts by the core's stamps."""
-    async with open_guest(LOOP) as context:
+    async with open_guest(LOOP) as (machine, context):
         words, switch, clock = context.words, context.switch, time.monotonic_ns
         for _ in range(WARM_UP):
             await switch()
         while True:
-            before, tally = context.counters, words[TALLY]
+            before, tally, counts = context.counters, words[TALLY], _Counts(machine)
             stamps = []
             for _ in range(operations):
                 called_ns = clock()
@@ -105,12 +126,13 @@ async def async_switch(operations: int) -> AsyncGenerator[Sample]:
                     "on_vcpu": statistics.median(ran for _, _, ran, _ in stamps),
                     "vcpu_to_resumed": statistics.median(resumed - began - ran for _, began, ran, resumed in stamps),
                 },
+                counts.per(operations),
             )
 
 
 async def kick(operations: int) -> AsyncGenerator[Sample]:
     """From `context.interrupt()` on a guest that is seen to spin, to its coroutine running again; one exit for each."""
-    async with open_guest(SPIN) as context:
+    async with open_guest(SPIN) as (machine, context):
 
         async def spin() -> int:
             exit_ = await context.switch()
@@ -119,20 +141,29 @@ async def kick(operations: int) -> AsyncGenerator[Sample]:
                 raise InternalError(f"benchmark: a kick ended as {exit_}")
             return resumed_ns
 
-        async def once() -> int:
+        async def once() -> tuple[int, int]:
             spinning = asyncio.ensure_future(spin())
             await _seen_running(context)
             started_ns = time.monotonic_ns()
             context.interrupt()
-            return await spinning - started_ns
+            resumed_ns = await spinning
+            left_ns = context.words[WORD_STARTED_NS] + context.words[WORD_RAN_NS]
+            return left_ns - started_ns, resumed_ns - left_ns
 
         for _ in range(WARM_UP):
             await once()
         while True:
-            before = context.counters
-            single_ns = [await once() for _ in range(operations)]
+            before, counts = context.counters, _Counts(machine)
+            kicks = [await once() for _ in range(operations)]
             expect("exits", context.counters.exits - before.exits, operations)
-            yield Sample(statistics.median(single_ns))
+            yield Sample(
+                statistics.median(leaving + resuming for leaving, resuming in kicks),
+                {
+                    "interrupt_to_left": statistics.median(leaving for leaving, _ in kicks),
+                    "left_to_resumed": statistics.median(resuming for _, resuming in kicks),
+                },
+                counts.per(operations),
+            )
 
 
 async def _seen_running(context: Context) -> None:
@@ -160,19 +191,22 @@ async def exit_rate(vcpus: int, contexts: int, exits: int) -> AsyncGenerator[Sam
             for context in crowd:
                 tasks.create_task(run(context, 1))
         while True:
-            before = sum(context.counters.exits for context in crowd)
-            started_ns = time.monotonic_ns()
+            before, counts = sum(context.counters.exits for context in crowd), _Counts(machine)
+            loop_ns, process_ns, started_ns = time.thread_time_ns(), time.process_time_ns(), time.monotonic_ns()
             async with asyncio.TaskGroup() as tasks:
                 for context in crowd:
                     tasks.create_task(run(context, exits))
             ended_ns = time.monotonic_ns()
-            expect("exits", sum(context.counters.exits for context in crowd) - before, contexts * exits)
-            yield Sample((ended_ns - started_ns) / (contexts * exits))
+            loop_ns, process_ns = time.thread_time_ns() - loop_ns, time.process_time_ns() - process_ns
+            total = contexts * exits
+            expect("exits", sum(context.counters.exits for context in crowd) - before, total)
+            cpu = {"loop_cpu": loop_ns / total, "vcpus_cpu": (process_ns - loop_ns) / total}
+            yield Sample((ended_ns - started_ns) / total, cpu, counts.per(total))
 
 
 async def compute(operations: int) -> AsyncGenerator[Sample]:
     """A loop of arithmetic in ring 3, with the one exit that ends it."""
-    async with open_guest(COMPUTE) as context:
+    async with open_guest(COMPUTE) as (_, context):
         words = context.words
         for turns in itertools.chain([WARM_UP], itertools.repeat(operations)):
             words[RIP] = CODE
@@ -190,7 +224,7 @@ async def page_touch(pages: int) -> AsyncGenerator[Sample]:
     """The first store to each page of memory that no guest of this machine had before; a machine for each sample."""
     bytes_ = pages * PAGE
     while True:
-        async with open_guest(TOUCH, memory=(64 << 20) + bytes_) as context:
+        async with open_guest(TOUCH, memory=(64 << 20) + bytes_) as (_, context):
             context.space.map(TOUCH_AT, bytes_, Access.READ | Access.WRITE)
             context.words[CURSOR] = TOUCH_AT
             context.words[COUNT] = pages

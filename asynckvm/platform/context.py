@@ -232,9 +232,10 @@ class Context:
 
     def exits(self) -> ExitStream:
         """Records of all further exits, for `async for`; bounded, the oldest go first when nobody reads."""
+        passage = self._open()
         stream = ExitStream(self._streams_changed)
         self._streams.append(stream)
-        self._open().watch = self._record
+        passage.watch = self._record
         return stream
 
     def close(self) -> None:

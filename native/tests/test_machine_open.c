@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "host/host.h"
 #include "rig.h"
 
 static const struct fake_options kinds[] = {
@@ -49,6 +50,7 @@ static void every_call_may_fail(void)
 		snprintf(t_context, sizeof(t_context), "call %u failing", number);
 		fake_install(&kinds[number % 3]);
 		fake_fail_call(number, expected);
+		akvm__fail("", 0);
 		error = akvm_machine_open(&config, &machine);
 		calls = fake_calls();
 		if (error) {

@@ -96,7 +96,7 @@ static void limits(void)
 	T_EQUAL(akvm__space_fault(space, BASE + 0x10000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 10);
 	T_EQUAL(akvm__space_fault(space, BASE + 0x20000, AKVM_WRITE, 0), AKVM_FAULT_LIMIT);
-	T_EQUAL(akvm_space_write(space, BASE + 0x20000, "x", 1, false), -EFAULT);
+	T_EQUAL(akvm_space_write(space, BASE + 0x20000, "x", 1, false), -ENOMEM);
 	T_EQUAL(akvm_space_discard(space, BASE, 0x1000), 0);
 	T_EQUAL(akvm__space_fault(space, BASE + 0x20000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
 	/* Another gigabyte wants tables of its own. */
@@ -120,7 +120,7 @@ static void no_memory(void)
 		address += 0x200000;
 	T_EQUAL(fault, AKVM_FAULT_MEMORY);
 	T_EQUAL(akvm_space_resident(space), 1024);
-	T_EQUAL(akvm_space_write(space, address, "x", 1, false), -EFAULT);
+	T_EQUAL(akvm_space_write(space, address, "x", 1, false), -ENOMEM);
 	T_EQUAL(akvm_space_unmap(space, BASE, 0x200000), 0);
 	world_apply(&world, space);
 	T_EQUAL(akvm__space_fault(space, address, AKVM_WRITE, 0), AKVM_FAULT_NONE);

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LONG = os.environ.get("ASYNCKVM_LONG") == "1"
 SEQUENCES = 1000 if LONG else int(os.environ.get("ASYNCKVM_SEQUENCES", "100"))
-STEPS = 40
+STEPS = 30
 SECONDS = 30
 MEMORY = 40 << 20
 SPACES_MAX = 4

@@ -140,7 +140,8 @@ AKVM_API int akvm_space_protect(struct akvm_space *space, uint64_t address, uint
 /* Drop the contents of private memory in the range: next touch sees zeroes (or the file). As madvise(MADV_DONTNEED). */
 AKVM_API int akvm_space_discard(struct akvm_space *space, uint64_t address, uint64_t length);
 /* Copy as the guest itself would: faults pages in, honours protection. Returns bytes copied, short at the first bad page;
- * -EFAULT when not even the first byte could be copied. `force` ignores protection (never region bounds): for loaders. */
+ * -EFAULT when not even the first byte could be copied, -ENOMEM when only memory or the space's limit stood in the way.
+ * `force` ignores protection (never region bounds): for loaders. */
 AKVM_API int64_t akvm_space_read(struct akvm_space *space, uint64_t address, void *buffer, uint64_t length);
 AKVM_API int64_t akvm_space_write(struct akvm_space *space, uint64_t address, const void *buffer, uint64_t length, bool force);
 /* Length of the NUL-terminated string at `address` copied to buffer without its NUL; -ENAMETOOLONG, -EFAULT. */
@@ -246,7 +247,8 @@ AKVM_API int akvm_context_attach(struct akvm_context *context, struct akvm_space
 /* Queue it for a vCPU (which an idle vCPU may take over). -EBUSY when already submitted, -EINVAL without a space,
  * -ENOSPC when that mailbox is full. Thread: loop. */
 AKVM_API int akvm_context_submit(struct akvm_context *context, uint32_t vcpu);
-/* Make run `generation` return with AKVM_INTERRUPTED. A stale generation is ignored. Never blocks. Thread: any. */
+/* Make run `generation` return with AKVM_EXIT_INTERRUPTED. A stale generation is ignored, and so is one that arrives when the run
+ * has ended but was not drained yet: the caller remembers it if it must not be lost. Never blocks. Thread: loop. */
 AKVM_API int akvm_context_interrupt(struct akvm_context *context, uint32_t generation, uint32_t reasons);
 /* FP/vector state as an XSAVE image of capabilities.xsave_bytes (standard format). -EBUSY while submitted; set refuses
  * an image with components outside XCR0 or a non-zero reserved header (-EINVAL). Thread: loop. */

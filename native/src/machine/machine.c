@@ -39,12 +39,12 @@ static int settled(void *opaque, struct akvm_space *space, uint64_t generation)
 	return 1;
 }
 
-/* Any vCPU may reap: an idle one now, else whichever is first between two contexts. */
+/* Any vCPU may reap: an idle one now, else whichever first has an exit. When the last request still waits for that, every
+ * guest is deep in its own computation, and one is made to exit. */
 static void reap(void *opaque)
 {
 	struct akvm_machine *machine = opaque;
-
-	atomic_store(&machine->reap_due, true);
+	bool overdue = atomic_exchange(&machine->reap_due, true);
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct akvm__vcpu *vcpu = machine->vcpus[i];
 
@@ -53,6 +53,8 @@ static void reap(void *opaque)
 			return;
 		}
 	}
+	if (overdue)
+		akvm__vcpu_kick(machine->vcpus[0]);
 }
 
 static int check_config(struct akvm_machine_config *config)

@@ -63,7 +63,9 @@ static int operate(struct probe *probe, uint32_t operation, uint64_t rcx, uint64
 		if (!error)
 			error = wait_for_exit(probe->machine);
 	} while (!error && context->kind == AKVM_EXIT_INTERRUPTED);
-	return error ? error : context->host_errno;
+	if (!error && context->host_errno)
+		error = akvm__fail("a ring-0 operation of the start-up probe", -context->host_errno);
+	return error;
 }
 
 static bool stopped_at(const struct probe *probe, unsigned vector)
@@ -219,8 +221,9 @@ static int prepare(struct probe *probe)
 	return error;
 }
 
-/* The edit mode changes only while no space exists, and a dead one exists until it was reaped. */
-static int retire(struct probe *probe)
+/* The edit mode changes only while no space exists, and a dead one exists until it was reaped; a machine that will not open
+ * need not wait for that. */
+static int retire(struct probe *probe, bool wait)
 {
 	struct akvm_machine *machine = probe->machine;
 	struct akvm_memory_status status;
@@ -230,7 +233,7 @@ static int retire(struct probe *probe)
 		akvm_context_destroy(probe->context);
 	if (probe->space)
 		error = akvm_space_destroy(probe->space);
-	for (uint64_t until_ns = akvm__now_ns() + ANSWER_NS; !error;) {
+	for (uint64_t until_ns = akvm__now_ns() + ANSWER_NS; wait && !error;) {
 		akvm__mm_status(machine->mm, &status);
 		if (!status.spaces)
 			return 0;
@@ -255,7 +258,7 @@ int akvm__machine_probe(struct akvm_machine *machine)
 	else
 		error = probe_round_trip(&probe);
 	operation = akvm_last_error();
-	retired = retire(&probe);
+	retired = retire(&probe, !error);
 	if (error)
 		return akvm__fail(operation, -error);
 	if (retired)

@@ -16,17 +16,19 @@
 
 enum copy_kind { COPY_READ, COPY_WRITE, COPY_FORCE };
 
-/* Copy within one page. 0 or -EFAULT. */
+/* Copy within one page. 0, -EFAULT, or -ENOMEM when the page would be there but for the machine's memory or the space's limit. */
 static int copy_page(struct akvm_space *space, uint64_t address, uint8_t *buffer, uint32_t length, enum copy_kind kind)
 {
 	const struct akvm__vma *vma = akvm__regions_at(&space->regions, address);
 	uint64_t entry, offset;
 	uint8_t *host;
+	int fault;
 
 	if (vma == NULL || (kind == COPY_READ && vma->access == 0) || (kind == COPY_WRITE && !(vma->access & AKVM_WRITE)))
 		return -EFAULT;
-	if (akvm__page_in(space, vma, address, kind == COPY_READ ? 0 : AKVM__PAGE_WRITE, &entry) != AKVM_FAULT_NONE)
-		return -EFAULT;
+	fault = akvm__page_in(space, vma, address, kind == COPY_READ ? 0 : AKVM__PAGE_WRITE, &entry);
+	if (fault != AKVM_FAULT_NONE)
+		return fault == AKVM_FAULT_MEMORY || fault == AKVM_FAULT_LIMIT ? -ENOMEM : -EFAULT;
 	if (!akvm__entry_private(entry))
 		return akvm__file_copy(vma->file, vma->offset + (address - vma->start), buffer, length);
 	offset = address % (akvm__entry_size(entry) * AKVM__PAGE);
@@ -62,7 +64,7 @@ static int64_t copy(struct akvm_space *space, uint64_t address, uint8_t *buffer,
 		akvm__space_end(space);
 	}
 	if (done == 0 && length > 0)
-		return akvm__fail(kind == COPY_READ ? "read guest memory" : "write guest memory", EFAULT);
+		return akvm__fail(kind == COPY_READ ? "read guest memory" : "write guest memory", -error);
 	return (int64_t)done;
 }
 
@@ -93,7 +95,7 @@ int64_t akvm_space_read_string(struct akvm_space *space, uint64_t address, char 
 		error = copy_page(space, address + done, (uint8_t *)buffer + done, (uint32_t)count, COPY_READ);
 		akvm__space_end(space);
 		if (error)
-			return akvm__fail("read guest string", EFAULT);
+			return akvm__fail("read guest string", -error);
 		nul = memchr(buffer + done, 0, count);
 		if (nul != NULL)
 			return nul - buffer;

@@ -51,6 +51,8 @@ static struct akvm__context *remove_at(struct akvm__mailbox *mailbox, uint32_t p
 			*slot(mailbox, i) = *slot(mailbox, i + 1);
 	}
 	atomic_store(&mailbox->length, count - 1);
+	if (!context->pinned)
+		atomic_fetch_sub(&mailbox->stealable, 1);
 	return context;
 }
 
@@ -64,9 +66,11 @@ bool akvm__mailbox_put(struct akvm__mailbox *mailbox, struct akvm__context *cont
 	if (count < AKVM_MAILBOX_CAPACITY) {
 		*slot(mailbox, count) = context;
 		atomic_store(&mailbox->length, count + 1);
+		if (!context->pinned)
+			atomic_fetch_add(&mailbox->stealable, 1);
 		put = true;
 	}
-	wake = mailbox->sleeping;
+	wake = atomic_load(&mailbox->sleeping);
 	pthread_mutex_unlock(&mailbox->mutex);
 	if (put && wake)
 		pthread_cond_signal(&mailbox->wake);
@@ -90,7 +94,7 @@ struct akvm__context *akvm__mailbox_steal(struct akvm__mailbox *mailbox)
 {
 	struct akvm__context *context = NULL;
 
-	if (atomic_load(&mailbox->length) == 0)
+	if (atomic_load(&mailbox->stealable) == 0)
 		return NULL;
 	pthread_mutex_lock(&mailbox->mutex);
 	for (uint32_t i = 0; i < length(mailbox) && !context; i++)
@@ -121,11 +125,11 @@ void akvm__mailbox_sleep(struct akvm__mailbox *mailbox, uint64_t timeout_ns)
 	struct timespec deadline = { (time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u) };
 
 	pthread_mutex_lock(&mailbox->mutex);
-	mailbox->sleeping = true;
+	atomic_store(&mailbox->sleeping, true);
 	while (!length(mailbox) && !mailbox->notified)
 		if (pthread_cond_timedwait(&mailbox->wake, &mailbox->mutex, &deadline))
 			break;
-	mailbox->sleeping = false;
+	atomic_store(&mailbox->sleeping, false);
 	mailbox->notified = false;
 	pthread_mutex_unlock(&mailbox->mutex);
 }

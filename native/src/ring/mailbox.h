@@ -21,9 +21,10 @@ struct akvm__mailbox {
 	/* Guarded by mutex. */
 	struct akvm__context *items[AKVM_MAILBOX_CAPACITY];
 	uint32_t head;
-	bool sleeping, notified;
-	/* Written under mutex, polled without. */
-	_Atomic uint32_t length;
+	bool notified;
+	/* Written under mutex, polled without. `stealable` leaves out the pinned ones. */
+	_Atomic uint32_t length, stealable;
+	_Atomic bool sleeping;
 };
 
 void akvm__mailbox_create(struct akvm__mailbox *mailbox);

@@ -74,6 +74,21 @@ int akvm_context_attach(struct akvm_context *public, struct akvm_space *space)
 	return 0;
 }
 
+/* A vCPU that is busy takes its mail late; one that sleeps could steal it now. */
+static void wake_a_thief(struct akvm_machine *machine, const struct akvm__vcpu *owner)
+{
+	if (atomic_load(&owner->current) == UINT32_MAX && atomic_load(&owner->mailbox.length) <= 1)
+		return;
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		struct akvm__vcpu *vcpu = machine->vcpus[i];
+
+		if (vcpu != owner && atomic_load(&vcpu->mailbox.sleeping)) {
+			akvm__mailbox_notify(&vcpu->mailbox);
+			return;
+		}
+	}
+}
+
 static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operation, bool pinned)
 {
 	struct akvm_machine *machine = context->machine;
@@ -89,8 +104,11 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 	context->pub.submitted = 1;
 	/* A new generation: what was asked of earlier runs is void. */
 	atomic_store(&context->interrupt, (uint64_t)context->pub.generation << 32);
-	if (akvm__mailbox_put(&machine->vcpus[vcpu]->mailbox, context))
+	if (akvm__mailbox_put(&machine->vcpus[vcpu]->mailbox, context)) {
+		if (!pinned)
+			wake_a_thief(machine, machine->vcpus[vcpu]);
 		return 0;
+	}
 	context->pub.submitted = 0;
 	return akvm__fail("submit to a full mailbox", ENOSPC);
 }

@@ -138,7 +138,7 @@ int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *contex
 	return 0;
 }
 
-void akvm__vcpu_reap(struct akvm__vcpu *vcpu)
+static void reap(struct akvm__vcpu *vcpu)
 {
 	struct akvm__mm *mm = vcpu->machine->mm;
 	struct akvm_space *space;
@@ -158,4 +158,12 @@ void akvm__vcpu_reap(struct akvm__vcpu *vcpu)
 		if (!error)
 			akvm__mm_reap_done(mm, space);
 	}
+}
+
+void akvm__vcpu_reap_if_due(struct akvm__vcpu *vcpu)
+{
+	_Atomic bool *due = &vcpu->machine->reap_due;
+
+	if (atomic_load(due) && atomic_exchange(due, false))
+		reap(vcpu);
 }

@@ -38,8 +38,10 @@ static bool work_in_sight(const struct akvm__vcpu *vcpu)
 {
 	const struct akvm_machine *machine = vcpu->machine;
 
+	if (atomic_load(&vcpu->mailbox.length))
+		return true;
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)
-		if (atomic_load(&machine->vcpus[i]->mailbox.length))
+		if (atomic_load(&machine->vcpus[i]->mailbox.stealable))
 			return true;
 	return atomic_load(&vcpu->stop) || atomic_load(&machine->reap_due);
 }
@@ -137,8 +139,7 @@ static void *thread_main(void *argument)
 	atomic_store(&vcpu->tid, (pid_t)syscall(SYS_gettid));
 	atomic_fetch_add(&vcpu->machine->awake, 1);
 	for (;;) {
-		if (atomic_load(&vcpu->machine->reap_due) && atomic_exchange(&vcpu->machine->reap_due, false))
-			akvm__vcpu_reap(vcpu);
+		akvm__vcpu_reap_if_due(vcpu);
 		context = find_work(vcpu);
 		if (context) {
 			serve(vcpu, context);

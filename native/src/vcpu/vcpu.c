@@ -75,6 +75,7 @@ int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
 	struct kvm_vcpu_events events = { .flags = 0 };
 	struct kvm_regs registers = { .rflags = 2 };
 	struct kvm_sregs sregs;
+	int error;
 
 	finish_input(vcpu);
 	if (akvm__host->ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
@@ -106,8 +107,9 @@ int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
 	vcpu->run->request_interrupt_window = 0;
 	vcpu->cr3_space_id = 0;
 	akvm__pcids_drop(&vcpu->pcids);
-	vcpu->must_reset = false;
-	return set_msrs(vcpu);
+	error = set_msrs(vcpu);
+	vcpu->must_reset = error != 0;
+	return error;
 }
 
 /* Guest TSC == host TSC. Kernels before 5.16 have no offset attribute; there the TSC is written, which is nearly exact. */
