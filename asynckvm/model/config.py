@@ -36,17 +36,21 @@ class SchedulerConfig:
     """How contexts share vCPUs.
 
     `ahead`: contexts that may wait in a vCPU's native mailbox beside the one that runs, so that its thread never waits for
-    Python. `quantum_ns`: guest time of one slice at weight 1, enforced only while somebody waits. `starvation_ns`: a context
-    that has waited this long in the ready queue gets at least every fourth pick. `max_waiting`: bound of the ready queue.
+    Python. `brief_ahead`: as many more, if their last run was brief: deep mailboxes let completions go by the batch, and what
+    is brief keeps nobody behind it waiting. `quantum_ns`: guest time of one slice at weight 1, enforced only while somebody
+    waits. `starvation_ns`: a context that has waited this long in the ready queue gets at least every fourth pick.
+    `max_waiting`: bound of the ready queue.
     """
 
     ahead: int = 2
+    brief_ahead: int = 29
     quantum_ns: int = 10 * MILLISECOND
     starvation_ns: int = SECOND
     max_waiting: int = 100_000
 
     def __post_init__(self) -> None:
-        _require(0 <= self.ahead <= 64, "ahead must be in 0..64 contexts")
+        _require(self.ahead >= 0 and self.brief_ahead >= 0, "ahead and brief_ahead must not be negative")
+        _require(self.ahead + self.brief_ahead < 64, "ahead and brief_ahead must leave room in a mailbox of 64 contexts")
         _require(100_000 <= self.quantum_ns <= 10 * SECOND, "quantum_ns must be in 100 us..10 s")
         _require(self.starvation_ns >= self.quantum_ns, "starvation_ns must be at least one quantum")
         _require(self.max_waiting >= 1, "max_waiting must be at least 1 context")

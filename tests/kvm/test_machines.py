@@ -71,6 +71,9 @@ async def test_objects_of_two_machines_do_not_mix(machine: Machine, small_machin
     space = create_space(machine, SYSCALL_LOOP)
     with pytest.raises(UsageError):
         small_machine.create_context(space)
+    foreign = small_machine.open_file(__file__)
+    with pytest.raises(UsageError):
+        space.map(0x50000000, 4096, READ, file=foreign)
 
 
 @pytest.mark.every_loop

@@ -57,6 +57,18 @@ async def test_operations_reach_a_vcpu_that_a_guest_does_not_leave(machine: Mach
         assert await task == Interrupted(InterruptReason.BOUNCED)
 
 
+async def test_an_operation_behind_a_guest_that_has_not_started(small_machine: Machine) -> None:
+    """Submitted while the vCPU's next guest, which never leaves by itself, still waits in the mailbox."""
+    guest = Guest(small_machine, COUNT)
+    for _ in range(20):
+        task = asyncio.create_task(guest.run(60))
+        await asyncio.sleep(0)  # its switch() has begun, and nothing more is known
+        async with asyncio.timeout(RUN_SECONDS / 4):
+            assert await small_machine.retry_in_guest(Nothing()) == 0
+        guest.context.interrupt()
+        assert await task == Interrupted(InterruptReason.BOUNCED)
+
+
 async def test_many_operations_at_once(machine: Machine) -> None:
     async with asyncio.timeout(RUN_SECONDS):
         results = await asyncio.gather(*(machine.retry_in_guest(ReadMsr(STAR), vcpu=number % 2) for number in range(40)))

@@ -26,7 +26,7 @@ class EqualContexts(RuleBasedStateMachine):
 
     @initialize(vcpus=st.integers(1, 3), ahead=st.integers(0, 2), most=st.integers(1, 6))
     def build(self, vcpus: int, ahead: int, most: int) -> None:
-        self.scheduler = Scheduler(vcpus, CONTEXTS, SchedulerConfig(ahead=ahead, max_waiting=most))
+        self.scheduler = Scheduler(vcpus, CONTEXTS, SchedulerConfig(brief_ahead=0, ahead=ahead, max_waiting=most))
         self.places = vcpus * (1 + ahead)
         self.most = most
         self.now = 0
@@ -109,7 +109,7 @@ TestEqualContexts.settings = settings(max_examples=60, stateful_step_count=40, d
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(("add", "drop", "choose"))), max_size=80), st.integers(0, 3))
 def test_placement_is_the_least_loaded_with_room(actions: list[tuple[int, str]], ahead: int) -> None:
-    placement = Placement(6, ahead)
+    placement = Placement(6, 1 + ahead)
     depths = [0] * 6
     for vcpu, action in actions:
         if action == "add" and depths[vcpu] < 1 + ahead:
@@ -118,7 +118,7 @@ def test_placement_is_the_least_loaded_with_room(actions: list[tuple[int, str]],
         elif action == "drop" and depths[vcpu]:
             placement.drop(vcpu)
             depths[vcpu] -= 1
-        chosen = placement.choose(vcpu)
+        chosen = placement.choose(vcpu, 1 + ahead)
         room = [each for each in range(6) if depths[each] < 1 + ahead]
         assert (chosen == NOWHERE) is (not room)
         if room:

@@ -9,6 +9,7 @@ import dataclasses
 import random
 from collections import Counter, deque
 
+from asynckvm.model.config import SchedulerConfig
 from asynckvm.platform.scheduler import Scheduler
 from asynckvm.platform.scheduler.messages import (
     ARM_TICK,
@@ -51,11 +52,12 @@ class Guest:
 class FakeMachine:
     """Virtual time; `turn` advances to the next thing that happens."""
 
-    def __init__(self, seed: int, vcpus: int, scheduler: Scheduler, ahead: int) -> None:
+    def __init__(self, seed: int, vcpus: int, scheduler: Scheduler, config: SchedulerConfig) -> None:
         self.random = random.Random(seed)
         self.scheduler = scheduler
         self.vcpus = vcpus
-        self.capacity = 1 + ahead
+        self.shallow = 1 + config.ahead
+        self.deep = self.shallow + config.brief_ahead
         self.now_ns = 1
         self.guests: dict[int, Guest] = {}
         self.mailboxes: list[deque[Guest]] = [deque() for _ in range(vcpus)]
@@ -135,12 +137,12 @@ class FakeMachine:
         assert set(where) == set(self.submitted_to)
         depths = Counter(self.submitted_to.values())
         for vcpu in range(self.vcpus):
-            assert depths[vcpu] == self.scheduler.depth(vcpu) <= self.capacity
+            assert depths[vcpu] == self.scheduler.depth(vcpu) <= self.deep
         queued = sum(guest.state == "queued" for guest in self.guests.values())
         assert queued == self.scheduler.waiting
         assert self.scheduler.flight == len(where)
         if queued:
-            assert len(where) == self.vcpus * self.capacity
+            assert all(depths[vcpu] >= self.shallow for vcpu in range(self.vcpus))
             assert self.tick_ns is not None
 
     def _apply(self, command: Command) -> None:

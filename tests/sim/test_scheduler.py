@@ -16,7 +16,7 @@ MS = 1_000_000
 
 def build(seed: int, vcpus: int, **settings: int) -> FakeMachine:
     config = SchedulerConfig(**settings)
-    return FakeMachine(seed, vcpus, Scheduler(vcpus, 512, config), config.ahead)
+    return FakeMachine(seed, vcpus, Scheduler(vcpus, 512, config), config)
 
 
 def disturb(machine: FakeMachine, fresh: list[int]) -> None:

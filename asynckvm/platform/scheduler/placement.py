@@ -17,26 +17,26 @@ class Placement:
 
     __slots__ = ("_depths", "_sets", "capacity", "flight", "vcpus")
 
-    def __init__(self, vcpus: int, ahead: int) -> None:
+    def __init__(self, vcpus: int, capacity: int) -> None:
         self.vcpus = vcpus
-        self.capacity = 1 + ahead
+        self.capacity = capacity
         self.flight = 0
         self._depths = [0] * vcpus
         # _sets[d]: bit v is set when vCPU v has depth d; the last one is never looked at by choose().
         self._sets = [0] * (self.capacity + 1)
         self._sets[0] = (1 << vcpus) - 1
 
-    def choose(self, last: int) -> int:
-        """A vCPU with room for a context that last ran on `last`; NOWHERE when every mailbox is full."""
+    def choose(self, last: int, capacity: int) -> int:
+        """A vCPU with room for a context that last ran on `last`; NOWHERE when every mailbox is `capacity` deep."""
         sets = self._sets
         idle = sets[0]
         if idle:
             if last >= 0 and idle >> last & 1:
                 return last
             return (idle & -idle).bit_length() - 1
-        if last >= 0 and self._depths[last] < self.capacity:
+        if last >= 0 and self._depths[last] < capacity:
             return last
-        for depth in range(1, self.capacity):
+        for depth in range(1, capacity):
             room = sets[depth]
             if room:
                 return (room & -room).bit_length() - 1

@@ -2,7 +2,7 @@
 
 First in, first out with weights and priorities (`runqueue`), near the last vCPU (`placement`), a slice that ends only when
 somebody waits, a bound on those who wait, and books about all of it (`ledger`). Invariant between steps: while a
-context is queued, every mailbox is full.
+context is queued, every mailbox holds 1 + `ahead`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Scheduler:
         self._max_waiting = config.max_waiting
         self._entities: list[Entity | None] = [None] * contexts
         self._queue = RunQueue(config.starvation_ns)
-        self._placement = Placement(vcpus, config.ahead)
+        self._shallow = 1 + config.ahead
+        self._deep = self._shallow + config.brief_ahead
+        self._placement = Placement(vcpus, self._deep)
         self._armed = False
         self._window_ns = 0
         self._max_wait_ns = 0
@@ -136,7 +138,8 @@ class Scheduler:
             raise InternalError(f"context {index} became ready while it was queued or submitted")
         entity.ready_ns = now_ns
         if not self._queue.count:
-            vcpu = self._placement.choose(entity.last)
+            known_brief = entity.brief and entity.last >= 0
+            vcpu = self._placement.choose(entity.last, self._deep if known_brief else self._shallow)
             if vcpu >= 0:
                 # Nobody waits in the queue: what was used up before was used up at nobody's cost.
                 entity.credit_ns = entity.slice_ns
@@ -164,22 +167,32 @@ class Scheduler:
         entity.ran_ns += ran_ns
         entity.waited_ns += now_ns - entity.ready_ns - ran_ns
         entity.brief = ran_ns < self._brief_ns
-        queue = self._queue
-        if not queue.count:
-            self._placement.drop(vcpu)
-            return
-        # Somebody waits: he takes the place over, and the mailbox stays as deep as it is.
-        entity = queue.pop(now_ns)
-        if entity.credit_ns <= 0:
-            slice_ns = entity.slice_ns
-            entity.credit_ns = max(entity.credit_ns + slice_ns, slice_ns // _LEAST_PART)
-        waited = now_ns - entity.ready_ns
-        self._picks += 1
-        self._total_wait_ns += waited
-        if waited > self._max_wait_ns:
-            self._max_wait_ns = waited
-        entity.vcpu = vcpu
-        commands.append((SUBMIT, entity.index, vcpu))
+        self._placement.drop(vcpu)
+        if self._queue.count:
+            self._refill(now_ns, vcpu, commands)
+
+    def _refill(self, now_ns: int, vcpu: int, commands: list[Command]) -> None:
+        """Give the room that opened on `vcpu` to those who wait: to whoever is next while the mailbox is shallow, deeper down
+        only to the brief. Two for one, so that a mailbox which ran low fills up again."""
+        placement, queue = self._placement, self._queue
+        for _ in range(2):
+            depth = placement.depth(vcpu)
+            if depth >= self._deep or not queue.count:
+                return
+            entity = queue.pop(now_ns) if depth < self._shallow else queue.pop_brief(now_ns)
+            if entity is None:
+                return
+            if entity.credit_ns <= 0:
+                slice_ns = entity.slice_ns
+                entity.credit_ns = max(entity.credit_ns + slice_ns, slice_ns // _LEAST_PART)
+            waited = now_ns - entity.ready_ns
+            self._picks += 1
+            self._total_wait_ns += waited
+            if waited > self._max_wait_ns:
+                self._max_wait_ns = waited
+            entity.vcpu = vcpu
+            placement.add(vcpu)
+            commands.append((SUBMIT, entity.index, vcpu))
 
     def _rare(self, now_ns: int, event: Event, commands: list[Command]) -> None:
         kind, index = event[0], event[1]

@@ -88,6 +88,21 @@ class RunQueue:
                 return taken
         raise AssertionError("pop from an empty run queue")
 
+    def pop_brief(self, now_ns: int) -> Entity | None:
+        """The next one to run if it is brief and nobody may be starving; else None."""
+        if now_ns < self._calm_ns:
+            for level in self._downwards:
+                if level.count:
+                    lane = level.lanes[0]
+                    if not lane:
+                        return None
+                    _, taken = lane.popitem(last=False)
+                    taken.lane = None
+                    level.count -= 1
+                    self.count -= 1
+                    return taken
+        return None
+
     def _pop_aged(self, now_ns: int) -> Entity | None:
         """Every AGED_EVERY-th time: the longest waiting head, if it has waited too long."""
         self._picks += 1

@@ -31,36 +31,36 @@ struct akvm_answers;
 
 /* How the machine learns what this KVM really does: each field was found by running a guest (see src/machine/probe.c). */
 struct akvm_capabilities {
-	uint32_t syscall_as_fault;    /* 1: SYSCALL arrives as #PF at LSTAR with user CS; 0: in ring 0 at LSTAR */
-	uint32_t int80_as_ud;         /* 1: INT 0x80 arrives as #UD at the instruction; 0: through its gate */
-	uint32_t host_edits_seen;     /* 1: a host store to a present PTE is seen after a CR3 load; 0: only ring-0 stores are */
-	uint32_t cpuid_faulting;      /* 1: ring-3 CPUID raises #GP once MISC_FEATURES_ENABLES bit 0 is set */
-	uint32_t pcid;                /* 1: CR4.PCIDE accepted and in use */
+	uint32_t syscall_as_fault; /* 1: SYSCALL arrives as #PF at LSTAR with user CS; 0: in ring 0 at LSTAR */
+	uint32_t int80_as_ud;      /* 1: INT 0x80 arrives as #UD at the instruction; 0: through its gate */
+	uint32_t host_edits_seen;  /* 1: a host store to a present PTE is seen after a CR3 load; 0: only ring-0 stores are */
+	uint32_t cpuid_faulting;   /* 1: ring-3 CPUID raises #GP once MISC_FEATURES_ENABLES bit 0 is set */
+	uint32_t pcid;             /* 1: CR4.PCIDE accepted and in use */
 	uint32_t smep, smap, umip, fsgsbase;
-	uint32_t tsc_offset_exact;    /* 1: guest TSC == host TSC (offset attribute set to 0) */
-	uint32_t xsave_bytes;         /* size of the XSAVE image moved by KVM */
+	uint32_t tsc_offset_exact; /* 1: guest TSC == host TSC (offset attribute set to 0) */
+	uint32_t xsave_bytes;      /* size of the XSAVE image moved by KVM */
 	uint32_t physical_bits;
-	uint64_t xcr0;                /* XCR0 of every vCPU */
-	uint64_t round_trip_ns;       /* median ring 3 -> stub -> host thread -> ring 3 */
-	uint64_t kernel_base;         /* lowest address of the kernel half */
+	uint64_t xcr0;          /* XCR0 of every vCPU */
+	uint64_t round_trip_ns; /* median ring 3 -> stub -> host thread -> ring 3 */
+	uint64_t kernel_base;   /* lowest address of the kernel half */
 	uint32_t vcpus_max, slots_max;
-	char kvm_module[32];          /* as far as the host tells: kvm_intel, kvm_amd, kvm_pvm or "" */
+	char kvm_module[32]; /* as far as the host tells: kvm_intel, kvm_amd, kvm_pvm or "" */
 };
 
 enum {
-	AKVM_MACHINE_NO_PCID = 1,        /* do not use PCID even when offered (for tests) */
-	AKVM_MACHINE_GUEST_EDITS = 2,    /* change present PTEs by ring-0 stores even where host stores would do (for tests) */
+	AKVM_MACHINE_NO_PCID = 1,     /* do not use PCID even when offered (for tests) */
+	AKVM_MACHINE_GUEST_EDITS = 2, /* change present PTEs by ring-0 stores even where host stores would do (for tests) */
 };
 
 struct akvm_machine_config {
-	uint64_t memory_bytes;        /* guest frames; multiple of 2 MiB */
-	uint32_t vcpus;               /* 1..vcpus_max; one thread each, for life */
-	uint32_t contexts_max;        /* bound of live contexts; sizes the completion rings */
-	uint32_t flags;               /* AKVM_MACHINE_* */
-	uint32_t vcpu_spin_ns;        /* how long an idle vCPU thread polls its mailbox before it sleeps */
-	int32_t kick_signal;          /* real-time signal number, 0 for the default (SIGRTMAX-2) */
-	uint32_t fault_around_pages;  /* 4 KiB pages mapped around a fault, power of two, 1..64 */
-	const char *device;           /* NULL for /dev/kvm */
+	uint64_t memory_bytes;       /* guest frames; multiple of 2 MiB */
+	uint32_t vcpus;              /* 1..vcpus_max; one thread each, for life */
+	uint32_t contexts_max;       /* bound of live contexts; sizes the completion rings */
+	uint32_t flags;              /* AKVM_MACHINE_* */
+	uint32_t vcpu_spin_ns;       /* how long an idle vCPU thread polls its mailbox before it sleeps */
+	int32_t kick_signal;         /* real-time signal number, 0 for the default (SIGRTMAX-2) */
+	uint32_t fault_around_pages; /* 4 KiB pages mapped around a fault, power of two, 1..64 */
+	const char *device;          /* NULL for /dev/kvm */
 };
 
 /* Open the device, create the VM, its vCPUs and their threads, and run the probe. Blocks for milliseconds. Thread: any. */
@@ -85,13 +85,14 @@ AKVM_API int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns);
 
 /* What a vCPU is doing now; a racy snapshot. Thread: any. */
 struct akvm_vcpu_status {
-	uint64_t started_ns;          /* when the current run began; 0 when idle */
-	uint64_t busy_ns;             /* total time with a context */
-	uint64_t runs, exits, native_exits, kicks, stale_kicks, steals, fp_switches, space_switches, operations, shootdowns, sleeps;
-	uint32_t state;               /* enum akvm_vcpu_state */
-	uint32_t context;             /* index of the current context, UINT32_MAX when idle */
-	uint32_t generation;          /* its run generation */
-	uint32_t queued;              /* contexts waiting in the mailbox */
+	uint64_t started_ns; /* when the current run began; 0 when idle */
+	uint64_t busy_ns;    /* total time with a context */
+	uint64_t runs, exits, native_exits, kicks, stale_kicks, steals, fp_switches, space_switches, operations, shootdowns,
+		sleeps;
+	uint32_t state;      /* enum akvm_vcpu_state */
+	uint32_t context;    /* index of the current context, UINT32_MAX when idle */
+	uint32_t generation; /* its run generation */
+	uint32_t queued;     /* contexts waiting in the mailbox */
 };
 enum akvm_vcpu_state { AKVM_VCPU_IDLE, AKVM_VCPU_ENTERING, AKVM_VCPU_GUEST, AKVM_VCPU_EXITING, AKVM_VCPU_DEAD };
 AKVM_API int akvm_vcpu_status(const struct akvm_machine *machine, uint32_t vcpu, struct akvm_vcpu_status *status);
@@ -104,11 +105,12 @@ struct akvm_flight_record {
 	int32_t host_errno;
 	uint32_t interrupts;
 };
-AKVM_API int akvm_vcpu_flight(const struct akvm_machine *machine, uint32_t vcpu, struct akvm_flight_record *records, uint32_t max);
+AKVM_API int akvm_vcpu_flight(const struct akvm_machine *machine, uint32_t vcpu, struct akvm_flight_record *records,
+			      uint32_t max);
 
 struct akvm_memory_status {
-	uint64_t frames_total, frames_used;      /* 4 KiB each */
-	uint64_t huge_mapped, small_mapped;      /* pages mapped since open, by size */
+	uint64_t frames_total, frames_used; /* 4 KiB each */
+	uint64_t huge_mapped, small_mapped; /* pages mapped since open, by size */
 	uint64_t faults, cow_copies, huge_splits, edits, tables_used, tables_total, spaces, limbo_frames, file_slots;
 };
 AKVM_API int akvm_memory_status(const struct akvm_machine *machine, struct akvm_memory_status *status);
@@ -149,7 +151,7 @@ AKVM_API int64_t akvm_space_read_string(struct akvm_space *space, uint64_t addre
 struct akvm_region {
 	uint64_t start, end, offset;
 	uint32_t access;
-	uint32_t file;                /* 0: anonymous, else the file's number */
+	uint32_t file; /* 0: anonymous, else the file's number */
 };
 /* First region with end > address; 0 when found, -ENOENT. */
 AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region);
@@ -177,27 +179,27 @@ struct akvm_registers {
 
 enum akvm_exit_kind {
 	AKVM_EXIT_NONE,
-	AKVM_EXIT_SYSCALL,            /* vector 256: SYSCALL; vector 0x80: INT 0x80. RIP is past the instruction */
-	AKVM_EXIT_FAULT,              /* vector, error_code, address (CR2 for #PF), detail: enum akvm_fault */
-	AKVM_EXIT_INTERRUPTED,        /* interrupts: AKVM_INTERRUPT_* */
-	AKVM_EXIT_OPERATION,          /* a ring-0 operation ended; detail 0 ok, else -errno in host_errno */
-	AKVM_EXIT_ERROR,              /* this core or the host failed: kvm_exit_reason, host_errno, detail: enum akvm_failure */
+	AKVM_EXIT_SYSCALL,     /* vector 256: SYSCALL; vector 0x80: INT 0x80. RIP is past the instruction */
+	AKVM_EXIT_FAULT,       /* vector, error_code, address (CR2 for #PF), detail: enum akvm_fault */
+	AKVM_EXIT_INTERRUPTED, /* interrupts: AKVM_INTERRUPT_* */
+	AKVM_EXIT_OPERATION,   /* a ring-0 operation ended; detail 0 ok, else -errno in host_errno */
+	AKVM_EXIT_ERROR,       /* this core or the host failed: kvm_exit_reason, host_errno, detail: enum akvm_failure */
 };
 enum akvm_fault {
 	AKVM_FAULT_NONE,
-	AKVM_FAULT_UNMAPPED,          /* no region there (SEGV_MAPERR) */
-	AKVM_FAULT_ACCESS,            /* region forbids it (SEGV_ACCERR) */
-	AKVM_FAULT_BUS,               /* file shorter than the mapping (SIGBUS, BUS_ADRERR) */
-	AKVM_FAULT_MEMORY,            /* the machine has no frame or table left */
-	AKVM_FAULT_LIMIT,             /* the space's own limit is reached */
+	AKVM_FAULT_UNMAPPED, /* no region there (SEGV_MAPERR) */
+	AKVM_FAULT_ACCESS,   /* region forbids it (SEGV_ACCERR) */
+	AKVM_FAULT_BUS,      /* file shorter than the mapping (SIGBUS, BUS_ADRERR) */
+	AKVM_FAULT_MEMORY,   /* the machine has no frame or table left */
+	AKVM_FAULT_LIMIT,    /* the space's own limit is reached */
 };
 enum akvm_failure {
 	AKVM_FAILURE_NONE,
-	AKVM_FAILURE_RUN,             /* KVM_RUN failed: host_errno */
-	AKVM_FAILURE_EXIT,            /* KVM_RUN returned an exit reason that must not happen */
-	AKVM_FAILURE_RING0,           /* an exception inside the stubs */
-	AKVM_FAILURE_STATE,           /* registers at the exit make no sense */
-	AKVM_FAILURE_HOST,            /* another host call failed: host_errno */
+	AKVM_FAILURE_RUN,   /* KVM_RUN failed: host_errno */
+	AKVM_FAILURE_EXIT,  /* KVM_RUN returned an exit reason that must not happen */
+	AKVM_FAILURE_RING0, /* an exception inside the stubs */
+	AKVM_FAILURE_STATE, /* registers at the exit make no sense */
+	AKVM_FAILURE_HOST,  /* another host call failed: host_errno */
 };
 enum {
 	AKVM_INTERRUPT_BOUNCE = 1,
@@ -208,9 +210,9 @@ enum {
 	AKVM_INTERRUPT_CLOSE = 32,
 };
 enum akvm_restore {
-	AKVM_RESTORE_AUTO,            /* SYSRET when it restores everything, else IRET */
-	AKVM_RESTORE_FULL,            /* IRET */
-	AKVM_RESTORE_PARTIAL,         /* SYSRET: RCX and R11 are lost */
+	AKVM_RESTORE_AUTO,    /* SYSRET when it restores everything, else IRET */
+	AKVM_RESTORE_FULL,    /* IRET */
+	AKVM_RESTORE_PARTIAL, /* SYSRET: RCX and R11 are lost */
 };
 
 /* A guest thread as data. The caller may read and write it whenever it is not submitted; the first 20 words are the registers
@@ -218,24 +220,24 @@ enum akvm_restore {
 struct akvm_context {
 	struct akvm_registers registers;
 	uint64_t fs_base, gs_base;
-	uint64_t address;             /* CR2 of a page fault; guest-physical address of a host failure */
-	uint64_t ran_ns;              /* this run, on its vCPU */
-	uint64_t total_ns;            /* all runs */
-	uint64_t exits;               /* exits that reached the caller */
-	uint64_t native_exits;        /* exits resolved on the vCPU thread */
-	uint64_t started_ns;          /* when this run began */
-	uint32_t kind;                /* enum akvm_exit_kind */
+	uint64_t address;      /* CR2 of a page fault; guest-physical address of a host failure */
+	uint64_t ran_ns;       /* this run, on its vCPU */
+	uint64_t total_ns;     /* all runs */
+	uint64_t exits;        /* exits that reached the caller */
+	uint64_t native_exits; /* exits resolved on the vCPU thread */
+	uint64_t started_ns;   /* when this run began */
+	uint32_t kind;         /* enum akvm_exit_kind */
 	uint32_t vector;
 	uint32_t error_code;
 	uint32_t detail;
 	uint32_t interrupts;
 	uint32_t kvm_exit_reason;
 	int32_t host_errno;
-	uint32_t vcpu;                /* where it ran */
-	uint32_t index;               /* constant: names the context in completions */
-	uint32_t generation;          /* counts runs */
-	uint32_t restore;             /* enum akvm_restore, set by the caller */
-	uint32_t submitted;           /* 1 from submit until drained */
+	uint32_t vcpu;       /* where it ran */
+	uint32_t index;      /* constant: names the context in completions */
+	uint32_t generation; /* counts runs */
+	uint32_t restore;    /* enum akvm_restore, set by the caller */
+	uint32_t submitted;  /* 1 from submit until drained */
 };
 
 /* -EAGAIN when contexts_max are alive. Thread: loop. */
@@ -270,10 +272,10 @@ AKVM_API int akvm_context_answers(struct akvm_context *context, struct akvm_answ
  * AKVM_EXIT_OPERATION: rcx/rdx:rax carry MSR number and value; interrupted ones complete as AKVM_EXIT_INTERRUPTED and may
  * be submitted again. */
 enum akvm_operation {
-	AKVM_OPERATION_READ_MSR,      /* registers.rcx -> rdx:rax; vector 13 when the MSR does not exist */
-	AKVM_OPERATION_WRITE_MSR,     /* registers.rcx, rdx:rax */
-	AKVM_OPERATION_FLUSH,         /* reload CR3: drop this vCPU's non-global translations */
-	AKVM_OPERATION_NOTHING,       /* enter ring 0 and come back: a probe of the round trip */
+	AKVM_OPERATION_READ_MSR,  /* registers.rcx -> rdx:rax; vector 13 when the MSR does not exist */
+	AKVM_OPERATION_WRITE_MSR, /* registers.rcx, rdx:rax */
+	AKVM_OPERATION_FLUSH,     /* reload CR3: drop this vCPU's non-global translations */
+	AKVM_OPERATION_NOTHING,   /* enter ring 0 and come back: a probe of the round trip */
 };
 AKVM_API int akvm_context_operate(struct akvm_context *context, uint32_t vcpu, uint32_t operation);
 

@@ -19,8 +19,8 @@ struct akvm__host {
 	int (*madvise)(void *address, size_t length, int advice);
 	int (*eventfd)(unsigned int initial, int flags);
 	ssize_t (*write)(int fd, const void *buffer, size_t count);
-	int (*thread_create)(pthread_t *thread, void *(*body)(void *), void *argument);  /* returns an errno, as pthread_create */
-	int (*thread_kill)(pid_t tid, int signal);                                       /* tgkill in this process */
+	int (*thread_create)(pthread_t *thread, void *(*body)(void *), void *argument); /* returns an errno, as pthread_create */
+	int (*thread_kill)(pid_t tid, int signal);                                      /* tgkill in this process */
 };
 
 /* The real kernel, or whatever the last akvm__host_replace() installed. All return -1 and set errno unless said otherwise. */

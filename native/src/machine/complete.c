@@ -16,7 +16,6 @@ void akvm__machine_complete(struct akvm_machine *machine, struct akvm__vcpu *vcp
 			return;
 		__builtin_ia32_pause();
 	}
-	akvm__doorbell_ring(&machine->doorbell);
 }
 
 int akvm_machine_doorbell(const struct akvm_machine *machine)

@@ -15,8 +15,7 @@ const struct kvm_cpuid_entry2 *akvm__cpuid_find(const struct akvm_machine *machi
 	for (uint32_t i = 0; i < machine->cpuid->header.nent; i++) {
 		const struct kvm_cpuid_entry2 *entry = &machine->cpuid->entries[i];
 
-		if (entry->function == function &&
-		    (!(entry->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || entry->index == index))
+		if (entry->function == function && (!(entry->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || entry->index == index))
 			return entry;
 	}
 	return NULL;
@@ -26,13 +25,13 @@ static void restrict_leaf(struct akvm_machine *machine, struct kvm_cpuid_entry2 
 {
 	switch (entry->function) {
 	case 1:
-		entry->ecx &= ~(1u << 5);                          /* VMX */
-		entry->ecx |= (entry->ecx >> 26 & 1) << 27;        /* OSXSAVE follows XSAVE: CR4 sets it */
+		entry->ecx &= ~(1u << 5);                   /* VMX */
+		entry->ecx |= (entry->ecx >> 26 & 1) << 27; /* OSXSAVE follows XSAVE: CR4 sets it */
 		break;
 	case 7:
 		if (entry->index == 0) {
-			entry->ebx &= ~(1u << 14);                 /* MPX */
-			entry->ecx &= ~(1u << 3 | 1u << 4);        /* PKU, OSPKE */
+			entry->ebx &= ~(1u << 14);                       /* MPX */
+			entry->ecx &= ~(1u << 3 | 1u << 4);              /* PKU, OSPKE */
 			entry->edx &= ~(1u << 22 | 1u << 24 | 1u << 25); /* AMX */
 		}
 		break;
@@ -44,7 +43,7 @@ static void restrict_leaf(struct akvm_machine *machine, struct kvm_cpuid_entry2 
 		}
 		break;
 	case 0x80000001:
-		entry->ecx &= ~(1u << 2);                          /* SVM */
+		entry->ecx &= ~(1u << 2); /* SVM */
 		break;
 	case 0x80000008:
 		machine->capabilities.physical_bits = entry->eax & 0xff;

@@ -10,12 +10,12 @@
 
 extern const uint8_t akvm__guest_text[];
 
-#define PTE_P	1ull
-#define PTE_W	2ull
-#define PTE_A	0x20ull
-#define PTE_D	0x40ull
-#define PTE_PS	0x80ull
-#define PTE_NX	(1ull << 63)
+#define PTE_P  1ull
+#define PTE_W  2ull
+#define PTE_A  0x20ull
+#define PTE_D  0x40ull
+#define PTE_PS 0x80ull
+#define PTE_NX (1ull << 63)
 
 enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
 /* The interrupt-stack-table entry that names the RSP0 stack; 1 to 3 are the stacks of #DF, NMI and #MC. */
@@ -57,7 +57,10 @@ int akvm__kernel_image_create(struct akvm_machine *machine)
 		 * may arrive on top of another exception, so each has its own stack. All others name theirs too: an exception
 		 * in the SYSRET stub, where RSP is the guest's already, must not be pushed where the guest says. */
 		unsigned dpl = vector == 3 || vector == 4 || vector == 0x80 ? 3 : 0;
-		unsigned stack = vector == 8 ? AKVM_STACK_DF : vector == 2 ? AKVM_STACK_NMI : vector == 18 ? AKVM_STACK_MC : IST_RSP0;
+		unsigned stack = vector == 8    ? AKVM_STACK_DF
+				 : vector == 2  ? AKVM_STACK_NMI
+				 : vector == 18 ? AKVM_STACK_MC
+						: IST_RSP0;
 
 		set_gate(machine->kernel + AKVM_IDT_OFFSET, vector, dpl, stack);
 	}

@@ -115,7 +115,11 @@ static int create_vcpus(struct akvm_machine *machine)
 static int build(struct akvm_machine *machine)
 {
 	const struct akvm__mm_hooks hooks = {
-		.opaque = machine, .set_slot = set_slot, .interrupt = interrupt_space, .settled = settled, .reap = reap,
+		.opaque = machine,
+		.set_slot = set_slot,
+		.interrupt = interrupt_space,
+		.settled = settled,
+		.reap = reap,
 	};
 	int error;
 

@@ -31,16 +31,16 @@ struct akvm_machine {
 	struct akvm__cpuid *cpuid;
 	uint64_t cr4;
 
-	uint8_t *kernel;              /* kernel image, host view; slot AKVM_SLOT_KERNEL */
+	uint8_t *kernel; /* kernel image, host view; slot AKVM_SLOT_KERNEL */
 	size_t kernel_bytes;
 	struct akvm__mm *mm;
-	uint8_t *tables;              /* page-table arena, host view */
+	uint8_t *tables; /* page-table arena, host view */
 
 	struct akvm__vcpu **vcpus;
 	uint32_t vcpu_count;
 	struct akvm__doorbell doorbell;
 	_Atomic bool stopping;
-	_Atomic bool reap_due;        /* some dead space waits; set by mm's hook, taken by the next vCPU between two contexts */
+	_Atomic bool reap_due; /* some dead space waits; set by mm's hook, taken by the next vCPU between two contexts */
 	/* vCPU threads not asleep, and how many may be: one CPU is the loop's. */
 	_Atomic uint32_t awake;
 	uint32_t spare_cpus;
@@ -48,7 +48,7 @@ struct akvm_machine {
 	/* Loop thread only. */
 	struct akvm__context **contexts;
 	uint32_t *free_contexts, free_count;
-	struct akvm__ring loop_completions;   /* withdrawn before they ran */
+	struct akvm__ring loop_completions; /* withdrawn before they ran */
 	uint32_t drain_next;
 	uint32_t reap_next;
 };

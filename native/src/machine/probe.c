@@ -263,6 +263,7 @@ int akvm__machine_probe(struct akvm_machine *machine)
 		return akvm__fail(operation, -error);
 	if (retired)
 		return retired;
-	akvm__mm_guest_edits(machine->mm, !machine->capabilities.host_edits_seen || (machine->config.flags & AKVM_MACHINE_GUEST_EDITS));
+	akvm__mm_guest_edits(machine->mm,
+			     !machine->capabilities.host_edits_seen || (machine->config.flags & AKVM_MACHINE_GUEST_EDITS));
 	return 0;
 }

@@ -17,17 +17,17 @@ struct akvm__selectors {
 };
 
 struct akvm__context {
-	struct akvm_context pub;      /* first: the two are cast into each other */
+	struct akvm_context pub; /* first: the two are cast into each other */
 	struct akvm_machine *machine;
 
 	/* Owned by the loop while not submitted, by the running vCPU thread while submitted. */
 	struct akvm_space *space;
 	struct akvm_answers *answers;
 	struct akvm__selectors selectors;
-	uint32_t operation;           /* 0: run the guest; else 1 + enum akvm_operation */
-	bool pinned;                  /* only this mailbox's owner may take it */
-	uint32_t mailbox;             /* where it was submitted */
-	void *xsave;                  /* FP/vector image, current unless some vCPU holds the state */
+	uint32_t operation; /* 0: run the guest; else 1 + enum akvm_operation */
+	bool pinned;        /* only this mailbox's owner may take it */
+	uint32_t mailbox;   /* where it was submitted */
+	void *xsave;        /* FP/vector image, current unless some vCPU holds the state */
 
 	/* The vCPU whose registers hold the FP state, or NULL. Changed under that vCPU's lock. */
 	_Atomic(struct akvm__vcpu *) resident;

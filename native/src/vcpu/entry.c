@@ -65,8 +65,8 @@ void akvm__vcpu_load(struct akvm__vcpu *vcpu, struct akvm__context *context, boo
 	const struct akvm_registers *registers = &context->pub.registers;
 	struct kvm_regs *entry = &vcpu->run->s.regs.regs;
 	const uint64_t text = AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET;
-	uint64_t frame[6] = { registers->rax, registers->rip, AKVM_USER_CS, user_flags(registers->rflags), registers->rsp,
-			      AKVM_USER_SS };
+	uint64_t frame[6] = { registers->rax, registers->rip, AKVM_USER_CS, user_flags(registers->rflags),
+			      registers->rsp, AKVM_USER_SS };
 	uint64_t top = AKVM_VCPU_STACKS + AKVM_VCPU_STACK_BYTES;
 	bool partial = context->pub.restore == AKVM_RESTORE_PARTIAL ||
 		       (context->pub.restore == AKVM_RESTORE_AUTO && sysret_restores(registers));

@@ -39,8 +39,8 @@ static void save_registers(struct akvm__vcpu *vcpu, struct akvm__context *contex
 	memcpy(&context->pub.registers, &vcpu->run->s.regs.regs, sizeof(context->pub.registers));
 	context->pub.fs_base = sregs->fs.base;
 	context->pub.gs_base = sregs->gs.base;
-	context->selectors = (struct akvm__selectors){ sregs->ds.selector, sregs->es.selector, sregs->fs.selector,
-						       sregs->gs.selector };
+	context->selectors =
+		(struct akvm__selectors){ sregs->ds.selector, sregs->es.selector, sregs->fs.selector, sregs->gs.selector };
 }
 
 static enum akvm__event broken(struct akvm__context *context, enum akvm_failure failure)

@@ -47,7 +47,8 @@ static int second_byte(struct akvm__context *context, uint8_t first)
 {
 	uint8_t bytes[2];
 
-	if (akvm_space_read(context->space, context->pub.registers.rip, bytes, sizeof(bytes)) != sizeof(bytes) || bytes[0] != first)
+	if (akvm_space_read(context->space, context->pub.registers.rip, bytes, sizeof(bytes)) != sizeof(bytes) ||
+	    bytes[0] != first)
 		return -1;
 	return bytes[1];
 }
@@ -203,9 +204,8 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 	case AKVM_EVENT_INTERRUPTED:
 		/* The loop looks for the reason: an interrupt, a shootdown, or none (a kick meant for an earlier run). */
 		if (!akvm__context_interrupts(context) && !atomic_load(&vcpu->machine->stopping))
-			akvm__count(akvm__space_generation(context->space) == vcpu->cr3_generation ?
-					    &vcpu->counters.stale_kicks :
-					    &vcpu->counters.shootdowns);
+			akvm__count(akvm__space_generation(context->space) == vcpu->cr3_generation ? &vcpu->counters.stale_kicks
+												   : &vcpu->counters.shootdowns);
 		return true;
 	case AKVM_EVENT_SYSCALL:
 		if (resolve_syscall(context))

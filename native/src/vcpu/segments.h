@@ -10,11 +10,23 @@
 #include "akvm/layout.h"
 
 static const struct kvm_segment akvm__kernel_code = {
-	.selector = AKVM_KERNEL_CS, .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1,
+	.selector = AKVM_KERNEL_CS,
+	.limit = 0xffffffff,
+	.type = 11,
+	.present = 1,
+	.s = 1,
+	.l = 1,
+	.g = 1,
 };
 
 static const struct kvm_segment akvm__kernel_data = {
-	.selector = AKVM_KERNEL_SS, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1,
+	.selector = AKVM_KERNEL_SS,
+	.limit = 0xffffffff,
+	.type = 3,
+	.present = 1,
+	.s = 1,
+	.db = 1,
+	.g = 1,
 };
 
 static inline struct kvm_segment akvm__task_state(uint64_t base)
@@ -28,7 +40,15 @@ static inline struct kvm_segment akvm__user_data(uint16_t selector, uint64_t bas
 	if (selector < 4)
 		return (struct kvm_segment){ .base = base, .selector = selector, .unusable = 1 };
 	return (struct kvm_segment){
-		.base = base, .selector = selector, .limit = 0xffffffff, .type = 3, .present = 1, .dpl = 3, .s = 1, .db = 1, .g = 1,
+		.base = base,
+		.selector = selector,
+		.limit = 0xffffffff,
+		.type = 3,
+		.present = 1,
+		.dpl = 3,
+		.s = 1,
+		.db = 1,
+		.g = 1,
 	};
 }
 

@@ -75,8 +75,8 @@ static void operate(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	int error;
 
 	if (akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping)) {
-		pub->interrupts = akvm__context_interrupts(context) |
-				  (atomic_load(&vcpu->machine->stopping) ? AKVM_INTERRUPT_CLOSE : 0);
+		pub->interrupts =
+			akvm__context_interrupts(context) | (atomic_load(&vcpu->machine->stopping) ? AKVM_INTERRUPT_CLOSE : 0);
 		pub->kind = AKVM_EXIT_INTERRUPTED;
 		return;
 	}
@@ -130,6 +130,24 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	akvm__machine_complete(vcpu->machine, vcpu, context);
 }
 
+/*
+ * Wake the loop for what has completed, or leave it for later. Every wake-up takes a core from some vCPU and finds it cold; so
+ * while this vCPU has more to do that will not take long, completions go by the batch. `next` is about to run, NULL for
+ * nothing. A guest that was brief last time and is not now delays what was left for later by one slice at most: the
+ * loop's own timer ends that.
+ */
+static void announce(struct akvm__vcpu *vcpu, const struct akvm__context *next)
+{
+	enum { BATCH = 16, BRIEF_NS = 200000 };
+
+	if (!vcpu->unannounced)
+		return;
+	if (next && vcpu->unannounced < BATCH && !next->operation && next->pub.exits && next->pub.ran_ns < BRIEF_NS)
+		return;
+	vcpu->unannounced = 0;
+	akvm__doorbell_ring(&vcpu->machine->doorbell);
+}
+
 static void *thread_main(void *argument)
 {
 	struct akvm__vcpu *vcpu = argument;
@@ -141,8 +159,10 @@ static void *thread_main(void *argument)
 	for (;;) {
 		akvm__vcpu_reap_if_due(vcpu);
 		context = find_work(vcpu);
+		announce(vcpu, context);
 		if (context) {
 			serve(vcpu, context);
+			vcpu->unannounced++;
 			continue;
 		}
 		if (atomic_load(&vcpu->stop))

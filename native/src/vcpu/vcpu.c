@@ -40,8 +40,8 @@ static int set_msrs(struct akvm__vcpu *vcpu)
 		{ MSR_CSTAR, entry },
 		{ MSR_FMASK, FMASK },
 		{ MSR_KERNEL_GS_BASE, 0 },
-		{ MSR_SYSENTER_CS, 0 },            /* SYSENTER is #GP */
-		{ MSR_PAT, 0x0007040600070406 },   /* the reset value: all of a guest's memory is write-back */
+		{ MSR_SYSENTER_CS, 0 },          /* SYSENTER is #GP */
+		{ MSR_PAT, 0x0007040600070406 }, /* the reset value: all of a guest's memory is write-back */
 	};
 	struct {
 		struct kvm_msrs header;

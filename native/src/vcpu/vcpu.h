@@ -26,7 +26,7 @@ enum { AKVM_PCIDS = 8, AKVM_PCID_FIRST = 2 };
 struct akvm__pcids {
 	uint64_t space_id[AKVM_PCIDS];
 	uint64_t generation[AKVM_PCIDS];
-	uint64_t used[AKVM_PCIDS];        /* clock of last use */
+	uint64_t used[AKVM_PCIDS]; /* clock of last use */
 	uint64_t clock;
 };
 
@@ -69,6 +69,8 @@ struct akvm__vcpu {
 	uint64_t cr3_space_id, cr3_generation;
 	struct akvm__pcids pcids;
 	bool must_reset;
+	/* Completions put into the ring and not rung for: see announce() in thread.c. */
+	uint32_t unannounced;
 
 	/* For status readers. */
 	_Atomic uint64_t started_ns;
@@ -91,16 +93,16 @@ int akvm__vcpu_join(struct akvm__vcpu *vcpu, uint64_t timeout_ns);
 
 /* run.c: what KVM_RUN came back with, every return and exit reason named. */
 enum akvm__run_result {
-	AKVM_RUN_HALTED,              /* a stub's HLT */
-	AKVM_RUN_INTERRUPTED,         /* EINTR: registers are wherever the guest was */
-	AKVM_RUN_BUS,                 /* EFAULT: the host could not back a page */
-	AKVM_RUN_FAILED,              /* host_errno or kvm_exit_reason says why; the vCPU must be reset */
+	AKVM_RUN_HALTED,      /* a stub's HLT */
+	AKVM_RUN_INTERRUPTED, /* EINTR: registers are wherever the guest was */
+	AKVM_RUN_BUS,         /* EFAULT: the host could not back a page */
+	AKVM_RUN_FAILED,      /* host_errno or kvm_exit_reason says why; the vCPU must be reset */
 };
 struct akvm__run_outcome {
 	enum akvm__run_result result;
 	uint32_t kvm_exit_reason;
 	int host_errno;
-	uint32_t failure;             /* enum akvm_failure when FAILED */
+	uint32_t failure; /* enum akvm_failure when FAILED */
 };
 struct akvm__run_outcome akvm__vcpu_run(struct akvm__vcpu *vcpu);
 
@@ -110,14 +112,14 @@ bool akvm__canonical(uint64_t address);
 
 /* exit.c: where the guest stood, as a resolved event. */
 enum akvm__event {
-	AKVM_EVENT_NOT_ENTERED,       /* interrupted inside an entry stub: the context is as it was */
-	AKVM_EVENT_INTERRUPTED,       /* interrupted in ring 3: registers saved */
+	AKVM_EVENT_NOT_ENTERED, /* interrupted inside an entry stub: the context is as it was */
+	AKVM_EVENT_INTERRUPTED, /* interrupted in ring 3: registers saved */
 	AKVM_EVENT_SYSCALL,
 	AKVM_EVENT_INT80,
 	AKVM_EVENT_EXCEPTION,
 	AKVM_EVENT_OPERATION_DONE,
-	AKVM_EVENT_OPERATION_CUT,     /* interrupted inside an operation */
-	AKVM_EVENT_BROKEN,            /* ring-0 fault or senseless registers: pub.detail says which */
+	AKVM_EVENT_OPERATION_CUT, /* interrupted inside an operation */
+	AKVM_EVENT_BROKEN,        /* ring-0 fault or senseless registers: pub.detail says which */
 };
 enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, bool halted);
 

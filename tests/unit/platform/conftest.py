@@ -29,7 +29,7 @@ async def machine(core: FakeCore) -> AsyncIterator[Machine]:
         memory=2 << 20,
         contexts=64,
         binding=core.binding(),
-        scheduler=SchedulerConfig(ahead=1),
+        scheduler=SchedulerConfig(brief_ahead=0, ahead=1),
         engine=EngineConfig(spin_ns=0),
     )
     core.operated.clear()

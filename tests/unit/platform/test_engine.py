@@ -155,7 +155,7 @@ async def test_one_switch_at_a_time(machine: Machine, core: FakeCore) -> None:
 
 
 async def test_refused_when_too_many_wait(core: FakeCore) -> None:
-    scheduler = SchedulerConfig(ahead=0, max_waiting=1)
+    scheduler = SchedulerConfig(brief_ahead=0, ahead=0, max_waiting=1)
     async with Machine.open(vcpus=2, memory=2 << 20, binding=core.binding(), scheduler=scheduler) as machine:
         those = contexts(machine, 4)
         tasks = switching(*those)
@@ -286,7 +286,7 @@ async def test_polling_in_vain_becomes_rare(core: FakeCore) -> None:
 
 
 async def test_a_spinner_is_preempted_only_when_somebody_waits(core: FakeCore) -> None:
-    scheduler = SchedulerConfig(ahead=0, quantum_ns=1_000_000)
+    scheduler = SchedulerConfig(brief_ahead=0, ahead=0, quantum_ns=1_000_000)
     async with Machine.open(vcpus=1, memory=2 << 20, binding=core.binding(), scheduler=scheduler) as machine:
         core.vcpus = 1
         core.interrupts.clear()
