@@ -43,20 +43,21 @@ BUSY: Final = 0.1
 class Plan:
     """How much to measure: rounds of each comparison, and how many operations a sample of it averages over."""
 
-    rounds: int = 25
-    exits: int = 400
+    rounds: int = 60
+    exits: int = 200
     wakeups: int = 100
     kicks: int = 40
     crowd: int = 1000
-    crowd_rounds: int = 9
+    crowd_rounds: int = 15
     crowd_exits: int = 4
-    turns: int = 50_000_000
+    turns: int = 100_000_000
+    compute_rounds: int = 25
     pages: int = 16_384
 
     @classmethod
     def quick(cls) -> Plan:
         """A few seconds: shows that everything works and counts right; the numbers are rough."""
-        return cls(rounds=5, exits=100, wakeups=30, kicks=10, crowd_rounds=3, crowd_exits=2, turns=10_000_000)
+        return cls(rounds=5, exits=100, wakeups=30, kicks=10, crowd_rounds=3, crowd_exits=2, turns=10_000_000, compute_rounds=5)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ async def _compute(plan: Plan, folder: Path) -> Comparison:
     result = 0
     with Floor(folder, "compute", plan.turns) as floor:
         async with contextlib.aclosing(bench_subjects.compute(plan.turns)) as subject:
-            for _ in range(plan.rounds):
+            for _ in range(plan.compute_rounds):
                 native_ns = floor.sample()["loop"]
                 ours = await anext(subject)
                 result = ours.result

@@ -179,9 +179,10 @@ class AddressSpace:
     def __del__(self) -> None:
         native = getattr(self, "_native", None)
         if native is not None and self._core.usable:
-            warnings.warn("address space was not closed", ResourceWarning, stacklevel=1, source=self)
             lib = self._lib
             self._core.bury(1, lambda: bool(lib.akvm_space_destroy(native) != -errno.EBUSY))
+            # Last: with -W error it raises.
+            warnings.warn("address space was not closed", ResourceWarning, stacklevel=1, source=self)
 
     def _check(self, result: int) -> None:
         if result < 0:

@@ -271,9 +271,10 @@ class Context:
         passage = self._passage
         if passage is None or not self._core.usable:
             return
-        warnings.warn(f"context {self.number} was not closed", ResourceWarning, stacklevel=1, source=self)
         release = functools.partial(_release, self._core, self._engine, passage, self._space, self._answers_native)
         self._core.bury(0, release)
+        # Last: with -W error it raises.
+        warnings.warn(f"context {self.number} was not closed", ResourceWarning, stacklevel=1, source=self)
 
     def _open(self) -> Passage:
         if self._passage is None:

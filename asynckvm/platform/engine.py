@@ -135,15 +135,12 @@ class Engine:
             self._schedule()
 
     def operate(self, passage: Passage, vcpu: int, code: int) -> None:
-        """Submit a ring-0 operation to one vCPU, past the queue, and make room for it there."""
+        """Submit a ring-0 operation to one vCPU, past the queue; a guest that runs there is preempted by the core."""
         self._core.check()
         self._core.binding.check(self._core.binding.operate(passage.native, vcpu, code))
         passage.state = RUNNING
         self._table[passage.index] = passage
         self._flight += 1
-        status = self._status
-        if self._core.binding.lib.akvm_vcpu_status(self._machine, vcpu, status) == 0 and status.started_ns:
-            self._preempt(status.context, status.generation)
         if not self._driven:
             self._schedule()
 

@@ -11,7 +11,7 @@ static const uint64_t FOREVER_NS = FOREVER_S * 1000000000ull;
 
 static void first_in_first_out_and_bounded(void)
 {
-	struct akvm__context contexts[AKVM_MAILBOX_CAPACITY + 1];
+	struct akvm__context contexts[AKVM_MAILBOX_CAPACITY + 1] = { 0 };
 	struct akvm__mailbox mailbox;
 
 	akvm__mailbox_create(&mailbox);
@@ -30,13 +30,14 @@ static void first_in_first_out_and_bounded(void)
 	akvm__mailbox_free(&mailbox);
 }
 
-static void pinned_contexts_are_not_stolen(void)
+static void pinned_contexts_go_first_and_are_not_stolen(void)
 {
 	struct akvm__context contexts[4] = { [0].pinned = true, [2].pinned = true };
 	struct akvm__mailbox mailbox;
 
 	akvm__mailbox_create(&mailbox);
 	T_CHECK(!akvm__mailbox_steal(&mailbox));
+	/* Pinned ones go first, in their own order. */
 	for (unsigned i = 0; i < 4; i++)
 		T_CHECK(akvm__mailbox_put(&mailbox, &contexts[i]));
 	T_CHECK(akvm__mailbox_steal(&mailbox) == &contexts[1]);
@@ -49,7 +50,7 @@ static void pinned_contexts_are_not_stolen(void)
 
 static void withdrawn_from_anywhere(void)
 {
-	struct akvm__context contexts[5];
+	struct akvm__context contexts[5] = { 0 };
 	struct akvm__mailbox mailbox;
 
 	akvm__mailbox_create(&mailbox);
@@ -124,7 +125,7 @@ static void no_put_is_slept_through(void)
 int main(void)
 {
 	T_RUN(first_in_first_out_and_bounded);
-	T_RUN(pinned_contexts_are_not_stolen);
+	T_RUN(pinned_contexts_go_first_and_are_not_stolen);
 	T_RUN(withdrawn_from_anywhere);
 	T_RUN(sleep_ends_by_itself);
 	T_RUN(no_put_is_slept_through);

@@ -305,6 +305,7 @@ async def test_a_space_s_own_limit_ends_only_that_guest(machine: Machine) -> Non
 async def test_the_end_of_guest_memory_ends_only_who_wants_more() -> None:
     async with Machine.open(vcpus=2, memory=16 << 20) as machine:
         neighbour = await Witness(machine).prepare()
+        await neighbour.check()  # has all the memory it needs from here on
         for _ in range(3):
             greedy = Guest(machine, FILL, rdi=AREA, rcx=16384)
             greedy.space.map(AREA, 64 << 20, READ | WRITE)
@@ -350,6 +351,7 @@ async def test_the_limit_counts_page_tables(machine: Machine) -> None:
 async def test_the_end_of_the_tables_is_typed(machine: Machine) -> None:
     """One page every 2 MiB, or every GiB, eats page tables instead of frames."""
     neighbour = await Witness(machine).prepare()
+    await neighbour.check()
     guest = Guest(machine, "1: movq %rdi, (%rdi); addq %rsi, %rdi; decq %rcx; jnz 1b; syscall")
     for step, pages in ((HUGE_PAGE, 60_000), (1 << 30, 60_000)):
         guest.space.map(0x100000000, step * pages, READ | WRITE)

@@ -268,9 +268,9 @@ AKVM_API int akvm_context_answers(struct akvm_context *context, struct akvm_answ
 
 /* ---------------------------------------------------------------- ring-0 operations */
 
-/* A short idempotent routine run in guest ring 0 on one vCPU. Submitted like a context and completed with
- * AKVM_EXIT_OPERATION: rcx/rdx:rax carry MSR number and value; interrupted ones complete as AKVM_EXIT_INTERRUPTED and may
- * be submitted again. */
+/* A short idempotent routine run in guest ring 0 on one vCPU. Submitted like a context, but it goes before those that
+ * wait there and preempts the one that runs. Completed with AKVM_EXIT_OPERATION: rcx and rdx:rax carry MSR number and value.
+ * Interrupted ones complete as AKVM_EXIT_INTERRUPTED and may be submitted again. */
 enum akvm_operation {
 	AKVM_OPERATION_READ_MSR,  /* registers.rcx -> rdx:rax; vector 13 when the MSR does not exist */
 	AKVM_OPERATION_WRITE_MSR, /* registers.rcx, rdx:rax */

@@ -8,9 +8,11 @@
 #include "host/host.h"
 #include "space.h"
 
-/* One byte of tables for so many bytes of frames: eight times what 4 KiB pages alone would need. */
-enum { FRAMES_PER_TABLES = 64 };
-#define TABLES_BYTES_MIN (16ull << 20)
+/* One byte of tables for so many bytes of frames. Pages alone need an eighth of that; but the smallest program has ten tables
+ * whatever its size, and thousands of them live in one machine. Untouched tables cost nothing. */
+enum { FRAMES_PER_TABLES = 16 };
+#define TABLES_BYTES_MIN (64ull << 20)
+#define TABLES_BYTES_MAX (8ull << 30) /* what the guest-physical layout leaves for them */
 
 enum { FAULT_AROUND_MAX = 64 };
 
@@ -18,6 +20,8 @@ static uint64_t tables_bytes(uint64_t memory_bytes)
 {
 	uint64_t bytes = (memory_bytes / FRAMES_PER_TABLES + AKVM__HUGE_PAGE - 1) & ~(AKVM__HUGE_PAGE - 1);
 
+	if (bytes > TABLES_BYTES_MAX)
+		return TABLES_BYTES_MAX;
 	return bytes > TABLES_BYTES_MIN ? bytes : TABLES_BYTES_MIN;
 }
 

@@ -51,9 +51,16 @@ static struct akvm__context *remove_at(struct akvm__mailbox *mailbox, uint32_t p
 			*slot(mailbox, i) = *slot(mailbox, i + 1);
 	}
 	atomic_store(&mailbox->length, count - 1);
-	if (!context->pinned)
-		atomic_fetch_sub(&mailbox->stealable, 1);
+	atomic_fetch_sub(context->pinned ? &mailbox->pinned : &mailbox->stealable, 1);
 	return context;
+}
+
+/* Precondition: mutex held, position <= length < capacity. */
+static void insert_at(struct akvm__mailbox *mailbox, uint32_t position, struct akvm__context *context)
+{
+	for (uint32_t i = length(mailbox); i > position; i--)
+		*slot(mailbox, i) = *slot(mailbox, i - 1);
+	*slot(mailbox, position) = context;
 }
 
 bool akvm__mailbox_put(struct akvm__mailbox *mailbox, struct akvm__context *context)
@@ -64,10 +71,9 @@ bool akvm__mailbox_put(struct akvm__mailbox *mailbox, struct akvm__context *cont
 	pthread_mutex_lock(&mailbox->mutex);
 	count = length(mailbox);
 	if (count < AKVM_MAILBOX_CAPACITY) {
-		*slot(mailbox, count) = context;
+		insert_at(mailbox, context->pinned ? atomic_load(&mailbox->pinned) : count, context);
 		atomic_store(&mailbox->length, count + 1);
-		if (!context->pinned)
-			atomic_fetch_add(&mailbox->stealable, 1);
+		atomic_fetch_add(context->pinned ? &mailbox->pinned : &mailbox->stealable, 1);
 		put = true;
 	}
 	wake = atomic_load(&mailbox->sleeping);

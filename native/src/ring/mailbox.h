@@ -1,5 +1,5 @@
 /*
- * A vCPU's mailbox: contexts queued for it, first in first out. The loop puts; the owner takes; idle vCPUs steal what is not
+ * A vCPU's mailbox: contexts queued for it, first in first out, ring-0 operations before them. The loop puts; the owner takes; idle vCPUs steal what is not
  * pinned; the loop withdraws what it interrupts before it ran. The owner polls for a while before it sleeps, because waking
  * a halted core costs more than a guest exit.
  */
@@ -22,8 +22,9 @@ struct akvm__mailbox {
 	struct akvm__context *items[AKVM_MAILBOX_CAPACITY];
 	uint32_t head;
 	bool notified;
-	/* Written under mutex, polled without. `stealable` leaves out the pinned ones. */
-	_Atomic uint32_t length, stealable;
+	/* Written under mutex, polled without. Pinned ones are operations: only the owner takes them, and no guest keeps it
+	 * from doing so. */
+	_Atomic uint32_t length, stealable, pinned;
 	_Atomic bool sleeping;
 };
 

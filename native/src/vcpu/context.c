@@ -105,8 +105,11 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 	/* A new generation: what was asked of earlier runs is void. */
 	atomic_store(&context->interrupt, (uint64_t)context->pub.generation << 32);
 	if (akvm__mailbox_put(&machine->vcpus[vcpu]->mailbox, context)) {
+		/* An owner that is about to run something looks at its mailbox before it enters. */
 		if (!pinned)
 			wake_a_thief(machine, machine->vcpus[vcpu]);
+		else if (atomic_load(&machine->vcpus[vcpu]->current) != UINT32_MAX)
+			akvm__vcpu_kick(machine->vcpus[vcpu]);
 		return 0;
 	}
 	context->pub.submitted = 0;

@@ -19,6 +19,12 @@ struct same_fault {
 	unsigned count;
 };
 
+/* Interrupted, closing, or in the way of a ring-0 operation. */
+static bool must_leave(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	return akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping) || atomic_load(&vcpu->mailbox.pinned);
+}
+
 static void finish(struct akvm__context *context, enum akvm_exit_kind kind)
 {
 	context->pub.kind = kind;
@@ -30,6 +36,8 @@ static void finish_interrupted(struct akvm__vcpu *vcpu, struct akvm__context *co
 	context->pub.interrupts = akvm__context_interrupts(context);
 	if (atomic_load(&vcpu->machine->stopping))
 		context->pub.interrupts |= AKVM_INTERRUPT_CLOSE;
+	if (atomic_load(&vcpu->mailbox.pinned))
+		context->pub.interrupts |= AKVM_INTERRUPT_PREEMPT;
 	finish(context, AKVM_EXIT_INTERRUPTED);
 }
 
@@ -157,7 +165,7 @@ static bool enter_guest(struct akvm__vcpu *vcpu, struct akvm__context *context, 
 	atomic_store(&vcpu->state, AKVM_VCPU_ENTERING);
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	atomic_store(&vcpu->state, AKVM_VCPU_GUEST);
-	if (akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping) ||
+	if (must_leave(vcpu, context) ||
 	    akvm__space_generation(context->space) != generation) {
 		atomic_store(&vcpu->state, AKVM_VCPU_EXITING);
 		/* The registers loaded for this entry, CR3 among them, never reached the guest. */
@@ -203,7 +211,7 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 	case AKVM_EVENT_NOT_ENTERED:
 	case AKVM_EVENT_INTERRUPTED:
 		/* The loop looks for the reason: an interrupt, a shootdown, or none (a kick meant for an earlier run). */
-		if (!akvm__context_interrupts(context) && !atomic_load(&vcpu->machine->stopping))
+		if (!must_leave(vcpu, context))
 			akvm__count(akvm__space_generation(context->space) == vcpu->cr3_generation ? &vcpu->counters.stale_kicks
 												   : &vcpu->counters.shootdowns);
 		return true;
@@ -246,7 +254,7 @@ void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 
 	context->pub.kind = AKVM_EXIT_NONE;
 	while (again) {
-		if (akvm__context_interrupts(context) || atomic_load(&vcpu->machine->stopping)) {
+		if (must_leave(vcpu, context)) {
 			finish_interrupted(vcpu, context);
 			break;
 		}

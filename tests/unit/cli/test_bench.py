@@ -13,7 +13,7 @@ from asynckvm.errors import InternalError
 pytestmark = pytest.mark.kvm
 
 TINY = bench.Plan(
-    rounds=2, exits=20, wakeups=5, kicks=3, crowd=50, crowd_rounds=2, crowd_exits=2, turns=10_000, pages=1024
+    rounds=2, exits=20, wakeups=5, kicks=3, crowd=50, crowd_rounds=2, crowd_exits=2, turns=10_000, compute_rounds=2, pages=1024
 )  # fmt: skip
 
 
