@@ -54,6 +54,10 @@ class Doorbell:
         self.armed = True
         return True
 
+    def expect(self) -> None:
+        """A completion is certain to come soon, as after a kick: poll for it, whatever polling was good for lately."""
+        self._skip = self._penalty = 0
+
     def _try_polling(self) -> bool:
         self.polls += 1
         if self._poll(self._machine, self._spin_ns):

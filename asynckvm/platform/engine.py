@@ -317,6 +317,9 @@ class Engine:
             if look(self._machine, vcpu, status) == 0 and status.started_ns
         ]
         self._apply(self._step(time.monotonic_ns(), ((TICK, running),)))
+        # Completions that a vCPU left for later (akvm_machine_doorbell) wait no longer than from tick to tick.
+        if self._flight:
+            self._schedule()
 
     def _preempt(self, index: int, generation: int) -> None:
         passage = self._table[index] if index < len(self._table) else None
@@ -327,6 +330,8 @@ class Engine:
         passage.sent |= bit
         self._native_interrupt(passage.native, passage.fields[FIELD_GENERATION], bit)
         self._watchdog.watch(passage)
+        self.doorbell.expect()
+        self._schedule()
 
     def _withdraw(self, passage: Passage) -> None:
         """Take a queued context out of the ready queue; the next turn wakes its coroutine."""

@@ -41,8 +41,8 @@ Event: TypeAlias = tuple[Any, ...]
 # Commands, always three items.
 SUBMIT: Final = 0  # (SUBMIT, context, vcpu)
 INTERRUPT: Final = 1  # (INTERRUPT, context, generation): its slice is over and somebody waits
-ARM_TICK: Final = 2  # (ARM_TICK, when_ns, 0): send one TICK at that time. It is never disarmed: a tick that finds nobody
-#                       waiting is not armed again, which costs less than to cancel a timer at each end of contention
+ARM_TICK: Final = 2  # (ARM_TICK, when_ns, 0): send one TICK at that time. It is never disarmed: a tick that finds
+#                       fewer than two submitted is not armed again, which costs less than to cancel timers all the time
 REFUSE: Final = 3  # (REFUSE, context, 0): the ready queue is full
 
 Command: TypeAlias = tuple[int, int, int]

@@ -88,7 +88,7 @@ class Scheduler:
                 self._ready(now_ns, event[1], commands)
             else:
                 self._rare(now_ns, event, commands)
-        if not self._armed and (self._queue.count or self._placement.flight > self._placement.vcpus):
+        if not self._armed and (self._queue.count or self._placement.flight > 1):
             self._armed = True
             commands.append((ARM_TICK, now_ns + self._quantum_ns, 0))
         return commands
@@ -235,7 +235,7 @@ class Scheduler:
         placement = self._placement
         waiting = self._queue.count + placement.flight - placement.vcpus
         if waiting <= 0:
-            return
+            return  # `step` asks for the next tick while several are submitted
         quantum = self._quantum_ns
         soonest = quantum
         over: list[tuple[int, int, int]] = []

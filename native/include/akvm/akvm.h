@@ -74,7 +74,9 @@ AKVM_API const struct akvm_capabilities *akvm_machine_capabilities(const struct 
  * does all that is submitted later. Thread: loop. */
 AKVM_API void akvm_machine_stop(struct akvm_machine *machine);
 
-/* The eventfd that becomes readable when completions arrive while the doorbell is armed. */
+/* The eventfd that becomes readable when completions arrive while the doorbell is armed. A vCPU that goes on to a context whose
+ * last run was brief may leave up to 15 completions for later: who sleeps with several contexts submitted looks by itself now and
+ * then, every few milliseconds. */
 AKVM_API int akvm_machine_doorbell(const struct akvm_machine *machine);
 /* Take up to `max` completed contexts, oldest first per vCPU; writes their indices. Never blocks. Thread: loop. */
 AKVM_API uint32_t akvm_machine_drain(struct akvm_machine *machine, uint32_t *indices, uint32_t max);

@@ -5,11 +5,16 @@
  * while no vCPU came by to carry out the edits. A space is freed only when nothing of it waits any more.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "host/host.h"
 #include "space.h"
+
+/* Memory that is short may be a reaping away: at most 20 ms of waiting, in a state that is an error otherwise. */
+enum { REAP_NAPS = 200 };
 
 void akvm__space_abandon(struct akvm_space *space)
 {
@@ -114,8 +119,23 @@ void akvm__mm_reap_done(struct akvm__mm *mm, struct akvm_space *space)
 	akvm__space_end(space);
 	if (again)
 		mm->hooks.reap(mm->hooks.opaque);
-	else if (finished)
+	else if (finished) {
 		akvm__space_free(space);
+		atomic_fetch_sub(&mm->dead, 1);
+	}
+}
+
+bool akvm__reap_wait(struct akvm__mm *mm)
+{
+	const struct timespec nap = { .tv_nsec = 100000 };
+	bool any = false;
+
+	for (unsigned naps = 0; naps < REAP_NAPS && atomic_load(&mm->dead); naps++) {
+		any = true;
+		mm->hooks.reap(mm->hooks.opaque);
+		nanosleep(&nap, NULL);
+	}
+	return any;
 }
 
 int akvm_space_destroy(struct akvm_space *space)
@@ -130,10 +150,17 @@ int akvm_space_destroy(struct akvm_space *space)
 		akvm__space_publish(space);
 		finished = space->limbo.count == 0;
 	}
-	if (!finished)
+	if (!finished) {
+		atomic_fetch_add(&space->mm->dead, 1);
 		akvm__reap_request(space);
+	}
 	akvm__space_end(space);
 	if (finished)
 		akvm__space_free(space);
 	return 0;
+}
+
+uint32_t akvm__mm_dead(struct akvm__mm *mm)
+{
+	return atomic_load(&mm->dead);
 }

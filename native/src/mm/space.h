@@ -32,6 +32,7 @@ struct akvm__mm {
 	pthread_mutex_t spaces_lock;
 	struct akvm_space *spaces;
 	struct akvm_space *reap_first, *reap_last;
+	_Atomic uint32_t dead; /* destroyed, and their memory not back yet */
 	uint64_t spaces_count, last_id;
 };
 
@@ -87,6 +88,8 @@ void akvm__space_clear(struct akvm_space *space);
 
 /* reap.c */
 void akvm__reap_request(struct akvm_space *space);
+/* Out of memory: wait a little for that of dead spaces. True when it is worth another try. Holding no lock. */
+bool akvm__reap_wait(struct akvm__mm *mm);
 /* Free a space that has nothing left, in memory or in limbo. */
 void akvm__space_free(struct akvm_space *space);
 /* Free what the host holds for a space whose machine is gone. */

@@ -42,6 +42,7 @@ static int copy_page(struct akvm_space *space, uint64_t address, uint8_t *buffer
 
 static int64_t copy(struct akvm_space *space, uint64_t address, uint8_t *buffer, uint64_t length, enum copy_kind kind)
 {
+	bool patient = true;
 	uint64_t done = 0;
 	int error = 0;
 
@@ -62,6 +63,10 @@ static int64_t copy(struct akvm_space *space, uint64_t address, uint8_t *buffer,
 			done += count;
 		}
 		akvm__space_end(space);
+		if (error == -ENOMEM && patient && akvm__reap_wait(space->mm)) {
+			patient = false;
+			error = 0;
+		}
 	}
 	if (done == 0 && length > 0)
 		return akvm__fail(kind == COPY_READ ? "read guest memory" : "write guest memory", -error);

@@ -79,6 +79,12 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 	struct akvm_context *pub = &context->pub;
 
 	pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access, code & PF_PRESENT);
+	if (pub->detail == AKVM_FAULT_MEMORY && akvm__mm_dead(vcpu->machine->mm)) {
+		/* Dead spaces hold what is missing. */
+		atomic_store(&vcpu->machine->reap_due, true);
+		akvm__vcpu_reap_if_due(vcpu);
+		pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access, code & PF_PRESENT);
+	}
 	if (pub->detail != AKVM_FAULT_NONE)
 		return false;
 	if (same->rip != pub->registers.rip || same->address != pub->address)
@@ -165,8 +171,7 @@ static bool enter_guest(struct akvm__vcpu *vcpu, struct akvm__context *context, 
 	atomic_store(&vcpu->state, AKVM_VCPU_ENTERING);
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	atomic_store(&vcpu->state, AKVM_VCPU_GUEST);
-	if (must_leave(vcpu, context) ||
-	    akvm__space_generation(context->space) != generation) {
+	if (must_leave(vcpu, context) || akvm__space_generation(context->space) != generation) {
 		atomic_store(&vcpu->state, AKVM_VCPU_EXITING);
 		/* The registers loaded for this entry, CR3 among them, never reached the guest. */
 		akvm__vcpu_forget_cr3(vcpu);

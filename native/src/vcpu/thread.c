@@ -13,6 +13,7 @@
 #include "vcpu/vcpu.h"
 
 enum { SLEEP_NS = 1000000000, POLLS_PER_CLOCK = 32 };
+enum { ANNOUNCE_NOW = 16, BRIEF_NS = 200000 };
 
 static const uint32_t operation_stubs[] = {
 	[AKVM_OPERATION_READ_MSR] = AKVM_STUB_READ_MSR,
@@ -132,17 +133,15 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 
 /*
  * Wake the loop for what has completed, or leave it for later. Every wake-up takes a core from some vCPU and finds it cold; so
- * while this vCPU has more to do that will not take long, completions go by the batch. `next` is about to run, NULL for
- * nothing. A guest that was brief last time and is not now delays what was left for later by one slice at most: the
- * loop's own timer ends that.
+ * while this vCPU goes on to a context whose last run ended by itself and soon, completions go by the batch. Should that one
+ * be long this time, what was left waits for the loop to look by itself (akvm_machine_doorbell). Operations are never left.
  */
 static void announce(struct akvm__vcpu *vcpu, const struct akvm__context *next)
 {
-	enum { BATCH = 16, BRIEF_NS = 200000 };
+	bool brief = next && !next->operation && next->pub.ran_ns < BRIEF_NS &&
+		     (next->pub.kind == AKVM_EXIT_SYSCALL || next->pub.kind == AKVM_EXIT_FAULT);
 
-	if (!vcpu->unannounced)
-		return;
-	if (next && vcpu->unannounced < BATCH && !next->operation && next->pub.exits && next->pub.ran_ns < BRIEF_NS)
+	if (!vcpu->unannounced || (brief && vcpu->unannounced < ANNOUNCE_NOW))
 		return;
 	vcpu->unannounced = 0;
 	akvm__doorbell_ring(&vcpu->machine->doorbell);
@@ -161,8 +160,8 @@ static void *thread_main(void *argument)
 		context = find_work(vcpu);
 		announce(vcpu, context);
 		if (context) {
+			vcpu->unannounced += context->operation ? ANNOUNCE_NOW : 1;
 			serve(vcpu, context);
-			vcpu->unannounced++;
 			continue;
 		}
 		if (atomic_load(&vcpu->stop))

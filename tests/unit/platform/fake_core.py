@@ -251,6 +251,9 @@ class FakeCore:
 
     def akvm_context_operate(self, context: Any, vcpu: int, operation: int) -> int:
         self.operated.append((vcpu, operation))
+        running = self.running.pop(vcpu, None)
+        if running is not None and running.index in self.submitted:
+            self.interrupted(running.index, 2)
         self._submit(context, vcpu)
         if self.program is None:
             self.end(context.index, ExitKind.OPERATION)
