@@ -6,7 +6,6 @@ They are installed beside the compiled module (sources: native/bench). Nothing h
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import mmap
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import InternalError, UsageError
+from asynckvm.platform.binding import benchmark_programs
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,8 +30,7 @@ WORD_BYTES: Final = 8
 
 def floors_folder(given: str | None = None) -> Path:
     """The folder of the floor programs; `given` replaces the installed one. UsageError when they are not there."""
-    # The binding itself stays behind its one door; only the folder beside it is wanted here.
-    folder = Path(given) if given else Path(importlib.import_module("asynckvm._native").PROGRAMS)
+    folder = Path(given) if given else benchmark_programs()
     if not os.access(folder / "floor_exit", os.X_OK):
         raise UsageError(f"no benchmark programs in {folder}: build with AKVM_BENCH=ON, or name their folder with --floors")
     return folder

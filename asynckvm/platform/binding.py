@@ -22,10 +22,12 @@ from asynckvm.errors import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.config import MachineConfig
 
-__all__ = ["Binding", "Handle", "load"]
+__all__ = ["Binding", "Handle", "benchmark_programs", "load"]
 
 # A pointer into the core.
 Handle: TypeAlias = Any
@@ -48,6 +50,13 @@ def load() -> Binding:
     from asynckvm._native import ffi, lib  # noqa: PLC0415
 
     return Binding(ffi, lib)
+
+
+def benchmark_programs() -> Path:
+    """The folder of the benchmark programs in plain C that are installed beside the compiled core."""
+    from asynckvm._native import PROGRAMS  # noqa: PLC0415
+
+    return PROGRAMS
 
 
 class Binding:
