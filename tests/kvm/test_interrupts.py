@@ -12,15 +12,16 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from kvm.guestcode import COUNT, DATA, RUN_SECONDS, SPIN, SYSCALL_LOOP, Guest, Witness, until_counting, vcpu_threads
+from kvm.guestcode import CODE, COUNT, DATA, RUN_SECONDS, SPIN, SYSCALL_LOOP, Guest, Witness, until_counting, vcpu_threads
 
 from asynckvm.errors import UsageError
 from asynckvm.model.exits import Interrupted, InterruptReason, Syscall
+from asynckvm.platform import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asynckvm.platform import Machine, Restore
+    from asynckvm.platform import Restore
 
 BOUNCES = 1000
 STORM_SECONDS = 3.0
@@ -287,3 +288,23 @@ async def test_signals_that_mean_nothing_change_nothing(machine: Machine, restor
     assert storm.sent > 200
     assert timer_storm[0] > 200
     assert sum(vcpu.stale_kicks for vcpu in machine.counters().vcpus) > 0, "no kick found a guest running"
+
+
+async def test_an_exit_is_told_though_the_guest_after_it_turned_long(restore: Restore) -> None:
+    """A vCPU may tell exits by the batch while it goes on to guests that were brief last time; nothing may wait for one that
+    never ends this time."""
+    async with Machine.open(vcpus=1, memory=64 << 20) as machine:
+        caller = Guest(machine, "1: syscall; jmp 1b", restore=restore)
+        turncoat = Guest(machine, "syscall; 1: jmp 1b", restore=restore)
+        assert isinstance(await caller.run(), Syscall)
+        for _ in range(5):
+            turncoat["rip"] = CODE
+            assert isinstance(await turncoat.run(), Syscall)
+            first = asyncio.create_task(caller.context.switch())
+            spinning = asyncio.create_task(turncoat.run())
+            async with asyncio.timeout(RUN_SECONDS / 4):
+                assert isinstance(await first, Syscall)
+            turncoat.context.interrupt()
+            assert await spinning == Interrupted(InterruptReason.BOUNCED)
+        caller.close()
+        turncoat.close()
