@@ -9,6 +9,12 @@
 enum { MESSAGES = 20000, FOREVER_S = 30 };
 static const uint64_t FOREVER_NS = FOREVER_S * 1000000000ull;
 
+static bool nowhere_else(const void *argument)
+{
+	(void)argument;
+	return false;
+}
+
 static void first_in_first_out_and_bounded(void)
 {
 	struct akvm__context contexts[AKVM_MAILBOX_CAPACITY + 1] = { 0 };
@@ -72,11 +78,11 @@ static void sleep_ends_by_itself(void)
 	struct akvm__mailbox mailbox;
 
 	akvm__mailbox_create(&mailbox);
-	akvm__mailbox_sleep(&mailbox, 1000);
+	akvm__mailbox_sleep(&mailbox, 1000, nowhere_else, NULL);
 	/* A notice given before counts once. */
 	akvm__mailbox_notify(&mailbox);
-	akvm__mailbox_sleep(&mailbox, FOREVER_NS);
-	akvm__mailbox_sleep(&mailbox, 1000);
+	akvm__mailbox_sleep(&mailbox, FOREVER_NS, nowhere_else, NULL);
+	akvm__mailbox_sleep(&mailbox, 1000, nowhere_else, NULL);
 	akvm__mailbox_free(&mailbox);
 }
 
@@ -88,7 +94,7 @@ static struct akvm__context *receive(struct akvm__mailbox *mailbox)
 	struct akvm__context *context;
 
 	while (!(context = akvm__mailbox_take(mailbox)))
-		akvm__mailbox_sleep(mailbox, FOREVER_NS);
+		akvm__mailbox_sleep(mailbox, FOREVER_NS, nowhere_else, NULL);
 	return context;
 }
 

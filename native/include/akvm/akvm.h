@@ -78,7 +78,8 @@ AKVM_API void akvm_machine_stop(struct akvm_machine *machine);
  * last run was brief may leave up to 15 completions for later: who sleeps with several contexts submitted looks by itself now and
  * then, every few milliseconds. */
 AKVM_API int akvm_machine_doorbell(const struct akvm_machine *machine);
-/* Take up to `max` completed contexts, oldest first per vCPU; writes their indices. Never blocks. Thread: loop. */
+/* Take up to `max` completed contexts, oldest first per vCPU; writes their indices, and disarms the doorbell. Never blocks.
+ * Thread: loop. */
 AKVM_API uint32_t akvm_machine_drain(struct akvm_machine *machine, uint32_t *indices, uint32_t max);
 /* Arm the doorbell before sleeping. Returns 1, unarmed, when completions are already there. Thread: loop. */
 AKVM_API int akvm_machine_arm(struct akvm_machine *machine);

@@ -25,7 +25,11 @@ int akvm_machine_doorbell(const struct akvm_machine *machine)
 
 uint32_t akvm_machine_drain(struct akvm_machine *machine, uint32_t *indices, uint32_t max)
 {
-	uint32_t taken = akvm__ring_take(&machine->loop_completions, indices, max);
+	uint32_t taken;
+
+	/* The loop is awake: nobody need ring until it arms again. */
+	akvm__doorbell_disarm(&machine->doorbell);
+	taken = akvm__ring_take(&machine->loop_completions, indices, max);
 
 	/* A different vCPU comes first each time, so that a short buffer starves none. */
 	for (uint32_t i = 0; i < machine->vcpu_count && taken < max; i++) {

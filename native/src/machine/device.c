@@ -60,9 +60,10 @@ int akvm__device_open(struct akvm_machine *machine)
 	for (size_t i = 0; i < sizeof(required) / sizeof(required[0]); i++)
 		if (check(machine->device, required[i].capability) <= 0)
 			return akvm__fail(required[i].name, ENOTSUP);
-	if ((check(machine->device, KVM_CAP_SYNC_REGS) & (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS)) !=
-	    (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS))
+	count = check(machine->device, KVM_CAP_SYNC_REGS);
+	if ((count & (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS)) != (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS))
 		return akvm__fail("KVM_CAP_SYNC_REGS", ENOTSUP);
+	machine->sync_events = count & KVM_SYNC_X86_EVENTS;
 	count = check(machine->device, KVM_CAP_MAX_VCPUS);
 	capabilities->vcpus_max = count > AKVM_VCPUS_MAX ? AKVM_VCPUS_MAX : count > 0 ? (uint32_t)count : 1;
 	count = check(machine->device, KVM_CAP_NR_MEMSLOTS);

@@ -48,7 +48,7 @@ static void reap(void *opaque)
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct akvm__vcpu *vcpu = machine->vcpus[i];
 
-		if (atomic_load(&vcpu->state) == AKVM_VCPU_IDLE && !atomic_load(&vcpu->mailbox.length)) {
+		if (!atomic_load(&vcpu->busy)) {
 			akvm__mailbox_notify(&vcpu->mailbox);
 			return;
 		}

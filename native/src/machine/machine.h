@@ -28,6 +28,7 @@ struct akvm_machine {
 	struct akvm_capabilities capabilities;
 	int device, vm;
 	size_t run_bytes;
+	bool sync_events; /* pending events come with the registers: KVM_SYNC_X86_EVENTS */
 	struct akvm__cpuid *cpuid;
 	uint64_t cr4;
 

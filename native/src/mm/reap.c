@@ -164,3 +164,9 @@ uint32_t akvm__mm_dead(struct akvm__mm *mm)
 {
 	return atomic_load(&mm->dead);
 }
+
+void akvm__mm_reap_lost(struct akvm__mm *mm, const struct akvm_space *space)
+{
+	if (space->dead)
+		atomic_fetch_sub(&mm->dead, 1);
+}

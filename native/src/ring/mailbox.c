@@ -125,14 +125,15 @@ bool akvm__mailbox_withdraw(struct akvm__mailbox *mailbox, struct akvm__context 
 	return found;
 }
 
-void akvm__mailbox_sleep(struct akvm__mailbox *mailbox, uint64_t timeout_ns)
+void akvm__mailbox_sleep(struct akvm__mailbox *mailbox, uint64_t timeout_ns, bool (*work)(const void *argument),
+			 const void *argument)
 {
 	uint64_t deadline_ns = akvm__now_ns() + timeout_ns;
 	struct timespec deadline = { (time_t)(deadline_ns / 1000000000u), (long)(deadline_ns % 1000000000u) };
 
 	pthread_mutex_lock(&mailbox->mutex);
 	atomic_store(&mailbox->sleeping, true);
-	while (!length(mailbox) && !mailbox->notified)
+	while (!length(mailbox) && !mailbox->notified && !work(argument))
 		if (pthread_cond_timedwait(&mailbox->wake, &mailbox->mutex, &deadline))
 			break;
 	atomic_store(&mailbox->sleeping, false);

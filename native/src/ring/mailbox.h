@@ -38,8 +38,10 @@ struct akvm__context *akvm__mailbox_take(struct akvm__mailbox *mailbox);
 struct akvm__context *akvm__mailbox_steal(struct akvm__mailbox *mailbox);
 /* True when it was still queued and now is not. Thread: loop. */
 bool akvm__mailbox_withdraw(struct akvm__mailbox *mailbox, struct akvm__context *context);
-/* Sleep until something is put or notified, at most timeout_ns. Thread: the owner. */
-void akvm__mailbox_sleep(struct akvm__mailbox *mailbox, uint64_t timeout_ns);
+/* Sleep until something is put or notified, at most timeout_ns; not at all when `work` finds some elsewhere once `sleeping` is
+ * there to be seen. Thread: the owner. */
+void akvm__mailbox_sleep(struct akvm__mailbox *mailbox, uint64_t timeout_ns, bool (*work)(const void *argument),
+			 const void *argument);
 /* Wake the owner without a context (to reap, to stop). Thread: any. */
 void akvm__mailbox_notify(struct akvm__mailbox *mailbox);
 

@@ -77,7 +77,7 @@ int akvm_context_attach(struct akvm_context *public, struct akvm_space *space)
 /* A vCPU that is busy takes its mail late; one that sleeps could steal it now. */
 static void wake_a_thief(struct akvm_machine *machine, const struct akvm__vcpu *owner)
 {
-	if (atomic_load(&owner->current) == UINT32_MAX && atomic_load(&owner->mailbox.length) <= 1)
+	if (!atomic_load(&owner->busy))
 		return;
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct akvm__vcpu *vcpu = machine->vcpus[i];

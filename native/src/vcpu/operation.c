@@ -10,6 +10,8 @@
 #include "vcpu/segments.h"
 #include "vcpu/vcpu.h"
 
+enum { VECTOR_DB = 1 };
+
 int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_registers *registers, uint32_t *vector)
 {
 	struct kvm_regs *entry = &vcpu->run->s.regs.regs;
@@ -42,6 +44,11 @@ int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_regis
 		vcpu->cr3_space_id = 0;
 		return -EINTR;
 	case AKVM_EVENT_BROKEN:
+		/* A debug trap left by whoever ran before: nobody's any more. */
+		if (scratch.pub.detail == AKVM_FAILURE_RING0 && scratch.pub.vector == VECTOR_DB) {
+			akvm__vcpu_forget_cr3(vcpu);
+			return -EINTR;
+		}
 		if (scratch.pub.detail == AKVM_FAILURE_RING0) {
 			*vector = scratch.pub.vector;
 			return akvm__fail("ring-0 operation", EFAULT);

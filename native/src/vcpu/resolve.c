@@ -15,8 +15,8 @@ enum { PF_PRESENT = 1, PF_WRITE = 2, PF_FETCH = 16 };
 enum { SAME_FAULT_MAX = 4096, EVENT_RERUNS_MAX = 64, RESETS_MAX = 4 };
 
 struct same_fault {
-	uint64_t rip, address;
-	unsigned count;
+	uint64_t rip, address, generation;
+	unsigned count, stray_traps;
 };
 
 /* Interrupted, closing, or in the way of a ring-0 operation. */
@@ -36,7 +36,8 @@ static void finish_interrupted(struct akvm__vcpu *vcpu, struct akvm__context *co
 	context->pub.interrupts = akvm__context_interrupts(context);
 	if (atomic_load(&vcpu->machine->stopping))
 		context->pub.interrupts |= AKVM_INTERRUPT_CLOSE;
-	if (atomic_load(&vcpu->mailbox.pinned))
+	/* An operation that made it leave may have been withdrawn since. */
+	if (atomic_load(&vcpu->mailbox.pinned) || !context->pub.interrupts)
 		context->pub.interrupts |= AKVM_INTERRUPT_PREEMPT;
 	finish(context, AKVM_EXIT_INTERRUPTED);
 }
@@ -77,6 +78,7 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 	uint32_t code = context->pub.error_code;
 	uint32_t access = code & PF_FETCH ? AKVM_EXECUTE : code & PF_WRITE ? AKVM_WRITE : AKVM_READ;
 	struct akvm_context *pub = &context->pub;
+	uint64_t generation;
 
 	pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access, code & PF_PRESENT);
 	if (pub->detail == AKVM_FAULT_MEMORY && akvm__mm_dead(vcpu->machine->mm)) {
@@ -87,8 +89,14 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 	}
 	if (pub->detail != AKVM_FAULT_NONE)
 		return false;
-	if (same->rip != pub->registers.rip || same->address != pub->address)
-		*same = (struct same_fault){ pub->registers.rip, pub->address, 0 };
+	/* A sibling that takes the page away again and again changes the generation each time. */
+	generation = akvm__space_generation(context->space);
+	if (same->rip != pub->registers.rip || same->address != pub->address || same->generation != generation) {
+		same->rip = pub->registers.rip;
+		same->address = pub->address;
+		same->generation = generation;
+		same->count = 0;
+	}
 	if (++same->count > SAME_FAULT_MAX) {
 		finish_error(vcpu, context, AKVM_FAILURE_STATE, ELOOP);
 		return false;
@@ -141,6 +149,28 @@ static bool resolve_exception(struct akvm__vcpu *vcpu, struct akvm__context *con
 	return false;
 }
 
+/* What KVM still has to inject: with the registers where it can, else by an ioctl. False when it does not tell. */
+static bool read_events(struct akvm__vcpu *vcpu, struct kvm_vcpu_events *events)
+{
+	if (!vcpu->machine->sync_events)
+		return akvm__host->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, events) == 0;
+	*events = vcpu->run->s.regs.events;
+	return true;
+}
+
+/* Nothing to inject, and no interrupt shadow: KVM does not report the events of INT n, INT3 and INTO, and a shadow left by MOV
+ * SS would meet the next context's flags. The instruction raises again what is dropped here. */
+static bool clear_events(struct akvm__vcpu *vcpu)
+{
+	struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_SHADOW };
+
+	if (!vcpu->machine->sync_events)
+		return akvm__host->ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none) == 0;
+	vcpu->run->s.regs.events = none;
+	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
+	return true;
+}
+
 /*
  * An exit in the middle of an event's delivery leaves the event in KVM, to be injected at the next entry: into whatever
  * context comes next, unless it is let through to its stub first.
@@ -150,10 +180,14 @@ static struct akvm__run_outcome flush_events(struct akvm__vcpu *vcpu, struct akv
 	struct kvm_vcpu_events events;
 
 	for (unsigned i = 0; i < EVENT_RERUNS_MAX && outcome.result == AKVM_RUN_INTERRUPTED; i++) {
-		if (akvm__host->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+		if (!read_events(vcpu, &events))
 			break;
-		if (!(events.exception.injected || events.exception.pending || events.interrupt.injected || events.nmi.injected))
+		if (!(events.exception.injected || events.exception.pending || events.interrupt.injected ||
+		      events.nmi.injected)) {
+			if (!clear_events(vcpu))
+				break;
 			return outcome;
+		}
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		outcome = akvm__vcpu_run(vcpu);
 	}
@@ -234,7 +268,7 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 		/* A debug trap that was pending when its own run was cut short, delivered in the next entry's stub: it belongs to
 		 * nobody any more. */
 		if (context->pub.detail == AKVM_FAILURE_RING0 && context->pub.vector == VECTOR_DB &&
-		    ++same->count <= SAME_FAULT_MAX) {
+		    ++same->stray_traps <= SAME_FAULT_MAX) {
 			akvm__vcpu_forget_cr3(vcpu);
 			context->pub.detail = AKVM_FAILURE_NONE;
 			return true;

@@ -157,6 +157,8 @@ static void reap(struct akvm__vcpu *vcpu)
 		/* Tables that could not be cleared are never reused: better lost than shared. */
 		if (!error)
 			akvm__mm_reap_done(mm, space);
+		else
+			akvm__mm_reap_lost(mm, space);
 	}
 }
 

@@ -35,8 +35,9 @@ static struct akvm__context *find_work(struct akvm__vcpu *vcpu)
 	return context;
 }
 
-static bool work_in_sight(const struct akvm__vcpu *vcpu)
+static bool work_in_sight(const void *argument)
 {
+	const struct akvm__vcpu *vcpu = argument;
 	const struct akvm_machine *machine = vcpu->machine;
 
 	if (atomic_load(&vcpu->mailbox.length))
@@ -65,7 +66,7 @@ static void wait_for_work(struct akvm__vcpu *vcpu)
 		return;
 	akvm__count(&vcpu->counters.sleeps);
 	atomic_fetch_sub(&machine->awake, 1);
-	akvm__mailbox_sleep(&vcpu->mailbox, SLEEP_NS);
+	akvm__mailbox_sleep(&vcpu->mailbox, SLEEP_NS, work_in_sight, vcpu);
 	atomic_fetch_add(&machine->awake, 1);
 }
 
@@ -156,7 +157,11 @@ static void *thread_main(void *argument)
 	atomic_store(&vcpu->tid, (pid_t)syscall(SYS_gettid));
 	atomic_fetch_add(&vcpu->machine->awake, 1);
 	for (;;) {
-		akvm__vcpu_reap_if_due(vcpu);
+		if (atomic_load(&vcpu->machine->reap_due)) {
+			announce(vcpu, NULL);
+			akvm__vcpu_reap_if_due(vcpu);
+		}
+		atomic_store(&vcpu->busy, true);
 		context = find_work(vcpu);
 		announce(vcpu, context);
 		if (context) {
@@ -164,6 +169,7 @@ static void *thread_main(void *argument)
 			serve(vcpu, context);
 			continue;
 		}
+		atomic_store(&vcpu->busy, false);
 		if (atomic_load(&vcpu->stop))
 			break;
 		wait_for_work(vcpu);

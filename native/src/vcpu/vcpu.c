@@ -72,7 +72,7 @@ int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
 	struct akvm_machine *machine = vcpu->machine;
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0].value = machine->capabilities.xcr0 };
 	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
-	struct kvm_vcpu_events events = { .flags = 0 };
+	struct kvm_vcpu_events events = { .flags = KVM_VCPUEVENT_VALID_SHADOW };
 	struct kvm_regs registers = { .rflags = 2 };
 	struct kvm_sregs sregs;
 	int error;
@@ -151,7 +151,7 @@ static int set_up(struct akvm__vcpu *vcpu)
 	vcpu->run = run;
 	vcpu->run_bytes = machine->run_bytes;
 	akvm__host->madvise(run, machine->run_bytes, MADV_DONTFORK);
-	vcpu->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+	vcpu->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | (machine->sync_events ? KVM_SYNC_X86_EVENTS : 0);
 	akvm__kernel_image_vcpu(machine, vcpu->index);
 	/* Before the system registers: KVM refuses CR4 bits that CPUID does not offer. */
 	if (akvm__host->ioctl(vcpu->fd, KVM_SET_CPUID2, machine->cpuid) < 0)

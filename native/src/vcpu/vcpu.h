@@ -56,6 +56,8 @@ struct akvm__vcpu {
 	/* enum akvm_vcpu_state; written by the owner. */
 	_Atomic uint32_t state;
 	_Atomic bool stop, finished;
+	/* Set before it looks for work and cleared when there is none: mail put while it is clear is seen by the owner. */
+	_Atomic bool busy;
 
 	/* Guards `resident` and the FP registers of an idle vCPU. Innermost lock. */
 	pthread_mutex_t lock;
