@@ -151,7 +151,11 @@ class AddressSpace:
         self._lib.akvm_space_limit(self.native, pages)
 
     def fork(self) -> AddressSpace:
-        """A copy-on-write copy: same regions, same contents."""
+        """A copy-on-write copy: same regions, same contents.
+
+        Contexts that run in this space on other vCPUs at this moment may still store to shared pages until `shootdown()` has
+        returned: await that before the child runs.
+        """
         return AddressSpace(self._core, self._core.binding.fork_space(self.native), self._dump)
 
     async def shootdown(self) -> None:
