@@ -306,7 +306,7 @@ static uint8_t *touch(struct world *world, struct world_cpu *cpu, struct akvm_sp
 			continue;
 		}
 		world_leave(cpu);
-		*fault = akvm__space_fault(space, address, access, (entry & AKVM__ENTRY_PRESENT) != 0);
+		*fault = akvm__space_fault(space, address, access);
 		if (*fault != AKVM_FAULT_NONE)
 			return NULL;
 	}

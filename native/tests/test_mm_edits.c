@@ -22,7 +22,7 @@ static void begin(bool guest_edits)
 	/* Seven pages in a row, each in memory. */
 	T_EQUAL(akvm_space_map(space, BASE, 7 * AKVM__PAGE, RW, NULL, 0), 0);
 	for (unsigned i = 0; i < 7; i++)
-		T_EQUAL(akvm__space_fault(space, BASE + i * AKVM__PAGE, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+		T_EQUAL(akvm__space_fault(space, BASE + i * AKVM__PAGE, AKVM_WRITE), AKVM_FAULT_NONE);
 }
 
 static void end(void)

@@ -64,12 +64,12 @@ static void wrong_addresses(void)
 	T_EQUAL(akvm_space_map(space, BASE, AKVM__PAGE, AKVM_READ, NULL, 0), 0);
 	for (unsigned i = 0; i < sizeof(nowhere) / sizeof(nowhere[0]); i++)
 		for (uint32_t access = 1; access <= 4; access *= 2)
-			T_EQUAL(akvm__space_fault(space, nowhere[i], access, 0), AKVM_FAULT_UNMAPPED);
-	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE, 0), AKVM_FAULT_ACCESS);
-	T_EQUAL(akvm__space_fault(space, BASE, AKVM_EXECUTE, 1), AKVM_FAULT_ACCESS);
-	T_EQUAL(akvm__space_fault(space, BASE + 0xfff, AKVM_READ, 0), AKVM_FAULT_NONE);
+			T_EQUAL(akvm__space_fault(space, nowhere[i], access), AKVM_FAULT_UNMAPPED);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE), AKVM_FAULT_ACCESS);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_EXECUTE), AKVM_FAULT_ACCESS);
+	T_EQUAL(akvm__space_fault(space, BASE + 0xfff, AKVM_READ), AKVM_FAULT_NONE);
 	/* Again, as after a race: nothing to do. */
-	T_EQUAL(akvm__space_fault(space, BASE, AKVM_READ, 1), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_READ), AKVM_FAULT_NONE);
 	T_EQUAL(frames_used(), 1);
 	end();
 }
@@ -78,7 +78,7 @@ static void around_the_fault(void)
 {
 	begin(8 << 20, 16);
 	T_EQUAL(akvm_space_map(space, BASE + 0x3000, 0x6000, RW, NULL, 0), 0);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x4000, AKVM_READ, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x4000, AKVM_READ), AKVM_FAULT_NONE);
 	/* The window of eight, clipped to the region's start. */
 	T_EQUAL(akvm_space_resident(space), 5);
 	T_CHECK(world_walk(&world, space, BASE + 0x7000) && !world_walk(&world, space, BASE + 0x8000));
@@ -91,19 +91,19 @@ static void limits(void)
 	/* Ten pages and the three tables above them. */
 	akvm_space_limit(space, 13);
 	T_EQUAL(akvm_space_map(space, BASE, 0x400000, RW, NULL, 0), 0);
-	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 8);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x10000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x10000, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 10);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x20000, AKVM_WRITE, 0), AKVM_FAULT_LIMIT);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x20000, AKVM_WRITE), AKVM_FAULT_LIMIT);
 	T_EQUAL(akvm_space_write(space, BASE + 0x20000, "x", 1, false), -ENOMEM);
 	T_EQUAL(akvm_space_discard(space, BASE, 0x1000), 0);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x20000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x20000, AKVM_WRITE), AKVM_FAULT_NONE);
 	/* Another gigabyte wants tables of its own. */
 	T_EQUAL(akvm_space_map(space, BASE + (1ull << 40), 0x1000, RW, NULL, 0), 0);
-	T_EQUAL(akvm__space_fault(space, BASE + (1ull << 40), AKVM_WRITE, 0), AKVM_FAULT_LIMIT);
+	T_EQUAL(akvm__space_fault(space, BASE + (1ull << 40), AKVM_WRITE), AKVM_FAULT_LIMIT);
 	akvm_space_limit(space, 0);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x200000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x200000, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 522);
 	end();
 }
@@ -116,14 +116,14 @@ static void no_memory(void)
 	begin(4 << 20, 16);
 	T_EQUAL(akvm_space_map(space, BASE, 0x1000000, RW, NULL, 0), 0);
 	T_EQUAL(akvm_space_map(space, BASE + 0x1000000, 0x3000, RW, NULL, 0), 0);
-	while ((fault = akvm__space_fault(space, address, AKVM_WRITE, 0)) == AKVM_FAULT_NONE)
+	while ((fault = akvm__space_fault(space, address, AKVM_WRITE)) == AKVM_FAULT_NONE)
 		address += 0x200000;
 	T_EQUAL(fault, AKVM_FAULT_MEMORY);
 	T_EQUAL(akvm_space_resident(space), 1024);
 	T_EQUAL(akvm_space_write(space, address, "x", 1, false), -ENOMEM);
 	T_EQUAL(akvm_space_unmap(space, BASE, 0x200000), 0);
 	world_apply(&world, space);
-	T_EQUAL(akvm__space_fault(space, address, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, address, AKVM_WRITE), AKVM_FAULT_NONE);
 	end();
 }
 
@@ -186,12 +186,12 @@ static void copies_wait_until_settled(void)
 	T_EQUAL(akvm_space_fork(space, &child), 0);
 	T_CHECK(world.cpus[0].interrupted && world.cpus[0].tlb[BASE / AKVM__PAGE % WORLD_TLB].valid);
 	used = frames_used();
-	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE, 1), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(frames_used(), used);
 	/* The store through the old translation is not lost. */
 	memcpy(world_host(&world, akvm__entry_gpa(world.cpus[0].tlb[BASE / AKVM__PAGE % WORLD_TLB].entry)) + 1, &late, 1);
 	world_leave(&world.cpus[0]);
-	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE, 1), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(frames_used(), used + 1);
 	T_EQUAL(touch(space, BASE + 1, AKVM_READ, &byte), AKVM_FAULT_NONE);
 	T_EQUAL(byte, late);
@@ -258,8 +258,8 @@ static void files_that_shrink_and_grow(void)
 	T_EQUAL(ftruncate(fd, AKVM__PAGE + 4), 0);
 	/* The host never touches a mapping the file no longer fills: these would be SIGBUS here. */
 	T_EQUAL(akvm_space_read(space, BASE + 0x2000, bytes, sizeof(bytes)), -EFAULT);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x2000, AKVM_WRITE, 1), AKVM_FAULT_BUS);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x3000, AKVM_READ, 0), AKVM_FAULT_BUS);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x2000, AKVM_WRITE), AKVM_FAULT_BUS);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x3000, AKVM_READ), AKVM_FAULT_BUS);
 	T_EQUAL(akvm_space_read(space, BASE + 0x1000, bytes, sizeof(bytes)), sizeof(bytes));
 	T_CHECK(bytes[3] == world_file_byte(AKVM__PAGE + 3) && bytes[4] == 0 && bytes[15] == 0);
 	T_EQUAL(akvm_space_read(space, BASE + 0x1ff8, bytes, sizeof(bytes)), 8);
@@ -272,9 +272,9 @@ static void files_that_shrink_and_grow(void)
 	T_EQUAL(touch(space, BASE + 5 * AKVM__PAGE, AKVM_WRITE, &byte), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_read(space, BASE + 5 * AKVM__PAGE, bytes, 5), 5);
 	T_CHECK(memcmp(bytes, "Grown", 5) == 0);
-	T_EQUAL(akvm__space_fault(space, BASE + 6 * AKVM__PAGE, AKVM_READ, 0), AKVM_FAULT_BUS);
+	T_EQUAL(akvm__space_fault(space, BASE + 6 * AKVM__PAGE, AKVM_READ), AKVM_FAULT_BUS);
 	T_EQUAL(ftruncate(fd, 0), 0);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x1000, AKVM_READ, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x1000, AKVM_READ), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_read(space, BASE, bytes, 1), -EFAULT);
 	akvm_file_close(file);
 	close(fd);

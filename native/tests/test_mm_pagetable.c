@@ -64,7 +64,7 @@ static void bits_follow_access(void)
 		uint64_t entry, address = BASE + i * 0x10000;
 
 		T_EQUAL(akvm_space_map(space, address, AKVM__PAGE, cases[i].access, NULL, 0), 0);
-		T_EQUAL(akvm__space_fault(space, address + 5, cases[i].touch, 0), AKVM_FAULT_NONE);
+		T_EQUAL(akvm__space_fault(space, address + 5, cases[i].touch), AKVM_FAULT_NONE);
 		entry = world_walk(&world, space, address);
 		T_CHECK(entry & AKVM__ENTRY_PRESENT && entry & AKVM__ENTRY_USER && entry & AKVM__ENTRY_ACCESSED);
 		T_EQUAL((entry & AKVM__ENTRY_WRITE) != 0, cases[i].write);
@@ -79,17 +79,17 @@ static void large_pages_where_blocks_fit(void)
 	begin();
 	/* A block and a half, half a block early: one large page in the middle. */
 	T_EQUAL(akvm_space_map(space, BASE - 0x100000, 0x400000, RW, NULL, 0), 0);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x1234, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x1234, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 512);
-	T_EQUAL(akvm__space_fault(space, BASE - 0x5000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE - 0x5000, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 512 + 8);
 	T_EQUAL(world_walk(&world, space, BASE + 0x1ff000) & AKVM__ENTRY_ADDRESS,
 		(world_walk(&world, space, BASE) & AKVM__ENTRY_ADDRESS) + 0x1ff000);
 	/* Small pages are there already: no large one over them. */
 	T_EQUAL(akvm_space_map(space, 2 * BASE, 0x1000, RW, NULL, 0), 0);
-	T_EQUAL(akvm__space_fault(space, 2 * BASE, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, 2 * BASE, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_map(space, 2 * BASE + 0x1000, 0x1ff000, RW, NULL, 0), 0);
-	T_EQUAL(akvm__space_fault(space, 2 * BASE + 0x100000, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, 2 * BASE + 0x100000, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_resident(space), 512 + 8 + 1 + 8);
 	end();
 }
@@ -138,7 +138,7 @@ static void no_access_keeps_contents(void)
 	T_EQUAL(world_walk(&world, space, BASE + 0x1000), 0);
 	T_EQUAL(akvm_space_resident(space), 512);
 	T_EQUAL(akvm_space_read(space, BASE + 0x1000, &seen, 8), -EFAULT);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x1000, AKVM_READ, 0), AKVM_FAULT_ACCESS);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x1000, AKVM_READ), AKVM_FAULT_ACCESS);
 	/* A loader may write all the same, and parked pages may be cut. */
 	T_EQUAL(akvm_space_write(space, BASE + 0x1004, &value, 8, true), 8);
 	T_EQUAL(akvm_space_protect(space, BASE + 0x1000, 0x1000, AKVM_READ), 0);
@@ -159,7 +159,7 @@ static void empty_tables_go(void)
 		uint64_t address = AKVM_USER_MIN + i * 0x10040201000ull;
 
 		T_EQUAL(akvm_space_map(space, address, AKVM__PAGE, RW, NULL, 0), 0);
-		T_EQUAL(akvm__space_fault(space, address, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+		T_EQUAL(akvm__space_fault(space, address, AKVM_WRITE), AKVM_FAULT_NONE);
 	}
 	T_CHECK(tables_used() >= before + 300);
 	started = akvm__now_ns();
@@ -189,14 +189,14 @@ static void kernel_half_is_everywhere(void)
 	}
 	/* A root comes back as a root, its kernel half untouched meanwhile. */
 	T_EQUAL(akvm_space_map(other, BASE, AKVM__PAGE, RW, NULL, 0), 0);
-	T_EQUAL(akvm__space_fault(other, BASE, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(other, BASE, AKVM_WRITE), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_destroy(other), 0);
 	world_reap(&world);
 	root = (uint64_t *)(void *)world_host(&world, first);
 	T_CHECK(root[0] == 0 && root[510] == 0x1003 && root[511] == 0x2003);
 	T_EQUAL(akvm_space_map(space, BASE, 0x40000000, RW, NULL, 0), 0);
 	for (unsigned i = 0; i < 400; i++) {
-		int fault = akvm__space_fault(space, BASE + i * 0x200000ull, AKVM_WRITE, 0);
+		int fault = akvm__space_fault(space, BASE + i * 0x200000ull, AKVM_WRITE);
 
 		T_CHECK(fault == AKVM_FAULT_NONE || fault == AKVM_FAULT_MEMORY);
 	}

@@ -157,12 +157,12 @@ static void files_and_slots(void)
 	T_EQUAL(akvm_space_map(space, BASE, 0x1000, AKVM_READ, file, INT64_MAX & ~0xfffull), -EINVAL);
 	T_EQUAL(akvm_space_map(space, BASE, 0x3000, AKVM_READ, file, 0), 0);
 	T_EQUAL(akvm_space_map(space, 2 * BASE, 0x1000, AKVM_READ, empty, 0), 0);
-	T_EQUAL(akvm__space_fault(space, 2 * BASE, AKVM_READ, 0), AKVM_FAULT_BUS);
+	T_EQUAL(akvm__space_fault(space, 2 * BASE, AKVM_READ), AKVM_FAULT_BUS);
 	T_EQUAL(akvm_space_region(space, 2 * BASE, &region), 0);
 	T_EQUAL(region.file, empty->number);
 	/* Cut in three, joined again: the references come out even. */
 	T_EQUAL(akvm_space_protect(space, BASE + 0x1000, 0x1000, AKVM_READ | AKVM_EXECUTE), 0);
-	T_EQUAL(akvm__space_fault(space, BASE + 0x1000, AKVM_READ, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x1000, AKVM_READ), AKVM_FAULT_NONE);
 	T_EQUAL(akvm_space_protect(space, BASE, 0x3000, AKVM_READ), 0);
 	T_EQUAL(file->references, 3);
 	akvm_file_close(file);

@@ -133,7 +133,7 @@ static void fork_and_check(uint64_t base, uint64_t value)
 	struct akvm_space *child;
 
 	T_EQUAL(akvm_space_fork(shared, &child), 0);
-	T_EQUAL(akvm__space_fault(child, base, AKVM_READ, 0), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(child, base, AKVM_READ), AKVM_FAULT_NONE);
 	value = ~value;
 	T_EQUAL(akvm_space_write(shared, base, &value, 8, false), 8);
 	check_pattern(child, base, ~value);
@@ -153,7 +153,7 @@ static void *worker(void *argument)
 		uint64_t page = base + t_random(&seed) % 1024 * AKVM__PAGE;
 
 		T_EQUAL(akvm_space_map(shared, base, WORKER_BYTES, RW, NULL, 0), 0);
-		T_EQUAL(akvm__space_fault(shared, page, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+		T_EQUAL(akvm__space_fault(shared, page, AKVM_WRITE), AKVM_FAULT_NONE);
 		value = t_random(&seed);
 		T_EQUAL(akvm_space_write(shared, page, &value, 8, false), 8);
 		T_EQUAL(akvm_space_protect(shared, page, AKVM__PAGE, AKVM_READ), 0);
@@ -162,13 +162,13 @@ static void *worker(void *argument)
 		fork_and_check(page, value);
 		wake(false);
 		T_EQUAL(akvm_space_unmap(shared, base, WORKER_BYTES), 0);
-		T_EQUAL(akvm__space_fault(shared, page, AKVM_READ, 0), AKVM_FAULT_UNMAPPED);
+		T_EQUAL(akvm__space_fault(shared, page, AKVM_READ), AKVM_FAULT_UNMAPPED);
 		/* Spaces of its own, and the file that everybody opens and closes. */
 		T_EQUAL(akvm__space_create(mm, &own), 0);
 		T_EQUAL(akvm__file_open(mm, file_fd, &file), 0);
 		T_EQUAL(akvm_space_map(own, own_base, 2 * AKVM__PAGE, RW, file, 0), 0);
 		akvm_file_close(file);
-		T_EQUAL(akvm__space_fault(own, own_base + AKVM__PAGE, AKVM_WRITE, 0), AKVM_FAULT_NONE);
+		T_EQUAL(akvm__space_fault(own, own_base + AKVM__PAGE, AKVM_WRITE), AKVM_FAULT_NONE);
 		T_EQUAL(akvm_space_read(own, own_base + AKVM__PAGE, &value, 1), 1);
 		T_EQUAL((uint8_t)value, world_file_byte(AKVM__PAGE));
 		T_EQUAL(akvm_space_destroy(own), 0);

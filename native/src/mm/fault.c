@@ -214,7 +214,7 @@ int akvm__page_in(struct akvm_space *space, const struct akvm__vma *vma, uint64_
 	return fault;
 }
 
-int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t access, int present)
+int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t access)
 {
 	/* Write and execute permission imply read, as the page tables have it. */
 	uint32_t need = access & AKVM_WRITE ? AKVM_WRITE : access & AKVM_EXECUTE ? AKVM_EXECUTE : ~0u;
@@ -222,7 +222,6 @@ int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t acces
 	uint64_t entry;
 	int fault;
 
-	(void)present;
 	akvm__mm_count(&space->mm->counters.faults, 1);
 	akvm__space_begin(space);
 	vma = akvm__regions_at(&space->regions, address);

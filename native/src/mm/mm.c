@@ -116,11 +116,6 @@ uint64_t akvm__mm_kernel_root(struct akvm__mm *mm)
 	return akvm__tables_gpa(mm->kernel_root);
 }
 
-void *akvm__mm_opaque(struct akvm__mm *mm)
-{
-	return mm->hooks.opaque;
-}
-
 int akvm__file_open(struct akvm__mm *mm, int fd, struct akvm_file **file)
 {
 	return akvm__files_open(&mm->files, fd, file);

@@ -43,8 +43,6 @@ void akvm__mm_status(struct akvm__mm *mm, struct akvm_memory_status *status);
 /* GPA of the root without lower half, for vCPUs that have no space. */
 uint64_t akvm__mm_kernel_root(struct akvm__mm *mm);
 
-struct akvm__mm *akvm__space_mm(struct akvm_space *space);
-void *akvm__mm_opaque(struct akvm__mm *mm);
 int akvm__space_create(struct akvm__mm *mm, struct akvm_space **space);
 int akvm__file_open(struct akvm__mm *mm, int fd, struct akvm_file **file);
 
@@ -65,9 +63,9 @@ int akvm__space_edits_pending(const struct akvm_space *space); /* atomic read, a
 
 /* Serve a page fault at `address` for an access of AKVM_READ/WRITE/EXECUTE. Returns enum akvm_fault: NONE when the guest may
  * retry, also when the fault must come again because a copy waits until other vCPUs have seen the page become read-only.
- * MEMORY although destroyed spaces still wait to be reaped: it does not wait for them. `present` is the error code's bit 0,
- * and only a hint: entries decide, as they may have changed since. Takes the space's lock. */
-int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t access, int present);
+ * MEMORY although destroyed spaces still wait to be reaped: it does not wait for them. Entries decide, not
+ * the error code's present bit: they may have changed since. Takes the space's lock. */
+int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t access);
 /* Take away the pages of files that lie beyond their present end, so that the next touch faults and is told BUS; returns how
  * many there were. For a host page that could not be had: only the guest's own fault tells the exact address. */
 uint64_t akvm__space_trim(struct akvm_space *space);

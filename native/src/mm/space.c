@@ -36,11 +36,6 @@ void akvm__space_end(struct akvm_space *space)
 	pthread_mutex_unlock(&space->lock);
 }
 
-struct akvm__mm *akvm__space_mm(struct akvm_space *space)
-{
-	return space->mm;
-}
-
 uint64_t akvm__space_id(const struct akvm_space *space)
 {
 	return space->id;

@@ -8,11 +8,11 @@
 #include "machine/machine.h"
 #include "vcpu/vcpu.h"
 
-enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_INT80 = 0x80, VECTOR_SYSCALL = 256 };
+enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_INT80 = 0x80 };
 enum { ERROR_CODE_IDT = 2 };
-enum { PF_PRESENT = 1, PF_WRITE = 2, PF_FETCH = 16 };
+enum { PF_WRITE = 2, PF_FETCH = 16 };
 /* A fault that keeps being resolved and comes back is a broken table, not a slow one. */
-enum { SAME_FAULT_MAX = 4096, EVENT_RERUNS_MAX = 64, RESETS_MAX = 4 };
+enum { SAME_FAULT_MAX = 4096, EVENT_RERUNS_MAX = 64 };
 
 struct same_fault {
 	uint64_t rip, address, generation;
@@ -80,12 +80,12 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 	struct akvm_context *pub = &context->pub;
 	uint64_t generation;
 
-	pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access, code & PF_PRESENT);
+	pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access);
 	if (pub->detail == AKVM_FAULT_MEMORY && akvm__mm_dead(vcpu->machine->mm)) {
 		/* Dead spaces hold what is missing. */
 		atomic_store(&vcpu->machine->reap_due, true);
 		akvm__vcpu_reap_if_due(vcpu);
-		pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access, code & PF_PRESENT);
+		pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access);
 	}
 	if (pub->detail != AKVM_FAULT_NONE)
 		return false;
