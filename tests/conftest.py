@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 import uvloop
 
-from support import hangs, kvm
+from support import hangs, kvm, pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -31,13 +31,17 @@ hypothesis.settings.load_profile("asynckvm")
 
 def pytest_report_header() -> str:
     required = "required" if kvm.required() else "used when usable"
-    return f"asynckvm: uvloop {uvloop.__version__}, {os.cpu_count()} CPUs, KVM {required}"
+    return f"asynckvm: uvloop {uvloop.__version__}, {os.cpu_count()} CPUs, KVM {required}, pace {pace.PACE}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in KVM_TIERS:
             item.add_marker(pytest.mark.kvm)
+        if pace.PACE != 1:
+            marker = item.get_closest_marker("timeout")
+            seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(pace.paced(seconds)), append=False)
 
 
 def pytest_asyncio_loop_factories(

@@ -12,6 +12,7 @@ from kvm.guestcode import CODE, EXECUTE, READ, Guest, Witness, create_space
 from asynckvm.errors import GuestError, InternalError
 from asynckvm.platform import Access, Fault, Interrupted, InterruptReason, Restore
 from support import tree
+from support.pace import paced
 
 if TYPE_CHECKING:
     from asynckvm.platform import Exit, Machine
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 # What a program can be sent for what it executes; SIGKILL would be the machine's own business.
 SIGNALS = {4, 5, 7, 8, 11}
 # An attacker that may loop for ever is bounced after SHORT; anything else comes back by itself long before LONG.
-SHORT, LONG = 0.05, 15.0
+SHORT, LONG = paced(0.05), paced(15.0)
 
 
 def layout(name: str) -> int:

@@ -12,6 +12,7 @@ import pytest_asyncio
 from kvm.guestcode import KEPT, RESTORES
 
 from asynckvm.platform import Machine
+from support.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from asynckvm.platform import Restore
 
 MEMORY = 256 << 20
-CLOSE_SECONDS = 20
+CLOSE_SECONDS = paced(20)
 
 
 async def opened(vcpus: int, memory: int = MEMORY, **options: int) -> AsyncIterator[Machine]:

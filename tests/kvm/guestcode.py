@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
+import os
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from asynckvm.platform import Access, Interrupted, InterruptReason, Restore, Syscall
+from support import tree
+from support.pace import paced
 
 if TYPE_CHECKING:
     from asynckvm.platform import AddressSpace, Context, Exit, ExitStream, Machine
@@ -36,7 +40,7 @@ WRITE = Access.WRITE
 EXECUTE = Access.EXECUTE
 
 # Bounds one run of a guest. Emulated hosts are slow; a run that takes longer hangs.
-RUN_SECONDS = 20
+RUN_SECONDS = paced(20)
 
 # The order of context.words.
 WORDS = (
@@ -45,6 +49,9 @@ WORDS = (
 )  # fmt: skip
 GENERAL = WORDS[:16]
 ALL_ONES = (1 << 64) - 1
+
+# What was assembled once is kept between test runs: starting an assembler takes long on an emulated machine.
+ASSEMBLED = tree.ROOT / "build/assembled"
 
 RESTORES = {"iret": Restore.FULL, "sysret": Restore.PARTIAL}
 
@@ -57,11 +64,20 @@ SYSCALL_LOOP = "1: syscall; jmp 1b"
 @functools.cache
 def assemble(text: str) -> bytes:
     """Machine code of GNU assembly text (AT&T syntax, `;` ends a statement); labels are reached relative to RIP."""
+    kept = ASSEMBLED / hashlib.sha256(text.encode()).hexdigest()
+    with contextlib.suppress(FileNotFoundError):
+        return kept.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         objects, binary = Path(folder, "guest.o"), Path(folder, "guest.bin")
-        subprocess.run(["as", "--64", "-o", objects, "-"], input=text + "\n", text=True, check=True, timeout=30)
-        subprocess.run(["objcopy", "-O", "binary", "-j", ".text", objects, binary], check=True, timeout=30)
-        return binary.read_bytes()
+        seconds = paced(30)
+        subprocess.run(["as", "--64", "-o", objects, "-"], input=text + "\n", text=True, check=True, timeout=seconds)
+        subprocess.run(["objcopy", "-O", "binary", "-j", ".text", objects, binary], check=True, timeout=seconds)
+        code = binary.read_bytes()
+    ASSEMBLED.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=ASSEMBLED, delete=False) as file:
+        file.write(code)
+    os.replace(file.name, kept)
+    return code
 
 
 def machine_code(code: str | bytes) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 from kvm.guestcode import READ, WRITE, Guest, assemble
 
 from asynckvm.model.exits import Syscall
+from support.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 READ_CLOCK = "lfence; rdtsc; shlq $32, %rdx; orq %rdx, %rax; lfence"
 # CPUID of the leaf in EBP, subleaf in R9D (ECX is lost on the way in by SYSRET); EAX goes to RSI, ECX to RDI.
 CPUID = "1: movl %ebp, %eax; movl %r9d, %ecx; cpuid; movq %rax, %rsi; movq %rcx, %rdi; xorl %eax, %eax; syscall; jmp 1b"
-SECONDS = 30
+SECONDS = paced(30)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from kvm.guestcode import CODE, COUNT, DATA, RUN_SECONDS, SPIN, SYSCALL_LOOP, Gu
 from asynckvm.errors import UsageError
 from asynckvm.model.exits import Interrupted, InterruptReason, Syscall
 from asynckvm.platform import Machine
+from support.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from asynckvm.platform import Restore
 
 BOUNCES = 1000
-STORM_SECONDS = 3.0
+STORM_SECONDS = paced(3.0)
 
 
 async def bounced(task: asyncio.Task[object]) -> None:
@@ -82,7 +83,7 @@ async def test_a_thousand_bounces_none_lost(machine: Machine, restore: Restore) 
         while time.perf_counter_ns() < until:
             pass
 
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(paced(50)):
         for _ in range(BOUNCES):
             task = asyncio.create_task(guest.context.switch())
             for _ in range(source.randrange(3)):
@@ -97,8 +98,8 @@ async def test_bounces_from_several_contexts_at_once(machine: Machine, restore: 
     """Ten spinners on two vCPUs, bounced at random: exactly the bounced one comes back."""
     source = random.Random(2)
     guests = [Guest(machine, SPIN, restore=restore) for _ in range(10)]
-    tasks = [asyncio.create_task(guest.run(60)) for guest in guests]
-    async with asyncio.timeout(50):
+    tasks = [asyncio.create_task(guest.run(paced(60))) for guest in guests]
+    async with asyncio.timeout(paced(50)):
         for _ in range(400):
             index = source.randrange(len(guests))
             for _ in range(source.randrange(4)):
@@ -106,7 +107,7 @@ async def test_bounces_from_several_contexts_at_once(machine: Machine, restore: 
             guests[index].context.interrupt()
             await bounced(tasks[index])
             assert not any(task.done() for number, task in enumerate(tasks) if number != index)
-            tasks[index] = asyncio.create_task(guests[index].run(60))
+            tasks[index] = asyncio.create_task(guests[index].run(paced(60)))
         for guest, task in zip(guests, tasks, strict=True):
             guest.context.interrupt()
             await bounced(task)
@@ -171,7 +172,7 @@ async def test_a_time_out_is_a_time_out(machine: Machine, restore: Restore) -> N
     for _ in range(5):
         before = guest.word(DATA)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
+            async with asyncio.timeout(paced(0.02)):
                 await guest.context.switch()
         stopped = guest.word(DATA)
         assert stopped > before
@@ -186,7 +187,7 @@ async def test_an_exit_that_met_its_cancellation_is_kept(machine: Machine) -> No
     guest = Guest(machine, "1: incq %rbx; syscall; jmp 1b")
     source = random.Random(3)
     seen, cancelled = 0, 0
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(paced(50)):
         while seen < 400 or cancelled < 100:
             task = asyncio.create_task(guest.context.switch())
             for _ in range(source.randrange(6)):
@@ -283,7 +284,7 @@ async def test_signals_that_mean_nothing_change_nothing(machine: Machine, restor
             done = await workers
     finally:
         storm.over.set()
-        storm.join(10)
+        storm.join(paced(10))
     assert min(done) > 10
     assert storm.sent > 200
     assert timer_storm[0] > 200

@@ -32,6 +32,7 @@ from kvm.guestcode import CODE, PAGE, READ, STACK, STACK_TOP, WRITE, assemble, s
 from asynckvm.errors import GuestMemoryError
 from asynckvm.model.exits import Exit, Fault, Syscall
 from asynckvm.platform import Access, AddressSpace, Context, Machine
+from support.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -40,7 +41,7 @@ LONG = os.environ.get("ASYNCKVM_LONG") == "1"
 SEQUENCES = int(os.environ.get("ASYNCKVM_SEQUENCES", "100"))
 ROUNDS = 10 if LONG else 1
 STEPS = 30
-SECONDS = 30
+SECONDS = paced(30)
 MEMORY = 40 << 20
 SPACES_MAX = 4
 

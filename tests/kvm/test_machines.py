@@ -29,12 +29,13 @@ from kvm.guestcode import (
 from asynckvm.errors import AsyncKvmError, ClosedError, DeviceMissingError, HostForkedError, UsageError
 from asynckvm.model.exits import Interrupted, Syscall
 from asynckvm.platform import Machine
+from support.pace import paced
 
 if TYPE_CHECKING:
     from asynckvm.platform import Restore
 
 SMALL = 32 << 20
-CLOSE_SECONDS = 10
+CLOSE_SECONDS = paced(10)
 
 
 def descriptors() -> set[str]:

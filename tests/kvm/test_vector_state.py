@@ -11,6 +11,7 @@ from kvm.guestcode import DATA, PAGE, Guest
 from asynckvm.errors import UsageError
 from asynckvm.model.exits import Syscall
 from asynckvm.platform import Machine, Restore
+from support.pace import paced
 
 YMM_BYTES = 16 * 32
 ZMM_BYTES = 32 * 64 + 8 * 8
@@ -135,7 +136,7 @@ async def test_state_follows_a_context_between_vcpus(machine: Machine, restore: 
     needs_avx(machine)
     holder = await Holder(machine, AVX, avx_pattern(7), restore).load()
     seen: dict[int, int] = {}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(paced(30)):
         while len(seen) < 2 or min(seen.values()) < 20:
             rival = Guest(machine, "1: decq %rbx; jnz 1b; syscall", rbx=30000)
             running = asyncio.create_task(rival.run())

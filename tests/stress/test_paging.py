@@ -14,6 +14,7 @@ from kvm.guestcode import CODE, EXECUTE, HUGE_PAGE, PAGE, READ, WRITE, Guest, as
 
 from asynckvm.model.exits import Fault, Syscall
 from asynckvm.platform import Machine
+from support.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -161,7 +162,7 @@ async def test_memory_comes_back_whole(machine: Machine) -> None:
         source.shuffle(spaces)
         for space in spaces:
             space.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(paced(20)):
         while True:
             now = machine.counters().memory
             if (now.frames_used, now.tables_used, now.spaces) == (start.frames_used, start.tables_used, start.spaces):

@@ -17,6 +17,7 @@ from kvm.guestcode import CODE, EXECUTE, PAGE, READ, WRITE, assemble, keep
 
 from asynckvm.model.exits import Interrupted, InterruptReason, Syscall
 from asynckvm.platform import Machine
+from support.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +31,8 @@ CONTEXTS = 1000
 SPINNERS = CONTEXTS // 2
 KILLED = CONTEXTS // 2
 RUN_SECONDS = 60.0 if LONG else 12.0
-LAG_P99_SECONDS = 0.25
-KILL_SECONDS = 5.0
+LAG_P99_SECONDS = paced(0.25)
+KILL_SECONDS = paced(5.0)
 # In a short run everybody has few slices, and a slice lasts as long as the host keeps the vCPU's thread waiting.
 SHARE_ERROR_WORST = 1.0 if LONG else 3.0
 SHARE_ERROR_SPREAD = 0.5
@@ -176,7 +177,7 @@ async def kill(tasks: list[asyncio.Task[None]]) -> list[float]:
     for task in tasks:
         task.add_done_callback(lambda _: latencies.append(time.monotonic() - started))
         task.cancel()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(paced(60)):
         await asyncio.gather(*tasks, return_exceptions=True)
     assert len(latencies) == len(tasks)
     return latencies
@@ -226,7 +227,7 @@ async def test_a_pool_of_one_serves_a_thousand_callers() -> None:
                 assert exit_ == PREEMPTED or isinstance(exit_, Syscall), exit_
 
         started = time.monotonic()
-        async with asyncio.timeout(150):
+        async with asyncio.timeout(paced(150)):
             await asyncio.gather(*(some(one) for one in tenants))
         print(f"{CONTEXTS * rounds / (time.monotonic() - started):.0f} calls/s on one vCPU")
         assert [one.count() for one in tenants] == [rounds] * CONTEXTS

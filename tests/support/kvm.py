@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-PROBE_SECONDS = 60
+from support import pace
+
+PROBE_SECONDS = pace.paced(60)
 
 
 class Verdict(NamedTuple):
@@ -35,6 +37,6 @@ def probe() -> Verdict:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return Verdict(usable=False, report=f"the probe did not end within {PROBE_SECONDS} s")
+        return Verdict(usable=False, report=f"the probe did not end within {PROBE_SECONDS:.0f} s")
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return Verdict(usable=done.returncode == 0, report=lines[-1] if lines else f"the probe ended with {done.returncode}")

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from pace import paced
+
 from asynckvm.model.exits import Syscall
 from asynckvm.platform import Access, Machine
 
@@ -16,7 +18,7 @@ async def main() -> None:
         space.write(ADDRESS, CODE, force=True)
         context = machine.create_context(space)
         context.registers = context.registers.replace(rip=ADDRESS)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(paced(20)):
             exit_ = await context.switch()
         if not isinstance(exit_, Syscall) or exit_.number != 39:
             raise SystemExit(f"the guest's system call came back as {exit_}")
