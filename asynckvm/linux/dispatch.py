@@ -115,6 +115,12 @@ class Runner:
     async def _wait(self, answer: object) -> int:
         """Let a call that may block run; an interrupt turns it into EINTR."""
         self._blocked = asyncio.current_task()
+        signals = self._task.process.signals
+        late: asyncio.Handle | None = None
+        if signals.pending & ~signals.blocked:
+            # It came while the guest ran, and would interrupt the next switch(), which this call may never reach: as soon as
+            # the call really waits.
+            late = asyncio.get_running_loop().call_soon(self.interrupt)
         try:
             result: int = await answer  # type: ignore[misc]
         except asyncio.CancelledError:
@@ -124,6 +130,8 @@ class Runner:
         else:
             return result
         finally:
+            if late is not None:
+                late.cancel()
             self._blocked = None
             self._interrupting = False
 

@@ -45,7 +45,11 @@ _ANSWERS_MAX: Final = 512
 
 
 class Restore(enum.IntEnum):
-    """How ring 0 returns to the guest (enum akvm_restore)."""
+    """How ring 0 returns to the guest (enum akvm_restore) when `switch()` begins, and after answers given on the vCPU's thread.
+
+    PARTIAL is for a context that stands at a system call. What its vCPU resolves otherwise (a page fault, a stray kick) costs
+    the guest no register.
+    """
 
     AUTO = 0
     FULL = 1  # IRET

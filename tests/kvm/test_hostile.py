@@ -27,6 +27,7 @@ from kvm.guestcode import (
 )  # fmt: skip
 
 from asynckvm.platform import Fault, ReadMsr, Restore, Syscall
+from support.pace import PACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -111,19 +112,21 @@ async def test_random_bytes(small_machine: Machine, seed: int) -> None:
     """Random code with random registers; what it may do to itself, its data and its stack is its own affair."""
     source = random.Random(seed)
     arena = await Arena(small_machine, access=READ | WRITE | EXECUTE, patience=SHORT).prepare()
-    for _ in range(250):
+    for _ in range(max(50, 250 // PACE)):
         registers = {name: source.choice((DATA + 4096, source.getrandbits(64), source.getrandbits(16))) for name in GENERAL}
         registers["rsp"] = source.choice((STACK_TOP - 64, DATA + 8192))
         await arena.attack(source.randbytes(64).ljust(80, b"\xcc"), **registers)
 
 
 def kernel_places() -> Iterable[int]:
-    """Every slot of the kernel image of a machine with one vCPU and the page after it, then samples of the kernel half."""
+    """Every slot of the kernel image of a machine with one vCPU and the page after it, then samples of the kernel half.
+
+    On a slow machine as many fewer, with every page among them."""
     end = VCPU_AREA + VCPU_BYTES + 0x1000
-    yield from range(KERNEL_BASE, end, SLOT)
-    yield from range(TABLES_WINDOW, TABLES_WINDOW + 64 * 4096, 512)
+    yield from range(KERNEL_BASE, end, min(SLOT * PACE, 4096))
+    yield from range(TABLES_WINDOW, TABLES_WINDOW + 64 * 4096, min(512 * PACE, 4096))
     source = random.Random(5)
-    for _ in range(200):
+    for _ in range(200 // PACE):
         yield TABLES_WINDOW + source.randrange(1 << 39) & ~7
         yield 0xFFFF_8000_0000_0000 + source.randrange(1 << 47) & ~7
     yield from (0xFFFF_8000_0000_0000, ALL_ONES & ~7, KERNEL_BASE - 8, KERNEL_BASE + 0x200000, 0xFFFFFFFFFF600000)

@@ -212,6 +212,8 @@ enum {
 	AKVM_INTERRUPT_SHOOTDOWN = 16,
 	AKVM_INTERRUPT_CLOSE = 32,
 };
+/* How a run enters the guest, and goes on after a system call that was answered on the vCPU thread. Where it goes on after
+ * anything else resolved there, nothing is lost whatever this says. */
 enum akvm_restore {
 	AKVM_RESTORE_AUTO,    /* SYSRET when it restores everything, else IRET */
 	AKVM_RESTORE_FULL,    /* IRET */

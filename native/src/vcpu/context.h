@@ -24,6 +24,7 @@ struct akvm__context {
 	struct akvm_space *space;
 	struct akvm_answers *answers;
 	struct akvm__selectors selectors;
+	uint32_t restore;   /* enum akvm_restore of the next entry: the caller's, unless this run goes on amid its code */
 	uint32_t operation; /* 0: run the guest; else 1 + enum akvm_operation */
 	bool pinned;        /* only this mailbox's owner may take it */
 	uint32_t mailbox;   /* where it was submitted */

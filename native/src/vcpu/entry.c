@@ -18,7 +18,7 @@ bool akvm__canonical(uint64_t address)
 	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
-static uint64_t user_flags(uint64_t flags)
+uint64_t akvm__user_flags(uint64_t flags)
 {
 	return (flags & USER_FLAGS) | FIXED_FLAGS;
 }
@@ -26,7 +26,7 @@ static uint64_t user_flags(uint64_t flags)
 /* SYSRET loads RIP from RCX and RFLAGS from R11 and cannot set RF or resume single-stepping faithfully. */
 static bool sysret_restores(const struct akvm_registers *registers)
 {
-	return registers->rcx == registers->rip && registers->r11 == user_flags(registers->rflags) &&
+	return registers->rcx == registers->rip && registers->r11 == akvm__user_flags(registers->rflags) &&
 	       !(registers->rflags & (FLAG_TF | FLAG_RF));
 }
 
@@ -65,11 +65,11 @@ void akvm__vcpu_load(struct akvm__vcpu *vcpu, struct akvm__context *context, boo
 	const struct akvm_registers *registers = &context->pub.registers;
 	struct kvm_regs *entry = &vcpu->run->s.regs.regs;
 	const uint64_t text = AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET;
-	uint64_t frame[6] = { registers->rax, registers->rip, AKVM_USER_CS, user_flags(registers->rflags),
+	uint64_t frame[6] = { registers->rax, registers->rip, AKVM_USER_CS, akvm__user_flags(registers->rflags),
 			      registers->rsp, AKVM_USER_SS };
 	uint64_t top = AKVM_VCPU_STACKS + AKVM_VCPU_STACK_BYTES;
-	bool partial = context->pub.restore == AKVM_RESTORE_PARTIAL ||
-		       (context->pub.restore == AKVM_RESTORE_AUTO && sysret_restores(registers));
+	bool partial =
+		context->restore == AKVM_RESTORE_PARTIAL || (context->restore == AKVM_RESTORE_AUTO && sysret_restores(registers));
 
 	load_segments(vcpu, context);
 	to_kvm(entry, registers);
@@ -78,13 +78,13 @@ void akvm__vcpu_load(struct akvm__vcpu *vcpu, struct akvm__context *context, boo
 	if (partial && !load_cr3) {
 		entry->rip = text + AKVM_STUB_SYSRET;
 		entry->rcx = registers->rip;
-		entry->r11 = user_flags(registers->rflags);
+		entry->r11 = akvm__user_flags(registers->rflags);
 		return;
 	}
 	if (partial) {
 		/* The IRET stub stands in, with SYSRET's effect on RCX and R11. */
 		entry->rcx = registers->rip;
-		entry->r11 = user_flags(registers->rflags);
+		entry->r11 = akvm__user_flags(registers->rflags);
 	}
 	memcpy(vcpu->area + top - sizeof(frame), frame, sizeof(frame));
 	if (load_cr3) {

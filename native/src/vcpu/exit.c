@@ -37,6 +37,9 @@ static void save_registers(struct akvm__vcpu *vcpu, struct akvm__context *contex
 	const struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
 
 	memcpy(&context->pub.registers, &vcpu->run->s.regs.regs, sizeof(context->pub.registers));
+	context->pub.registers.rflags = akvm__user_flags(context->pub.registers.rflags);
+	/* It may have left between any two instructions, and goes on with every register. */
+	context->restore = AKVM_RESTORE_AUTO;
 	context->pub.fs_base = sregs->fs.base;
 	context->pub.gs_base = sregs->gs.base;
 	context->selectors =
@@ -49,13 +52,14 @@ static enum akvm__event broken(struct akvm__context *context, enum akvm_failure 
 	return AKVM_EVENT_BROKEN;
 }
 
-/* Precondition: registers saved, the user's RSP in place. */
+/* Precondition: registers saved, the user's RSP in place. R11 is the guest's own choice where it can jump to LSTAR itself. */
 static enum akvm__event system_call(struct akvm__context *context)
 {
 	struct akvm_registers *registers = &context->pub.registers;
 
 	registers->rip = registers->rcx;
-	registers->rflags = registers->r11;
+	registers->rflags = akvm__user_flags(registers->r11);
+	context->restore = context->pub.restore;
 	context->pub.vector = 256;
 	return AKVM_EVENT_SYSCALL;
 }
@@ -72,7 +76,7 @@ static enum akvm__event compatibility_syscall(struct akvm__vcpu *vcpu, struct ak
 
 	save_registers(vcpu, context);
 	registers->rip = (uint32_t)(registers->rcx - SYSCALL_BYTES);
-	registers->rflags = registers->r11;
+	registers->rflags = akvm__user_flags(registers->r11);
 	registers->rsp = rsp;
 	context->pub.vector = VECTOR_UD;
 	context->pub.error_code = 0;
@@ -98,7 +102,7 @@ static enum akvm__event exception(struct akvm__vcpu *vcpu, struct akvm__context 
 	}
 	save_registers(vcpu, context);
 	registers->rip = frame.rip;
-	registers->rflags = frame.rflags;
+	registers->rflags = akvm__user_flags(frame.rflags);
 	registers->rsp = frame.rsp;
 	if (frame.cs != AKVM_USER_CS) {
 		/* Another code segment than ours, so another mode or a host's own selector: as if the jump there had faulted. */

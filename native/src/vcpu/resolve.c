@@ -292,6 +292,7 @@ void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	int error;
 
 	context->pub.kind = AKVM_EXIT_NONE;
+	context->restore = context->pub.restore;
 	while (again) {
 		if (must_leave(vcpu, context)) {
 			finish_interrupted(vcpu, context);

@@ -108,9 +108,11 @@ struct akvm__run_outcome {
 };
 struct akvm__run_outcome akvm__vcpu_run(struct akvm__vcpu *vcpu);
 
-/* entry.c: load a context's registers and choose the stub. `space_changed`: CR3 must be loaded with cr3. */
+/* entry.c: load a context's registers and choose the stub. `load_cr3`: CR3 must be loaded with cr3. */
 void akvm__vcpu_load(struct akvm__vcpu *vcpu, struct akvm__context *context, bool load_cr3, uint64_t cr3);
 bool akvm__canonical(uint64_t address);
+/* RFLAGS as ring 3 can have them: what it may set for itself, IF, and the bit that is always set. */
+uint64_t akvm__user_flags(uint64_t flags);
 
 /* exit.c: where the guest stood, as a resolved event. */
 enum akvm__event {

@@ -222,6 +222,33 @@ async def test_kill_reaches_a_call_that_waits(start: Start, pipe: tuple[int, int
     assert run.results == []
 
 
+@pytest.mark.every_loop
+@pytest.mark.parametrize("call", [syscall(PAUSE), syscall(READ, 0, DATA, 1)])
+async def test_kill_just_before_a_call_that_waits(start: Start, pipe: tuple[int, int], call: Exit) -> None:
+    """The run it was to interrupt has ended with the call by then."""
+
+    def script(_: FakeSpace) -> Calls:
+        run.guest.kill(signal.SIGTERM, reason="enough")
+        yield call
+
+    run = start(script, stdin=pipe[0])
+    status = await run.finish()
+    assert (status.signal, status.reason) == (signal.SIGTERM, "enough")
+
+
+async def test_kill_just_before_a_call_that_need_not_wait(start: Start, pipe: tuple[int, int]) -> None:
+    """What is there already is read all the same, as on Linux: only a sleep is interrupted."""
+    os.write(pipe[1], b"data")
+
+    def script(_: FakeSpace) -> Calls:
+        run.guest.kill(signal.SIGTERM)
+        yield syscall(READ, 0, DATA, 10)
+
+    run = start(script, stdin=pipe[0])
+    assert (await run.finish()).signal == signal.SIGTERM
+    assert run.machine.spaces[0].read(DATA, 4) == b"data"
+
+
 async def test_kill_reaches_a_program_that_never_waits(start: Start) -> None:
     def script(_: FakeSpace) -> Calls:
         while True:

@@ -1,0 +1,14 @@
+"""What an emulated processor does otherwise than real ones, for the few tests that meet it.
+
+`scripts/hwtest` names the emulator in ASYNCKVM_EMULATOR; "" is a real processor, or none that we know of.
+"""
+
+from __future__ import annotations
+
+import os
+
+EMULATOR = os.environ.get("ASYNCKVM_EMULATOR", "")
+
+# QEMU's translator, up to 9.0 at least: IRETQ in ring 3 pops its frame with the rights of ring 0, and the error code of INT n
+# without a gate for ring 3 counts gates of 16 bytes as two.
+POPS_AS_RING_0 = INT_COUNTS_TWICE = EMULATOR == "qemu"
