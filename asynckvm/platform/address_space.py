@@ -34,6 +34,7 @@ _SETTLE_NS: Final = 5_000_000_000
 
 class AddressSpace:
     """Made by `Machine.create_address_space` or `fork`. Addresses and lengths in bytes. Thread: any, except `close`: loop.
+    No call on another thread may be under way when the machine is closed.
 
     Errors: UsageError for misaligned or out-of-range arguments and after misuse, OutOfMemoryError when the machine has no
     frames or tables left, ClosedError, HostForkedError.
@@ -83,9 +84,12 @@ class AddressSpace:
         self._check(result)
 
     def discard(self, address: int, length: int) -> None:
-        """As madvise(2) with MADV_DONTNEED: the next touch sees zeroes, or the file."""
+        """As madvise(2) with MADV_DONTNEED: the next touch sees zeroes, or the file. GuestMemoryError as in `protect`."""
         _check_range(address, length)
-        self._check(self._lib.akvm_space_discard(self.native, address, length))
+        result = self._lib.akvm_space_discard(self.native, address, length)
+        if result == -errno.ENOMEM:
+            raise GuestMemoryError(self._first_hole(address, address + length))
+        self._check(result)
 
     def read(self, address: int, length: int) -> bytes:
         """Copy out, as the guest itself would read. GuestMemoryError at the first byte that cannot be read.

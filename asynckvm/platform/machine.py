@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import TracebackType
 
+    from asynckvm.errors import AsyncKvmError
     from asynckvm.model.operations import Operation
     from asynckvm.platform.binding import Binding, Handle
     from asynckvm.platform.exit_log import ExitRecord
@@ -94,6 +95,12 @@ async def _open_machine(config: MachineConfig, binding: Binding | None) -> Machi
 def _discard(binding: Binding, config: MachineConfig, opening: asyncio.Future[Handle]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         binding.lib.akvm_machine_close(opening.result(), config.close_timeout_ns)
+
+
+def _close_native(core: Core, bound_ns: int) -> AsyncKvmError | None:
+    """On one thread: the core keeps the name of the operation that failed by thread."""
+    result = core.binding.lib.akvm_machine_close(core.native, bound_ns)
+    return core.binding.error(result) if result < 0 else None
 
 
 class Machine:
@@ -221,9 +228,9 @@ class Machine:
         Raises InternalError when a vCPU thread does not come back within MachineConfig.close_timeout_ns; its memory is then
         leaked on purpose. Contexts, spaces and files of the machine raise ClosedError from now on.
         """
-        if self.closed:
-            return
         if self._closing is None:
+            if self.closed:
+                return
             self._core.advance(MachineEvent.CLOSE)
             self._closing = self._core.loop.create_task(self._close(), name=f"close machine {self._core.number}")
         # Shielded: a caller that is cancelled stops waiting, and the machine closes all the same.
@@ -236,12 +243,12 @@ class Machine:
             self._log.close_timeout(engine.scheduler.flight, self.dump())
         engine.close()
         dump = self.dump()
-        result = await core.loop.run_in_executor(None, core.binding.lib.akvm_machine_close, core.native, bound_ns)
-        error = core.binding.error(result) if result < 0 else None
+        # From here on another thread frees the core, so nothing on the loop's may call it any more.
         core.advance(MachineEvent.CLOSED)
         for context in list(self._contexts):
             context.detach()
         self._retrier.detach()
+        error = await core.loop.run_in_executor(None, _close_native, core, bound_ns)
         _open.discard(self)
         if error is not None:
             raise InternalError(f"machine {core.number} did not close: {error}", dump)

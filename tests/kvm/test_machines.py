@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from kvm.guestcode import (
@@ -89,10 +90,10 @@ async def test_close_under_load(restore: Restore) -> None:
 
     async def call_for_ever(guest: Guest) -> None:
         while True:
-            exit_ = await guest.run(60)
+            exit_ = await guest.run(paced(60))
             assert isinstance(exit_, Syscall), exit_
 
-    tasks = [asyncio.create_task(guest.run(60)) for guest in [*spinners, counter]]
+    tasks = [asyncio.create_task(guest.run(paced(60))) for guest in [*spinners, counter]]
     tasks += [asyncio.create_task(call_for_ever(guest)) for guest in callers]
     await until_counting(counter, 1000)
     async with asyncio.timeout(CLOSE_SECONDS):
@@ -123,6 +124,30 @@ async def test_leaving_the_block_closes_with_guests_inside() -> None:
         with pytest.raises(ClosedError):
             await task
     assert not vcpu_threads()
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+@pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")
+async def test_what_goes_while_the_machine_closes(how: str) -> None:
+    """Whoever is told that the machine is closed tidies up, while another thread is freeing all of it."""
+    for _ in range(5):
+        machine = await Machine.open(vcpus=1, memory=SMALL)
+        spaces = [machine.create_address_space() for _ in range(100)]
+        things: list[Any] = [*spaces, *(machine.create_context(space) for space in spaces)]
+        spaces.clear()
+        closing = asyncio.create_task(machine.close())
+        async with asyncio.timeout(CLOSE_SECONDS):
+            while not closing.done():
+                await asyncio.sleep(0)
+                if things:
+                    thing = things.pop()
+                    if how == "closed":
+                        thing.close()
+                    del thing
+                machine.dump()
+                with contextlib.suppress(ClosedError):
+                    machine.counters()
+            await closing
 
 
 async def test_fifty_machines_leave_nothing_behind() -> None:
