@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _RAX: Final = RegisterIndex.rax
 _RIP: Final = RegisterIndex.rip
+# Above all numbers that Linux will give away for a while.
+_NUMBERS: Final = 1024
 _MASK: Final = (1 << 64) - 1
 _UNHANDLED: Final = "its handler could not run: signal handlers are not supported yet"
 _OUT_OF_MEMORY: Final = "out of memory"
@@ -87,11 +89,13 @@ class Runner:
     # ------------------------------------------------------------ system calls
 
     async def _answer(self, exit_: Syscall) -> int:
-        call = BY_NUMBER.get(exit_.number)
+        # Numbers of a guest's own making are one to the statistics and to the log, which it could fill with them.
+        number = min(exit_.number, _NUMBERS)
+        call = BY_NUMBER.get(number)
         process = self._task.process
-        process.calls[exit_.number] += 1
+        process.calls[number] += 1
         if call is None:
-            if process.calls[exit_.number] == 1:
+            if process.calls[number] == 1:
                 self._observer.unknown(self._task, exit_.number)
             return -errno.ENOSYS
         try:

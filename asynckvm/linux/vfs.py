@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATH_MAX: Final = 4096
+# An open directory keeps a node for each directory above it; the descriptors belong to all guests of this process.
+NODES_MAX: Final = 384
 _LINKS_MAX: Final = 40
 _O_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 # Host file systems whose content is this kernel's state rather than stored data.
@@ -34,19 +36,36 @@ _EXECUTABLE: Final = b"/proc/self/exe"
 _DEVICES: Final = frozenset(os.makedev(1, minor) for minor in (3, 5, 7, 8, 9))
 
 
+class Budget:
+    """How many nodes a view has, each of which is a descriptor of this process."""
+
+    __slots__ = ("nodes",)
+
+    def __init__(self) -> None:
+        self.nodes = 0
+
+    def check(self) -> None:
+        """Before one more. Raises SyscallError."""
+        if self.nodes >= NODES_MAX:
+            raise SyscallError(errno.EMFILE)
+
+
 class Node:
     """A file that was reached: an O_PATH descriptor, closed with the last reference, and how it was reached."""
 
-    __slots__ = ("fd", "name", "parent", "status")
+    __slots__ = ("budget", "fd", "name", "parent", "status")
 
-    def __init__(self, fd: int, name: bytes, parent: Node | None) -> None:
+    def __init__(self, fd: int, name: bytes, parent: Node | None, budget: Budget) -> None:
         self.fd = fd
         self.name = name
         self.parent = parent
+        self.budget = budget
         self.status = os.fstat(fd)
+        budget.nodes += 1
 
     def __del__(self) -> None:
         os.close(self.fd)
+        self.budget.nodes -= 1
 
     @property
     def is_directory(self) -> bool:
@@ -71,7 +90,8 @@ class View:
     """A read-only view of the host below `root`. `executable` answers /proc/self/exe: its path, and a fresh descriptor."""
 
     def __init__(self, root: bytes, executable: bytes, open_executable: Callable[[], int]) -> None:
-        self.root = Node(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), b"", None)
+        self._budget = Budget()
+        self.root = Node(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), b"", None, self._budget)
         self._executable = executable
         self._open_executable = open_executable
 
@@ -80,7 +100,8 @@ class View:
         if not path:
             raise SyscallError(errno.ENOENT)
         if path == _EXECUTABLE and follow:
-            return Node(self._open_executable(), b"exe", self.root)
+            self._budget.check()
+            return Node(self._open_executable(), b"exe", self.root, self._budget)
         node = self.root if path.startswith(b"/") else start
         # The names still to walk, the next one last. A slash at the end asks for a directory, as a final "." does.
         todo = _names(path)
@@ -144,7 +165,8 @@ class View:
     def _child(self, node: Node, name: bytes) -> Node:
         if self._is_guarded(node) and not (node.parent is self.root and name in _HARMLESS_PROC):
             raise SyscallError(errno.EACCES)
-        return Node(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=node.fd), name, node)
+        self._budget.check()
+        return Node(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=node.fd), name, node, self._budget)
 
     def _is_guarded(self, node: Node) -> bool:
         return node.status.st_dev in self._guarded_devices

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.vfs import View
+from asynckvm.linux.vfs import NODES_MAX, View
 
 
 @pytest.fixture
@@ -162,4 +162,23 @@ def test_no_descriptor_is_left_behind(tree: Path) -> None:
         except (SyscallError, OSError):
             continue
     del view
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_descriptors_of_a_view_are_bounded(view: View, tree: Path) -> None:
+    """Each open directory keeps those above it open: of this process, which other guests need too."""
+    deep = tree
+    for _ in range(30):
+        deep /= "d"
+        deep.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    kept = []
+    with pytest.raises(SyscallError) as caught:
+        for _ in range(NODES_MAX):
+            kept.append(view.resolve(view.root, b"/".join([b"d"] * 30)))
+    assert caught.value.number == errno.EMFILE
+    assert len(os.listdir("/proc/self/fd")) - before <= NODES_MAX
+    kept.clear()
+    del caught  # its traceback has the last of them
+    assert read(view, b"file") == b"content"
     assert len(os.listdir("/proc/self/fd")) == before
