@@ -13,11 +13,14 @@ from kvm.arena import KERNEL_BASE, NOT_CANONICAL, SHORT, SYSCALL_ENTRY, TEXT, VC
 from kvm.guestcode import ALL_ONES, CODE, DATA, EXECUTE, READ, WRITE, assemble
 
 from asynckvm.platform import Fault, Interrupted, Syscall
+from support import emulator
+from support.pace import PACE
 
 if TYPE_CHECKING:
     from asynckvm.platform import Machine, Restore
 
-SELECTORS = [*range(0x100), 0x1000, 0x7FFF, 0xFFFB, 0xFFFF]
+# On a slow machine those that have a descriptor here or in the kernels beside us.
+SELECTORS = [*range(0x100 if PACE == 1 else 0x48), 0x1000, 0x7FFF, 0xFFFB, 0xFFFF]
 
 
 @pytest.mark.parametrize("register", ["ds", "es", "fs", "gs", "ss"])
@@ -57,7 +60,7 @@ async def test_far_transfers_to_every_selector(small_machine: Machine, how: str)
     landing = CODE + 0x800
     # In 64-bit code this is: system call, then int3. In 32-bit code: the same bytes.
     arena.attacker.load(FAR[how])
-    for selector in [*SELECTORS, *(random.Random(8).getrandbits(16) for _ in range(32))]:
+    for selector in [*SELECTORS, *(random.Random(8).getrandbits(16) for _ in range(32 // PACE))]:
         for bytes_ in (b"\x0f\x05\xcc", b"\xcd\x80\xcc", b"\x0f\x34\xcc", b"\x90\xeb\xfe"):
             arena.attacker.space.write(landing, bytes_, force=True)
             exit_ = await arena.attack(rdi=landing, rsi=selector, rbx=DATA)
@@ -124,6 +127,9 @@ async def test_leaps_to_non_canonical_addresses(small_machine: Machine, restore:
     for address in NOT_CANONICAL:
         exit_ = await arena.attack(rdi=address)
         assert isinstance(exit_, Fault), (hex(address), exit_)
+        if emulator.POPS_AS_RING_0 and how in ("iretq", "lretq"):
+            assert exit_.vector == 14, exit_  # SMAP keeps it off the stack
+            continue
         # A host that emulates what got #GP may not know the instruction.
         assert exit_.vector in ((6, 12, 13) if small_machine.capabilities.syscall_as_fault else (12, 13)), exit_
     # The last bytes of the lower half, where the next instruction would be non-canonical.
