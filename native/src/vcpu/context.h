@@ -11,6 +11,9 @@
 
 struct akvm__vcpu;
 
+/* MXCSR in an XSAVE image (SDM vol. 1 §13.4.1), and the bits it may have set. */
+enum { AKVM_XSAVE_MXCSR = 24, AKVM_MXCSR_VALID = 0xffff };
+
 /* Loaded by user code with MOV to a segment register; bases of FS and GS live in the public part. */
 struct akvm__selectors {
 	uint16_t ds, es, fs, gs;
