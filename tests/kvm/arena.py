@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What a program can be sent for what it executes; SIGKILL would be the machine's own business.
 SIGNALS = {4, 5, 7, 8, 11}
 # An attacker that may loop for ever is bounced after SHORT; anything else comes back by itself long before LONG.
-SHORT, LONG = 0.05, paced(15.0)
+SHORT, LONG = max(0.05, paced(0.015)), paced(15.0)
 
 
 def layout(name: str) -> int:

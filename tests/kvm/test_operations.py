@@ -10,6 +10,7 @@ from kvm.guestcode import COUNT, RUN_SECONDS, Guest, Witness, until_counting
 
 from asynckvm.errors import ClosedError, GuestOperationError, UsageError
 from asynckvm.platform import Flush, Interrupted, InterruptReason, Nothing, ReadMsr, WriteMsr
+from support import emulator
 
 if TYPE_CHECKING:
     from asynckvm.platform import Machine
@@ -34,6 +35,8 @@ async def test_an_exception_is_an_answer(machine: Machine) -> None:
     witness = await Witness(machine).prepare()
     for vcpu in range(2):
         for operation in (ReadMsr(NO_SUCH_MSR), WriteMsr(LSTAR, 1 << 47)):
+            if isinstance(operation, WriteMsr) and emulator.WRITES_ANY_LSTAR:
+                continue
             async with asyncio.timeout(RUN_SECONDS):
                 with pytest.raises(GuestOperationError) as error:
                     await machine.retry_in_guest(operation, vcpu=vcpu)

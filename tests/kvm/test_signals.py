@@ -14,6 +14,8 @@ import pytest
 from kvm.guestcode import CODE, DATA, Guest, Witness, assemble
 
 from asynckvm.model.exits import Fault, Syscall
+from support.emulator import EMULATOR
+from support.pace import paced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,11 +120,16 @@ def expected_rip(row: Row) -> int:
     return CODE + (len(assemble(row.code)) if row.rip == PAST else row.rip)
 
 
+def in_the_table(row: Row) -> list[int]:
+    """As native_signals tells it: signal, code, address, RIP."""
+    return [row.signal, row.si_code, expected_rip(row) if row.address is None else row.address, expected_rip(row)]
+
+
 @pytest.fixture(scope="module")
 def linux(native_signals: Path) -> dict[str, list[int]]:
     """What Linux says to each row: signal, code, address, RIP."""
     lines = "".join(assemble(row.code).hex() + "\n" for row in ROWS.values())
-    done = subprocess.run([native_signals], input=lines, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([native_signals], input=lines, capture_output=True, text=True, check=True, timeout=paced(60))
     answers = done.stdout.splitlines()
     assert len(answers) == len(ROWS), done.stderr
     return {name: [] if answer == "none" else [*map(int, answer.split())] for name, answer in zip(ROWS, answers, strict=True)}
@@ -131,12 +138,16 @@ def linux(native_signals: Path) -> dict[str, list[int]]:
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.native])
 def test_the_table_is_linux_s(linux: dict[str, list[int]], name: str) -> None:
     row = ROWS[name]
-    address = expected_rip(row) if row.address is None else row.address
-    assert linux[name] == [row.signal, row.si_code, address, expected_rip(row)]
+    if EMULATOR and linux[name] != in_the_table(row):
+        pytest.skip(f"{EMULATOR} emulates another processor: {linux[name]}")
+    assert linux[name] == in_the_table(row)
 
 
 @pytest.mark.parametrize("name", ROWS)
-async def test_guests_get_the_signals_of_the_table(small_machine: Machine, restore: Restore, name: str) -> None:
+async def test_guests_get_the_signals_of_the_table(
+    small_machine: Machine, restore: Restore, name: str, linux: dict[str, list[int]]
+) -> None:
+    """On an emulated processor that is not like the real ones: those that the Linux beside us gets from it."""
     row = ROWS[name]
     witness = await Witness(small_machine).prepare()
     guest = Guest(small_machine, row.code, restore=restore)
@@ -144,6 +155,10 @@ async def test_guests_get_the_signals_of_the_table(small_machine: Machine, resto
         guest.go()
         exit_ = await guest.run()
         assert isinstance(exit_, Fault), exit_
+        if EMULATOR and linux[name] != in_the_table(row):
+            assert [exit_.signal, exit_.code, exit_.address, guest["rip"]] == linux[name]
+            await witness.check()
+            continue
         address = guest["rip"] if row.address is None else row.address
         expected = [(row.vector, row.signal, row.si_code, address)]
         if row.unemulated and small_machine.capabilities.syscall_as_fault:

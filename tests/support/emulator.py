@@ -9,6 +9,6 @@ import os
 
 EMULATOR = os.environ.get("ASYNCKVM_EMULATOR", "")
 
-# QEMU's translator, up to 9.0 at least: IRETQ and LRETQ in ring 3 pop with the rights of ring 0, and the error code of INT n
-# without a gate for ring 3 counts gates of 16 bytes as two.
-POPS_AS_RING_0 = INT_COUNTS_TWICE = EMULATOR == "qemu"
+# QEMU's translator, up to 9.0 at least: IRETQ and LRETQ in ring 3 pop with the rights of ring 0, the error code of INT n without
+# a gate for ring 3 counts gates of 16 bytes as two, and WRMSR takes a non-canonical address.
+POPS_AS_RING_0 = INT_COUNTS_TWICE = WRITES_ANY_LSTAR = EMULATOR == "qemu"
