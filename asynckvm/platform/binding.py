@@ -32,6 +32,11 @@ __all__ = ["Binding", "Handle", "benchmark_programs", "load"]
 # A pointer into the core.
 Handle: TypeAlias = Any
 
+# How operations begin that the host kernel refused, whatever its errno: not a mistake of the caller's.
+_HOST_CALLS: Final = (
+    "KVM_", "mmap ", "start vCPU", "kick vCPU", "sigaction", "eventfd", "open the KVM device", "dup file", "fstat file",
+)  # fmt: skip
+
 _NO_PCID: Final = 1
 _GUEST_EDITS: Final = 2
 
@@ -79,9 +84,10 @@ class Binding:
         operation = self._operation()
         if code == errno.ENOMEM:
             return OutOfMemoryError(operation, code, _HINT_MEMORY)
-        if code in {errno.EINVAL, errno.EBUSY}:
+        by_host = operation.startswith(_HOST_CALLS)
+        if code in {errno.EINVAL, errno.EBUSY} and not by_host:
             return UsageError(f"{operation}: {errno.errorcode[code]}")
-        if code == errno.EAGAIN:
+        if code == errno.EAGAIN and not by_host:
             return OverloadedError(f"{operation}: raise contexts= of Machine.open, or close contexts")
         if code == errno.ENOSPC:
             return SlotsExhaustedError(operation, code, _HINT_SLOTS)

@@ -343,8 +343,9 @@ static int vcpu_state_ioctl(struct fake_cpu *cpu, unsigned long request, void *a
 		return 0;
 	case KVM_SET_CPUID2:
 	case KVM_SET_XCRS:
-	case KVM_SET_DEVICE_ATTR:
 		return 0;
+	case KVM_SET_DEVICE_ATTR:
+		return fake_kind()->no_tsc_offset ? ENXIO : 0;
 	}
 	return ENOTTY;
 }

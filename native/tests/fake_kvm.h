@@ -21,6 +21,7 @@
 /* The kind of host to be. Zero: hardware-like, nested paging, no PCID. */
 struct fake_options {
 	bool syscall_as_fault, int80_as_ud, shadow_paging, cpuid_faulting, pcid;
+	bool no_tsc_offset;   /* a kernel without KVM_VCPU_TSC_OFFSET */
 	uint32_t xsave_bytes; /* beyond 4096: offered by KVM_CAP_XSAVE2 */
 };
 

@@ -255,7 +255,8 @@ AKVM_API int akvm_context_attach(struct akvm_context *context, struct akvm_space
  * -ENOSPC when that mailbox is full. Thread: loop. */
 AKVM_API int akvm_context_submit(struct akvm_context *context, uint32_t vcpu);
 /* Make run `generation` return with AKVM_EXIT_INTERRUPTED. A stale generation is ignored, and so is one that arrives when the run
- * has ended but was not drained yet: the caller remembers it if it must not be lost. Never blocks. Thread: loop. */
+ * has ended but was not drained yet: the caller remembers it if it must not be lost. -errno when the host did not take the
+ * kick: the reason is noted, and calling again kicks again. Never blocks. Thread: loop. */
 AKVM_API int akvm_context_interrupt(struct akvm_context *context, uint32_t generation, uint32_t reasons);
 /* FP/vector state as an XSAVE image of capabilities.xsave_bytes (standard format). -EBUSY while submitted; set refuses
  * an image with components outside XCR0 or a non-zero reserved header (-EINVAL). Thread: loop. */

@@ -3,15 +3,17 @@
  */
 #include "host/host.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "akvm/akvm.h"
@@ -26,14 +28,67 @@ static int host_ioctl(int fd, unsigned long request, void *argument)
 	return ioctl(fd, request, argument);
 }
 
-static int host_thread_create(pthread_t *thread, void *(*body)(void *), void *argument)
+static int host_duplicate(int fd)
 {
-	return pthread_create(thread, NULL, body, argument);
+	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
 }
 
+static int host_find_entry(const char *folder, const char *prefix, char *name, size_t bytes)
+{
+	DIR *entries = opendir(folder);
+	struct dirent *entry;
+
+	name[0] = 0;
+	if (!entries)
+		return -1;
+	while ((entry = readdir(entries)))
+		if (!strncmp(entry->d_name, prefix, strlen(prefix)))
+			snprintf(name, bytes, "%.*s", (int)bytes - 1, entry->d_name);
+	closedir(entries);
+	return 0;
+}
+
+static int host_thread_create(pthread_t *thread, int signal, void *(*body)(void *), void *argument)
+{
+	sigset_t blocked, old;
+	int error;
+
+	/* The thread inherits the mask, so that there is no moment in which it could take a signal of the program's. */
+	sigfillset(&blocked);
+	sigdelset(&blocked, signal);
+	error = pthread_sigmask(SIG_SETMASK, &blocked, &old);
+	if (error)
+		return error;
+	error = pthread_create(thread, NULL, body, argument);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return error;
+}
+
+static int host_thread_join(pthread_t thread, uint64_t timeout_ns)
+{
+	struct timespec now;
+	uint64_t until_ns;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	until_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + timeout_ns;
+	now = (struct timespec){ (time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u) };
+	return pthread_timedjoin_np(thread, NULL, &now);
+}
+
+/* EAGAIN: a real-time signal is refused while the user's RLIMIT_SIGPENDING is used up, by whatever program of theirs. */
 static int host_thread_kill(pid_t tid, int signal)
 {
 	return (int)syscall(SYS_tgkill, getpid(), tid, signal);
+}
+
+static pid_t host_thread_id(void)
+{
+	return (pid_t)syscall(SYS_gettid);
+}
+
+static int host_thread_name(const char *name)
+{
+	return prctl(PR_SET_NAME, name);
 }
 
 static const struct akvm__host kernel = {
@@ -45,11 +100,26 @@ static const struct akvm__host kernel = {
 	.madvise = madvise,
 	.eventfd = eventfd,
 	.write = write,
+	.pread = pread,
+	.fstat = fstat,
+	.duplicate = host_duplicate,
+	.find_entry = host_find_entry,
+	.sigaction = sigaction,
+	.sched_getaffinity = sched_getaffinity,
+	.sched_yield = sched_yield,
+	.nanosleep = nanosleep,
 	.thread_create = host_thread_create,
+	.thread_join = host_thread_join,
 	.thread_kill = host_thread_kill,
+	.thread_id = host_thread_id,
+	.thread_name = host_thread_name,
+	.calloc = calloc,
+	.realloc = realloc,
+	.aligned_alloc = aligned_alloc,
 };
 
 const struct akvm__host *akvm__host = &kernel;
+_Thread_local struct akvm__caller akvm__caller;
 
 void akvm__host_replace(const struct akvm__host *host)
 {

@@ -1,14 +1,21 @@
 /*
- * Every call the core makes to the host kernel, behind one table, so that tests replace KVM by a script and inject faults.
- * Nothing else in native/src may call these functions directly.
+ * Every call the core makes to the host kernel, and every allocation, behind one table, so that tests replace KVM by a script
+ * and inject faults. Nothing else in native/src may call these functions directly: tests/meta/test_includes.py lists what may
+ * be, and native/tests/host_plan.c says for each place that calls what must happen when the call fails.
+ *
+ * Mutexes and condition variables are not here: of the default kind, as all of ours, they cannot fail in the GNU C library.
  */
 #ifndef AKVM_HOST_H
 #define AKVM_HOST_H
 
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 
 struct akvm__host {
 	int (*open)(const char *path, int flags);
@@ -19,14 +26,49 @@ struct akvm__host {
 	int (*madvise)(void *address, size_t length, int advice);
 	int (*eventfd)(unsigned int initial, int flags);
 	ssize_t (*write)(int fd, const void *buffer, size_t count);
-	int (*thread_create)(pthread_t *thread, void *(*body)(void *), void *argument); /* returns an errno, as pthread_create */
-	int (*thread_kill)(pid_t tid, int signal);                                      /* tgkill in this process */
+	ssize_t (*pread)(int fd, void *buffer, size_t count, off_t offset);
+	int (*fstat)(int fd, struct stat *status);
+	int (*duplicate)(int fd); /* fcntl(F_DUPFD_CLOEXEC) */
+	/* The last name in `folder` that begins with `prefix`, cut to fit; "" when there is none. */
+	int (*find_entry)(const char *folder, const char *prefix, char *name, size_t bytes);
+	int (*sigaction)(int signal, const struct sigaction *action, struct sigaction *old);
+	int (*sched_getaffinity)(pid_t tid, size_t bytes, cpu_set_t *cpus);
+	int (*sched_yield)(void);
+	int (*nanosleep)(const struct timespec *duration, struct timespec *left);
+	/* A thread in which every signal but `signal` is blocked. Returns an errno, as pthread_create. */
+	int (*thread_create)(pthread_t *thread, int signal, void *(*body)(void *), void *argument);
+	int (*thread_join)(pthread_t thread, uint64_t timeout_ns); /* returns an errno, ETIMEDOUT among them */
+	int (*thread_kill)(pid_t tid, int signal);                 /* tgkill in this process */
+	pid_t (*thread_id)(void);
+	int (*thread_name)(const char *name); /* of the calling thread, for people */
+	/* NULL when there is no memory. */
+	void *(*calloc)(size_t count, size_t size);
+	void *(*realloc)(void *memory, size_t bytes);
+	void *(*aligned_alloc)(size_t alignment, size_t bytes);
 };
 
 /* The real kernel, or whatever the last akvm__host_replace() installed. All return -1 and set errno unless said otherwise. */
 extern const struct akvm__host *akvm__host;
 /* For tests, before any machine is open. NULL restores the kernel. */
 void akvm__host_replace(const struct akvm__host *host);
+
+/* Who makes the calling thread's present host call: a test's host asks, to fail just that one. */
+struct akvm__caller {
+	const char *function;
+	int line;
+};
+/* initial-exec: a store, where a shared library's usual model would call a function. */
+extern _Thread_local struct akvm__caller akvm__caller __attribute__((tls_model("initial-exec")));
+
+static inline const struct akvm__host *akvm__host_for(const char *function, int line)
+{
+	akvm__caller.function = function;
+	akvm__caller.line = line;
+	return akvm__host;
+}
+
+/* How the core calls: AKVM__HOST->close(fd). */
+#define AKVM__HOST akvm__host_for(__func__, __LINE__)
 
 /* Remember the operation behind a failure for akvm_last_error() of this thread; returns -error. */
 int akvm__fail(const char *operation, int error);

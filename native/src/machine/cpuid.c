@@ -57,11 +57,11 @@ int akvm__cpuid_create(struct akvm_machine *machine)
 	const struct kvm_cpuid_entry2 *leaf1, *leaf7;
 	uint32_t kept = 0;
 
-	machine->cpuid = calloc(1, sizeof(*machine->cpuid));
+	machine->cpuid = AKVM__HOST->calloc(1, sizeof(*machine->cpuid));
 	if (!machine->cpuid)
 		return akvm__fail("allocate CPUID table", ENOMEM);
 	machine->cpuid->header.nent = AKVM_CPUID_MAX;
-	if (akvm__host->ioctl(machine->device, KVM_GET_SUPPORTED_CPUID, machine->cpuid) < 0)
+	if (AKVM__HOST->ioctl(machine->device, KVM_GET_SUPPORTED_CPUID, machine->cpuid) < 0)
 		return akvm__fail("KVM_GET_SUPPORTED_CPUID", errno);
 	for (uint32_t i = 0; i < machine->cpuid->header.nent; i++) {
 		struct kvm_cpuid_entry2 entry = machine->cpuid->entries[i];

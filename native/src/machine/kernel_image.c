@@ -45,11 +45,11 @@ static void set_gate(uint8_t *idt, unsigned vector, unsigned dpl, unsigned stack
 int akvm__kernel_image_create(struct akvm_machine *machine)
 {
 	size_t bytes = AKVM_VCPU_OFFSET + (size_t)machine->vcpu_count * AKVM_VCPU_BYTES;
-	void *image = akvm__host->mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *image = AKVM__HOST->mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (image == MAP_FAILED)
 		return akvm__fail("mmap kernel image", errno);
-	akvm__host->madvise(image, bytes, MADV_DONTFORK);
+	AKVM__HOST->madvise(image, bytes, MADV_DONTFORK);
 	machine->kernel = image;
 	machine->kernel_bytes = bytes;
 	for (unsigned vector = 0; vector < 256; vector++) {
@@ -71,7 +71,7 @@ int akvm__kernel_image_create(struct akvm_machine *machine)
 void akvm__kernel_image_free(struct akvm_machine *machine)
 {
 	if (machine->kernel)
-		akvm__host->munmap(machine->kernel, machine->kernel_bytes);
+		AKVM__HOST->munmap(machine->kernel, machine->kernel_bytes);
 	machine->kernel = NULL;
 }
 

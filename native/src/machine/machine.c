@@ -78,8 +78,8 @@ static int create_contexts(struct akvm_machine *machine)
 {
 	uint32_t max = machine->config.contexts_max;
 
-	machine->contexts = calloc(max, sizeof(*machine->contexts));
-	machine->free_contexts = calloc(max, sizeof(*machine->free_contexts));
+	machine->contexts = AKVM__HOST->calloc(max, sizeof(*machine->contexts));
+	machine->free_contexts = AKVM__HOST->calloc(max, sizeof(*machine->free_contexts));
 	if (!machine->contexts || !machine->free_contexts)
 		return akvm__fail("allocate contexts", ENOMEM);
 	while (machine->free_count < max) {
@@ -94,7 +94,7 @@ static int create_vcpus(struct akvm_machine *machine)
 	uint32_t count = machine->config.vcpus;
 	int error;
 
-	machine->vcpus = calloc(count, sizeof(*machine->vcpus));
+	machine->vcpus = AKVM__HOST->calloc(count, sizeof(*machine->vcpus));
 	if (!machine->vcpus)
 		return akvm__fail("allocate vCPUs", ENOMEM);
 	for (uint32_t i = 0; i < count; i++) {
@@ -157,20 +157,20 @@ static void release(struct akvm_machine *machine)
 	akvm__ring_free(&machine->loop_completions);
 	akvm__doorbell_free(&machine->doorbell);
 	if (machine->vm >= 0)
-		akvm__host->close(machine->vm);
+		AKVM__HOST->close(machine->vm);
 	if (machine->mm)
 		akvm__mm_free(machine->mm);
 	akvm__kernel_image_free(machine);
 	free(machine->cpuid);
 	if (machine->device >= 0)
-		akvm__host->close(machine->device);
+		AKVM__HOST->close(machine->device);
 	free(machine);
 }
 
 int akvm_machine_open(const struct akvm_machine_config *config, struct akvm_machine **opened)
 {
 	enum { OPEN_JOIN_NS = 2000000000 };
-	struct akvm_machine *machine = calloc(1, sizeof(*machine));
+	struct akvm_machine *machine = AKVM__HOST->calloc(1, sizeof(*machine));
 	const char *operation;
 	cpu_set_t cpus;
 	int error;
@@ -180,7 +180,7 @@ int akvm_machine_open(const struct akvm_machine_config *config, struct akvm_mach
 	machine->config = *config;
 	machine->device = machine->vm = machine->doorbell.fd = -1;
 	machine->capabilities.kernel_base = AKVM_KERNEL_HALF;
-	machine->spare_cpus = sched_getaffinity(0, sizeof(cpus), &cpus) ? 0 : (uint32_t)CPU_COUNT(&cpus) - 1;
+	machine->spare_cpus = AKVM__HOST->sched_getaffinity(0, sizeof(cpus), &cpus) ? 0 : (uint32_t)CPU_COUNT(&cpus) - 1;
 	error = check_config(&machine->config);
 	if (!error)
 		error = build(machine);

@@ -14,7 +14,7 @@ extern const uint8_t akvm__probe_code[], akvm__probe_code_end[];
 enum { PROBE_SYSCALL = 0, PROBE_INT80 = 16, PROBE_LOAD = 32, PROBE_STORE = 48, PROBE_CPUID = 64, PROBE_LOOP = 80 };
 enum { CODE = 0x400000, DATA = 0x10000000, STACK = 0x7fff0000, PAGE = 4096 };
 enum { VECTOR_BP = 3, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14 };
-enum { MSR_MISC_FEATURES = 0x140, ROUND_TRIPS = 64, ROUND_TRIP_SAMPLES = 5 };
+enum { MSR_MISC_FEATURES = 0x140, ROUND_TRIPS = 64, ROUND_TRIP_SAMPLES = 5, OPERATION_ATTEMPTS = 1000 };
 
 static const uint64_t ANSWER_NS = 10000000000; /* emulated hosts are slow; this only bounds a hang */
 static const uint64_t ENTRY_FRAME = 0x000ffffffffff000;
@@ -34,16 +34,18 @@ static int wait_for_exit(struct akvm_machine *machine)
 		if (akvm__now_ns() > until_ns)
 			return akvm__fail("a guest of the start-up probe did not come back", ETIMEDOUT);
 		akvm_machine_poll(machine, 1000000);
+		/* The vCPU's thread may have to share this core. */
+		AKVM__HOST->sched_yield();
 	}
 	return 0;
 }
 
-static int run(struct probe *probe, uint32_t entry, uint64_t rdi, uint64_t rsi)
+static int run_with(struct probe *probe, struct akvm_registers registers)
 {
 	struct akvm_context *context = probe->context;
 	int error;
 
-	context->registers = (struct akvm_registers){ .rip = CODE + entry, .rdi = rdi, .rsi = rsi, .rsp = STACK, .rflags = 2 };
+	context->registers = registers;
 	error = akvm_context_submit(context, 0);
 	if (!error)
 		error = wait_for_exit(probe->machine);
@@ -52,9 +54,15 @@ static int run(struct probe *probe, uint32_t entry, uint64_t rdi, uint64_t rsi)
 	return error;
 }
 
+static int run(struct probe *probe, uint32_t entry, uint64_t rdi, uint64_t rsi)
+{
+	return run_with(probe, (struct akvm_registers){ .rip = CODE + entry, .rdi = rdi, .rsi = rsi, .rsp = STACK, .rflags = 2 });
+}
+
 static int operate(struct probe *probe, uint32_t operation, uint64_t rcx, uint64_t rax)
 {
 	struct akvm_context *context = probe->context;
+	unsigned attempts = 0;
 	int error;
 
 	do {
@@ -62,7 +70,9 @@ static int operate(struct probe *probe, uint32_t operation, uint64_t rcx, uint64
 		error = akvm_context_operate(context, 0, operation);
 		if (!error)
 			error = wait_for_exit(probe->machine);
-	} while (!error && context->kind == AKVM_EXIT_INTERRUPTED);
+	} while (!error && context->kind == AKVM_EXIT_INTERRUPTED && ++attempts < OPERATION_ATTEMPTS);
+	if (!error && context->kind == AKVM_EXIT_INTERRUPTED)
+		error = akvm__fail("a ring-0 operation of the start-up probe", EINTR);
 	if (!error && context->host_errno)
 		error = akvm__fail("a ring-0 operation of the start-up probe", -context->host_errno);
 	return error;
@@ -158,7 +168,7 @@ static int probe_cpuid(struct probe *probe)
 	int error = operate(probe, AKVM_OPERATION_WRITE_MSR, MSR_MISC_FEATURES, 1);
 
 	if (error)
-		return 0; /* #GP: this CPU has no such MSR */
+		return probe->context->vector == VECTOR_GP ? 0 : error; /* #GP: this CPU has no such MSR */
 	error = run(probe, PROBE_CPUID, 0, 0);
 	if (error)
 		return error;
@@ -185,10 +195,8 @@ static int probe_round_trip(struct probe *probe)
 	akvm_answers_set(answers, 0, 0);
 	akvm_context_answers(probe->context, answers);
 	for (unsigned i = 0; i < ROUND_TRIP_SAMPLES && !error; i++) {
-		probe->context->registers = (struct akvm_registers){ .rip = CODE + PROBE_LOOP, .rbx = ROUND_TRIPS, .rsp = STACK };
-		error = akvm_context_submit(probe->context, 0);
-		if (!error)
-			error = wait_for_exit(probe->machine);
+		error = run_with(probe, (struct akvm_registers){
+						.rip = CODE + PROBE_LOOP, .rbx = ROUND_TRIPS, .rsp = STACK, .rflags = 2 });
 		if (!error && !stopped_at(probe, VECTOR_BP))
 			error = akvm__fail("system-call loop of the start-up probe", EIO);
 		samples[i] = probe->context->ran_ns / ROUND_TRIPS;
@@ -239,6 +247,7 @@ static int retire(struct probe *probe, bool wait)
 			return 0;
 		if (akvm__now_ns() > until_ns)
 			error = akvm__fail("reaping the start-up probe's space", ETIMEDOUT);
+		atomic_store(&machine->reap_due, true);
 		akvm__mailbox_notify(&machine->vcpus[0]->mailbox);
 		akvm_machine_poll(machine, 1000000);
 	}

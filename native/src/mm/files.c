@@ -7,12 +7,9 @@
 #include "files.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "akvm/layout.h"
 #include "host/host.h"
@@ -28,7 +25,7 @@ int akvm__files_create(struct akvm__files *files, const struct akvm__mm_hooks *h
 	files->hooks = hooks;
 	files->slots_max = slots_max;
 	files->slots_next = AKVM_SLOT_FILES;
-	files->slots_free = calloc(slots_max ? slots_max : 1, sizeof(*files->slots_free));
+	files->slots_free = AKVM__HOST->calloc(slots_max ? slots_max : 1, sizeof(*files->slots_free));
 	if (files->slots_free == NULL) {
 		akvm__files_free(files);
 		return akvm__fail("allocate slot numbers", ENOMEM);
@@ -39,9 +36,9 @@ int akvm__files_create(struct akvm__files *files, const struct akvm__mm_hooks *h
 static void release_host(struct akvm_file *file)
 {
 	if (file->host != NULL)
-		akvm__host->munmap(file->host, file->pages * AKVM__PAGE);
+		AKVM__HOST->munmap(file->host, file->pages * AKVM__PAGE);
 	if (file->fd >= 0)
-		akvm__host->close(file->fd);
+		AKVM__HOST->close(file->fd);
 	file->host = NULL;
 	file->fd = -1;
 }
@@ -114,13 +111,13 @@ static void unplace(struct akvm__files *files, struct akvm_file *file)
 /* Map the file and give it a slot. */
 static int back(struct akvm__files *files, struct akvm_file *file)
 {
-	void *host = akvm__host->mmap(NULL, file->pages * AKVM__PAGE, PROT_READ, MAP_SHARED, file->fd, 0);
+	void *host = AKVM__HOST->mmap(NULL, file->pages * AKVM__PAGE, PROT_READ, MAP_SHARED, file->fd, 0);
 	int error;
 
 	if (host == MAP_FAILED)
 		return akvm__fail("mmap file", errno);
 	file->host = host;
-	(void)akvm__host->madvise(host, file->pages * AKVM__PAGE, MADV_DONTFORK);
+	(void)AKVM__HOST->madvise(host, file->pages * AKVM__PAGE, MADV_DONTFORK);
 	error = take_slot(files, &file->slot);
 	if (error)
 		return akvm__fail("slot for file", -error);
@@ -139,7 +136,7 @@ static int back(struct akvm__files *files, struct akvm_file *file)
 
 static int open_new(struct akvm__files *files, int fd, const struct stat *status, struct akvm_file **out)
 {
-	struct akvm_file *file = calloc(1, sizeof(*file)), **bucket;
+	struct akvm_file *file = AKVM__HOST->calloc(1, sizeof(*file)), **bucket;
 	int error = 0;
 
 	if (file == NULL)
@@ -148,7 +145,7 @@ static int open_new(struct akvm__files *files, int fd, const struct stat *status
 	file->inode = status->st_ino;
 	file->pages = ((uint64_t)status->st_size + AKVM__PAGE - 1) / AKVM__PAGE;
 	file->gpa_bytes = (file->pages * AKVM__PAGE + AKVM__HUGE_PAGE - 1) & ~(AKVM__HUGE_PAGE - 1);
-	file->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	file->fd = AKVM__HOST->duplicate(fd);
 	if (file->fd < 0)
 		error = akvm__fail("dup file", errno);
 	else if (file->pages > 0)
@@ -176,7 +173,7 @@ int akvm__files_open(struct akvm__files *files, int fd, struct akvm_file **out)
 	struct akvm_file *file;
 	int error = 0;
 
-	if (fstat(fd, &status) != 0)
+	if (AKVM__HOST->fstat(fd, &status) != 0)
 		return akvm__fail("fstat file", errno);
 	if (!S_ISREG(status.st_mode))
 		return akvm__fail("open file: not a regular file", EINVAL);
@@ -244,7 +241,7 @@ uint64_t akvm__file_pages_now(const struct akvm_file *file)
 {
 	struct stat status;
 
-	if (fstat(file->fd, &status) != 0 || status.st_size <= 0)
+	if (AKVM__HOST->fstat(file->fd, &status) != 0 || status.st_size <= 0)
 		return 0;
 	return ((uint64_t)status.st_size + AKVM__PAGE - 1) / AKVM__PAGE;
 }
@@ -254,7 +251,7 @@ int akvm__file_copy(const struct akvm_file *file, uint64_t offset, void *buffer,
 	uint32_t done = 0;
 
 	for (uint32_t attempts = 0; done < length;) {
-		ssize_t count = pread(file->fd, (uint8_t *)buffer + done, length - done, (off_t)(offset + done));
+		ssize_t count = AKVM__HOST->pread(file->fd, (uint8_t *)buffer + done, length - done, (off_t)(offset + done));
 
 		if (count < 0 && (errno != EINTR || ++attempts == READ_ATTEMPTS))
 			return -EFAULT;

@@ -31,27 +31,31 @@ struct akvm__block {
 	uint8_t list; /* enum block_list */
 };
 
+static void trim(uint8_t *from, uint8_t *to)
+{
+	if (to > from)
+		AKVM__HOST->munmap(from, (size_t)(to - from));
+}
+
 int akvm__arena_map(uint64_t bytes, const char *operation, void **arena)
 {
 	uint64_t whole = bytes + BLOCK_BYTES;
-	uint8_t *raw = akvm__host->mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *raw = AKVM__HOST->mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	uint8_t *base;
 
 	if (raw == MAP_FAILED)
 		return akvm__fail(operation, errno);
 	base = (uint8_t *)(((uintptr_t)raw + BLOCK_BYTES - 1) & ~(uintptr_t)(BLOCK_BYTES - 1));
-	if (base > raw)
-		akvm__host->munmap(raw, (size_t)(base - raw));
-	if (raw + whole > base + bytes)
-		akvm__host->munmap(base + bytes, (size_t)(raw + whole - (base + bytes)));
+	trim(raw, base);
+	trim(base + bytes, raw + whole);
 	/* A forked host process must never hold guest memory; huge pages are a wish a kernel may not know. */
-	if (akvm__host->madvise(base, bytes, MADV_DONTFORK) != 0) {
+	if (AKVM__HOST->madvise(base, bytes, MADV_DONTFORK) != 0) {
 		int error = akvm__fail(operation, errno);
 
-		akvm__host->munmap(base, bytes);
+		AKVM__HOST->munmap(base, bytes);
 		return error;
 	}
-	(void)akvm__host->madvise(base, bytes, MADV_HUGEPAGE);
+	(void)AKVM__HOST->madvise(base, bytes, MADV_HUGEPAGE);
 	*arena = base;
 	return 0;
 }
@@ -104,8 +108,8 @@ int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes)
 	frames->blocks_total = (uint32_t)(bytes / BLOCK_BYTES);
 	frames->dirty_max = frames->blocks_total / 8 > DIRTY_BLOCKS_MIN ? frames->blocks_total / 8 : DIRTY_BLOCKS_MIN;
 	frames->fresh = frames->dirty = frames->partial = NONE;
-	frames->blocks = calloc(frames->blocks_total, sizeof(*frames->blocks));
-	frames->counts = calloc((size_t)frames->blocks_total * AKVM__HUGE, sizeof(*frames->counts));
+	frames->blocks = AKVM__HOST->calloc(frames->blocks_total, sizeof(*frames->blocks));
+	frames->counts = AKVM__HOST->calloc((size_t)frames->blocks_total * AKVM__HUGE, sizeof(*frames->counts));
 	if (frames->blocks == NULL || frames->counts == NULL) {
 		akvm__frames_free(frames);
 		return akvm__fail("allocate frame counts", ENOMEM);
@@ -124,7 +128,7 @@ int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes)
 void akvm__frames_free(struct akvm__frames *frames)
 {
 	if (frames->base != NULL)
-		akvm__host->munmap(frames->base, frames->bytes);
+		AKVM__HOST->munmap(frames->base, frames->bytes);
 	free(frames->blocks);
 	free(frames->counts);
 	pthread_mutex_destroy(&frames->lock);
@@ -226,7 +230,7 @@ static void return_block(struct akvm__frames *frames, uint32_t index)
 	int failed;
 
 	pthread_mutex_unlock(&frames->lock);
-	failed = akvm__host->madvise(frames->base + index * BLOCK_BYTES, BLOCK_BYTES, MADV_DONTNEED);
+	failed = AKVM__HOST->madvise(frames->base + index * BLOCK_BYTES, BLOCK_BYTES, MADV_DONTNEED);
 	pthread_mutex_lock(&frames->lock);
 	list_insert(frames, index, failed ? LIST_DIRTY : LIST_FRESH);
 }

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/host.h"
+
 void akvm__limbo_free(struct akvm__limbo *limbo)
 {
 	free(limbo->items);
@@ -25,7 +27,7 @@ int akvm__limbo_reserve(struct akvm__limbo *limbo, uint32_t extra)
 		capacity *= 2;
 	if (capacity > UINT32_MAX)
 		return -ENOMEM;
-	items = realloc(limbo->items, capacity * sizeof(*items));
+	items = AKVM__HOST->realloc(limbo->items, capacity * sizeof(*items));
 	if (items == NULL)
 		return -ENOMEM;
 	limbo->items = items;

@@ -58,7 +58,7 @@ int akvm__mm_create(const struct akvm__mm_hooks *hooks, uint64_t memory_bytes, u
 		return akvm__fail("memory size", EINVAL);
 	if (fault_around_pages == 0 || fault_around_pages > FAULT_AROUND_MAX || fault_around_pages & (fault_around_pages - 1))
 		return akvm__fail("fault-around pages", EINVAL);
-	mm = calloc(1, sizeof(*mm));
+	mm = AKVM__HOST->calloc(1, sizeof(*mm));
 	if (mm == NULL)
 		return akvm__fail("allocate memory manager", ENOMEM);
 	mm->hooks = *hooks;

@@ -76,8 +76,8 @@ uint64_t akvm__space_trim(struct akvm_space *space);
  * that never comes to reap_done is lost until the machine closes. Thread: vcpu, inside no space. */
 struct akvm_space *akvm__mm_reap_next(struct akvm__mm *mm);
 void akvm__mm_reap_done(struct akvm__mm *mm, struct akvm_space *space);
-/* Its tables could not be cleared: nobody waits for its memory any more. */
-void akvm__mm_reap_lost(struct akvm__mm *mm, const struct akvm_space *space);
+/* Its tables could not be cleared: it waits for the next who asks for a reaping. */
+void akvm__mm_reap_failed(struct akvm__mm *mm, struct akvm_space *space);
 /* How many destroyed spaces have not given their memory back yet. Thread: any. */
 uint32_t akvm__mm_dead(struct akvm__mm *mm);
 

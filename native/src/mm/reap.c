@@ -133,7 +133,7 @@ bool akvm__reap_wait(struct akvm__mm *mm)
 	for (unsigned naps = 0; naps < REAP_NAPS && atomic_load(&mm->dead); naps++) {
 		any = true;
 		mm->hooks.reap(mm->hooks.opaque);
-		nanosleep(&nap, NULL);
+		AKVM__HOST->nanosleep(&nap, NULL);
 	}
 	return any;
 }
@@ -165,8 +165,9 @@ uint32_t akvm__mm_dead(struct akvm__mm *mm)
 	return atomic_load(&mm->dead);
 }
 
-void akvm__mm_reap_lost(struct akvm__mm *mm, const struct akvm_space *space)
+void akvm__mm_reap_failed(struct akvm__mm *mm, struct akvm_space *space)
 {
-	if (space->dead)
-		atomic_fetch_sub(&mm->dead, 1);
+	pthread_mutex_lock(&mm->spaces_lock);
+	enqueue(mm, space);
+	pthread_mutex_unlock(&mm->spaces_lock);
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/host.h"
+
 void akvm__regions_free(struct akvm__regions *regions)
 {
 	free(regions->array);
@@ -24,7 +26,7 @@ int akvm__regions_reserve(struct akvm__regions *regions, uint32_t extra)
 		return -ENOMEM;
 	while (capacity < need)
 		capacity *= 2;
-	array = realloc(regions->array, capacity * sizeof(*array));
+	array = AKVM__HOST->realloc(regions->array, capacity * sizeof(*array));
 	if (array == NULL)
 		return -ENOMEM;
 	regions->array = array;

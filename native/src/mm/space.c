@@ -53,7 +53,7 @@ uint64_t akvm__space_generation(const struct akvm_space *space)
 
 int akvm__space_new(struct akvm__mm *mm, struct akvm_space **out)
 {
-	struct akvm_space *space = calloc(1, sizeof(*space));
+	struct akvm_space *space = AKVM__HOST->calloc(1, sizeof(*space));
 
 	if (space == NULL)
 		return -ENOMEM;

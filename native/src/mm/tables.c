@@ -26,7 +26,7 @@ int akvm__tables_create(struct akvm__tables *tables, uint64_t bytes)
 	tables->bytes = bytes;
 	tables->total = (uint32_t)(bytes / AKVM__PAGE);
 	tables->free = tables->roots_free = AKVM__NO_TABLE;
-	tables->tables = calloc(tables->total, sizeof(*tables->tables));
+	tables->tables = AKVM__HOST->calloc(tables->total, sizeof(*tables->tables));
 	if (tables->tables == NULL) {
 		akvm__tables_free(tables);
 		return akvm__fail("allocate table records", ENOMEM);
@@ -37,7 +37,7 @@ int akvm__tables_create(struct akvm__tables *tables, uint64_t bytes)
 		return error;
 	}
 	tables->real = arena;
-	mirror = akvm__host->mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	mirror = AKVM__HOST->mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mirror == MAP_FAILED) {
 		error = akvm__fail("mmap table mirror", errno);
 		akvm__tables_free(tables);
@@ -51,9 +51,9 @@ int akvm__tables_create(struct akvm__tables *tables, uint64_t bytes)
 void akvm__tables_free(struct akvm__tables *tables)
 {
 	if (tables->real != NULL)
-		akvm__host->munmap(tables->real, tables->bytes);
+		AKVM__HOST->munmap(tables->real, tables->bytes);
 	if (tables->mirror != NULL)
-		akvm__host->munmap(tables->mirror, tables->bytes);
+		AKVM__HOST->munmap(tables->mirror, tables->bytes);
 	free(tables->tables);
 	pthread_mutex_destroy(&tables->lock);
 	memset(tables, 0, sizeof(*tables));

@@ -8,9 +8,12 @@
 
 #include "host/host.h"
 
+/* No eventfd is known to be interrupted; this only bounds a loop. */
+enum { WRITE_ATTEMPTS = 1000 };
+
 int akvm__doorbell_create(struct akvm__doorbell *doorbell)
 {
-	doorbell->fd = akvm__host->eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	doorbell->fd = AKVM__HOST->eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (doorbell->fd < 0)
 		return akvm__fail("eventfd", errno);
 	atomic_init(&doorbell->armed, 0);
@@ -22,7 +25,7 @@ int akvm__doorbell_create(struct akvm__doorbell *doorbell)
 void akvm__doorbell_free(struct akvm__doorbell *doorbell)
 {
 	if (doorbell->fd >= 0)
-		akvm__host->close(doorbell->fd);
+		AKVM__HOST->close(doorbell->fd);
 	doorbell->fd = -1;
 }
 
@@ -39,13 +42,14 @@ void akvm__doorbell_disarm(struct akvm__doorbell *doorbell)
 void akvm__doorbell_ring(struct akvm__doorbell *doorbell)
 {
 	const uint64_t one = 1;
+	unsigned attempts = 0;
 	ssize_t written;
 
 	if (!atomic_load(&doorbell->armed) || !atomic_exchange(&doorbell->armed, 0))
 		return;
 	do
-		written = akvm__host->write(doorbell->fd, &one, sizeof(one));
-	while (written < 0 && errno == EINTR);
+		written = AKVM__HOST->write(doorbell->fd, &one, sizeof(one));
+	while (written < 0 && errno == EINTR && ++attempts < WRITE_ATTEMPTS);
 	if (written == sizeof(one)) {
 		atomic_fetch_add_explicit(&doorbell->rings, 1, memory_order_relaxed);
 		return;

@@ -14,7 +14,7 @@ int akvm__ring_create(struct akvm__ring *ring, uint32_t capacity)
 
 	while (size < capacity)
 		size *= 2;
-	ring->slots = calloc(size, sizeof(*ring->slots));
+	ring->slots = AKVM__HOST->calloc(size, sizeof(*ring->slots));
 	if (!ring->slots)
 		return akvm__fail("allocate ring", ENOMEM);
 	ring->mask = size - 1;

@@ -11,8 +11,8 @@
 #include "machine/machine.h"
 
 /* The legacy region and header of an XSAVE image (SDM vol. 1 §13.4). */
-enum { XSAVE_FCW = 0, XSAVE_MXCSR = 24, XSAVE_HEADER = 512, XSAVE_HEADER_BYTES = 64, XSAVE_ALIGNMENT = 64 };
-enum { FCW_INITIAL = 0x37f, MXCSR_INITIAL = 0x1f80, MXCSR_VALID = 0xffff };
+enum { XSAVE_FCW = 0, XSAVE_HEADER = 512, XSAVE_HEADER_BYTES = 64, XSAVE_ALIGNMENT = 64 };
+enum { FCW_INITIAL = 0x37f, MXCSR_INITIAL = 0x1f80 };
 
 static void initial_xsave(struct akvm__context *context)
 {
@@ -23,7 +23,7 @@ static void initial_xsave(struct akvm__context *context)
 
 	memset(image, 0, context->machine->capabilities.xsave_bytes);
 	memcpy(image + XSAVE_FCW, &fcw, sizeof(fcw));
-	memcpy(image + XSAVE_MXCSR, &mxcsr, sizeof(mxcsr));
+	memcpy(image + AKVM_XSAVE_MXCSR, &mxcsr, sizeof(mxcsr));
 	memcpy(image + XSAVE_HEADER, &x87_and_sse, sizeof(x87_and_sse));
 }
 
@@ -34,10 +34,11 @@ int akvm_context_create(struct akvm_machine *machine, struct akvm_context **crea
 
 	if (!machine->free_count)
 		return akvm__fail("more contexts than contexts_max", EAGAIN);
-	context = calloc(1, sizeof(*context));
+	context = AKVM__HOST->calloc(1, sizeof(*context));
 	if (!context)
 		return akvm__fail("allocate context", ENOMEM);
-	context->xsave = aligned_alloc(XSAVE_ALIGNMENT, (bytes + XSAVE_ALIGNMENT - 1) / XSAVE_ALIGNMENT * XSAVE_ALIGNMENT);
+	context->xsave =
+		AKVM__HOST->aligned_alloc(XSAVE_ALIGNMENT, (bytes + XSAVE_ALIGNMENT - 1) / XSAVE_ALIGNMENT * XSAVE_ALIGNMENT);
 	if (!context->xsave) {
 		free(context);
 		return akvm__fail("allocate XSAVE image", ENOMEM);
@@ -92,6 +93,7 @@ static void wake_a_thief(struct akvm_machine *machine, const struct akvm__vcpu *
 static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operation, bool pinned)
 {
 	struct akvm_machine *machine = context->machine;
+	int error = 0;
 
 	if (vcpu >= machine->vcpu_count)
 		return akvm__fail("submit to an unknown vCPU", EINVAL);
@@ -109,11 +111,15 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 		if (!pinned)
 			wake_a_thief(machine, machine->vcpus[vcpu]);
 		else if (atomic_load(&machine->vcpus[vcpu]->current) != UINT32_MAX)
-			akvm__vcpu_kick(machine->vcpus[vcpu]);
-		return 0;
+			error = akvm__vcpu_kick(machine->vcpus[vcpu]);
+		/* It would wait for a guest that nobody told to leave. */
+		if (!error || !akvm__mailbox_withdraw(&machine->vcpus[vcpu]->mailbox, context))
+			return 0;
+	} else {
+		error = akvm__fail("submit to a full mailbox", ENOSPC);
 	}
 	context->pub.submitted = 0;
-	return akvm__fail("submit to a full mailbox", ENOSPC);
+	return error;
 }
 
 int akvm_context_submit(struct akvm_context *public, uint32_t vcpu)
@@ -159,13 +165,13 @@ static bool valid_xsave(const struct akvm_machine *machine, const uint8_t *image
 	uint32_t mxcsr;
 
 	memcpy(header, image + XSAVE_HEADER, sizeof(header));
-	memcpy(&mxcsr, image + XSAVE_MXCSR, sizeof(mxcsr));
+	memcpy(&mxcsr, image + AKVM_XSAVE_MXCSR, sizeof(mxcsr));
 	if (header[0] & ~(machine->capabilities.xcr0 | 3))
 		return false;
 	for (size_t i = 1; i < XSAVE_HEADER_BYTES / 8; i++)
 		if (header[i])
 			return false;
-	return !(mxcsr & ~(uint32_t)MXCSR_VALID);
+	return !(mxcsr & ~(uint32_t)AKVM_MXCSR_VALID);
 }
 
 int akvm_context_set_xsave(struct akvm_context *public, const void *image, uint32_t bytes)
@@ -183,7 +189,7 @@ int akvm_context_set_xsave(struct akvm_context *public, const void *image, uint3
 
 int akvm_answers_create(struct akvm_answers **answers)
 {
-	*answers = calloc(1, sizeof(**answers));
+	*answers = AKVM__HOST->calloc(1, sizeof(**answers));
 	return *answers ? 0 : akvm__fail("allocate answers", ENOMEM);
 }
 

@@ -6,6 +6,7 @@
  * context it runs, which by definition nobody else is asking for.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "host/host.h"
 #include "machine/machine.h"
@@ -15,14 +16,29 @@
 #define KVM_GET_XSAVE2 _IOR(KVMIO, 0xcf, struct kvm_xsave)
 #endif
 
+/* Ring 3 cannot set reserved bits of MXCSR, but an emulated processor was seen to let XRSTOR do it; KVM refuses such an image. */
+static void clear_reserved_mxcsr(uint8_t *image)
+{
+	uint32_t mxcsr;
+
+	memcpy(&mxcsr, image + AKVM_XSAVE_MXCSR, sizeof(mxcsr));
+	mxcsr &= AKVM_MXCSR_VALID;
+	memcpy(image + AKVM_XSAVE_MXCSR, &mxcsr, sizeof(mxcsr));
+}
+
 /* Precondition: vcpu->lock held, vcpu->resident not NULL. */
 static int take_out(struct akvm__vcpu *vcpu)
 {
 	struct akvm__context *owner = vcpu->resident;
-	unsigned long get = vcpu->machine->capabilities.xsave_bytes > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
+	int result;
 
-	if (akvm__host->ioctl(vcpu->fd, get, owner->xsave) < 0)
+	if (vcpu->machine->capabilities.xsave_bytes > sizeof(struct kvm_xsave))
+		result = AKVM__HOST->ioctl(vcpu->fd, KVM_GET_XSAVE2, owner->xsave);
+	else
+		result = AKVM__HOST->ioctl(vcpu->fd, KVM_GET_XSAVE, owner->xsave);
+	if (result < 0)
 		return akvm__fail("KVM_GET_XSAVE", errno);
+	clear_reserved_mxcsr(owner->xsave);
 	vcpu->resident = NULL;
 	atomic_store(&owner->resident, NULL);
 	return 0;
@@ -69,7 +85,7 @@ int akvm__vcpu_load_fp(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	pthread_mutex_lock(&vcpu->lock);
 	if (vcpu->resident)
 		error = take_out(vcpu);
-	if (!error && akvm__host->ioctl(vcpu->fd, KVM_SET_XSAVE, context->xsave) < 0)
+	if (!error && AKVM__HOST->ioctl(vcpu->fd, KVM_SET_XSAVE, context->xsave) < 0)
 		error = akvm__fail("KVM_SET_XSAVE", errno);
 	if (!error) {
 		vcpu->resident = context;

@@ -27,30 +27,39 @@ static void ignore(int signal)
 	(void)signal;
 }
 
+static int install(int signal)
+{
+	struct sigaction action;
+
+	memset(&action, 0, sizeof(action));
+	action.sa_handler = ignore;
+	sigfillset(&action.sa_mask);
+	if (AKVM__HOST->sigaction(signal, &action, NULL) < 0)
+		return akvm__fail("sigaction", errno);
+	return 0;
+}
+
 int akvm__kick_setup(int signal)
 {
-	struct sigaction action, old;
+	struct sigaction old;
 
-	if (sigaction(signal, NULL, &old) < 0)
+	if (AKVM__HOST->sigaction(signal, NULL, &old) < 0)
 		return akvm__fail("sigaction", errno);
 	if (old.sa_handler == ignore)
 		return 0;
 	if (old.sa_handler != SIG_DFL)
 		return akvm__fail("kick signal already in use", EBUSY);
-	memset(&action, 0, sizeof(action));
-	action.sa_handler = ignore;
-	sigfillset(&action.sa_mask);
-	if (sigaction(signal, &action, NULL) < 0)
-		return akvm__fail("sigaction", errno);
-	return 0;
+	return install(signal);
 }
 
-void akvm__vcpu_kick(struct akvm__vcpu *vcpu)
+int akvm__vcpu_kick(struct akvm__vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	if (atomic_load(&vcpu->state) == AKVM_VCPU_GUEST)
-		akvm__host->thread_kill(atomic_load(&vcpu->tid), vcpu->machine->config.kick_signal);
 	atomic_fetch_add_explicit(&vcpu->counters.kicks, 1, memory_order_relaxed);
+	if (atomic_load(&vcpu->state) == AKVM_VCPU_GUEST &&
+	    AKVM__HOST->thread_kill(atomic_load(&vcpu->tid), vcpu->machine->config.kick_signal) < 0)
+		return akvm__fail("kick vCPU", errno);
+	return 0;
 }
 
 int akvm_context_interrupt(struct akvm_context *public, uint32_t generation, uint32_t reasons)
@@ -75,7 +84,5 @@ int akvm_context_interrupt(struct akvm_context *public, uint32_t generation, uin
 		return 0;
 	}
 	vcpu = atomic_load(&context->running);
-	if (vcpu)
-		akvm__vcpu_kick(vcpu);
-	return 0;
+	return vcpu ? akvm__vcpu_kick(vcpu) : 0;
 }

@@ -10,13 +10,16 @@
 
 enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_INT80 = 0x80 };
 enum { ERROR_CODE_IDT = 2 };
-enum { PF_WRITE = 2, PF_FETCH = 16 };
+enum { PF_WRITE = 2, PF_USER = 4, PF_FETCH = 16 };
 /* A fault that keeps being resolved and comes back is a broken table, not a slow one. */
 enum { SAME_FAULT_MAX = 4096, EVENT_RERUNS_MAX = 64 };
+/* Entries in a row that were interrupted before the guest's first instruction, or in the edits before it, which take longer.
+ * Kicks do that now and then; a host that does it each time would keep this thread busy for ever. */
+enum { ENTRY_CUTS_MAX = 4096, EDIT_CUTS_MAX = 65536 };
 
 struct same_fault {
 	uint64_t rip, address, generation;
-	unsigned count, stray_traps;
+	unsigned count, stray_traps, cuts;
 };
 
 /* Interrupted, closing, or in the way of a ring-0 operation. */
@@ -47,7 +50,9 @@ static void finish_error(struct akvm__vcpu *vcpu, struct akvm__context *context,
 	context->pub.detail = failure;
 	context->pub.host_errno = error;
 	vcpu->must_reset = true;
-	akvm__context_forget_fp(context);
+	/* Where a call failed before the entry, the context is as it was and may be submitted again. */
+	if (failure != AKVM_FAILURE_HOST)
+		akvm__context_forget_fp(context);
 	finish(context, AKVM_EXIT_ERROR);
 }
 
@@ -80,6 +85,11 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 	struct akvm_context *pub = &context->pub;
 	uint64_t generation;
 
+	if (!(code & PF_USER) && pub->address < AKVM_USER_MAX) {
+		/* Made with ring 0's rights, which no mapping of ours serves: an emulated processor does so in ring 3's IRET. */
+		pub->detail = AKVM_FAULT_ACCESS;
+		return false;
+	}
 	pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access);
 	if (pub->detail == AKVM_FAULT_MEMORY && akvm__mm_dead(vcpu->machine->mm)) {
 		/* Dead spaces hold what is missing. */
@@ -153,7 +163,7 @@ static bool resolve_exception(struct akvm__vcpu *vcpu, struct akvm__context *con
 static bool read_events(struct akvm__vcpu *vcpu, struct kvm_vcpu_events *events)
 {
 	if (!vcpu->machine->sync_events)
-		return akvm__host->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, events) == 0;
+		return AKVM__HOST->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, events) == 0;
 	*events = vcpu->run->s.regs.events;
 	return true;
 }
@@ -165,7 +175,7 @@ static bool clear_events(struct akvm__vcpu *vcpu)
 	struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_SHADOW };
 
 	if (!vcpu->machine->sync_events)
-		return akvm__host->ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none) == 0;
+		return AKVM__HOST->ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none) == 0;
 	vcpu->run->s.regs.events = none;
 	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
 	return true;
@@ -235,10 +245,21 @@ static bool resolve_bus(struct akvm__vcpu *vcpu, struct akvm__context *context, 
 	return false;
 }
 
+/* One entry more that led nowhere. False when that were too many, and for no reason. */
+static bool bear_cut(struct akvm__vcpu *vcpu, struct akvm__context *context, struct same_fault *same, unsigned max)
+{
+	if (++same->cuts <= max || must_leave(vcpu, context))
+		return true;
+	finish_error(vcpu, context, AKVM_FAILURE_RUN, EINTR);
+	return false;
+}
+
 /* True when the context should be entered again. */
 static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome,
 		    struct same_fault *same)
 {
+	enum akvm__event event;
+
 	context->pub.kvm_exit_reason = outcome.kvm_exit_reason;
 	if (outcome.result == AKVM_RUN_FAILED) {
 		finish_error(vcpu, context, outcome.failure, outcome.host_errno);
@@ -246,8 +267,14 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 	}
 	if (outcome.result == AKVM_RUN_BUS)
 		return resolve_bus(vcpu, context, outcome);
-	switch (akvm__vcpu_decode(vcpu, context, outcome.result == AKVM_RUN_HALTED)) {
+	event = akvm__vcpu_decode(vcpu, context, outcome.result == AKVM_RUN_HALTED);
+	if (event != AKVM_EVENT_NOT_ENTERED)
+		same->cuts = 0;
+	switch (event) {
 	case AKVM_EVENT_NOT_ENTERED:
+		if (!bear_cut(vcpu, context, same, ENTRY_CUTS_MAX))
+			return false;
+		/* fall through */
 	case AKVM_EVENT_INTERRUPTED:
 		/* The loop looks for the reason: an interrupt, a shootdown, or none (a kick meant for an earlier run). */
 		if (!must_leave(vcpu, context))
@@ -310,8 +337,10 @@ void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 		error = vcpu->must_reset ? akvm__vcpu_reset(vcpu) : 0;
 		if (!error)
 			error = akvm__vcpu_enter_space(vcpu, context, &load_cr3, &cr3);
-		if (error == -EINTR)
+		if (error == -EINTR && bear_cut(vcpu, context, &same, EDIT_CUTS_MAX))
 			continue;
+		if (error == -EINTR)
+			break;
 		if (!error)
 			error = akvm__vcpu_load_fp(vcpu, context);
 		if (error) {

@@ -74,7 +74,7 @@ struct akvm__run_outcome akvm__vcpu_run(struct akvm__vcpu *vcpu)
 	struct akvm__run_outcome result;
 
 	for (unsigned again = 0;; again++) {
-		int error = akvm__host->ioctl(vcpu->fd, KVM_RUN, NULL) < 0 ? errno : 0;
+		int error = AKVM__HOST->ioctl(vcpu->fd, KVM_RUN, NULL) < 0 ? errno : 0;
 
 		if (error == EAGAIN && again < AGAIN_MAX)
 			continue;

@@ -88,7 +88,7 @@ static int wait_for_others(struct akvm__vcpu *vcpu, struct akvm__context *contex
 		if (++pauses % PAUSES_PER_YIELD)
 			__builtin_ia32_pause();
 		else
-			sched_yield();
+			AKVM__HOST->sched_yield();
 	}
 	return 0;
 }
@@ -149,16 +149,17 @@ static void reap(struct akvm__vcpu *vcpu)
 		vcpu->cr3_space_id = 0;
 		for (unsigned attempt = 0; error && attempt < REAP_ATTEMPTS; attempt++) {
 			if (vcpu->must_reset && akvm__vcpu_reset(vcpu))
-				break;
+				continue;
 			akvm__space_lock(space);
 			error = apply_edits(vcpu, space, akvm__mm_kernel_root(mm));
 			akvm__space_unlock(space);
 		}
-		/* Tables that could not be cleared are never reused: better lost than shared. */
-		if (!error)
-			akvm__mm_reap_done(mm, space);
-		else
-			akvm__mm_reap_lost(mm, space);
+		/* Tables that could not be cleared are not reused: better lost than shared. But the host may recover. */
+		if (error) {
+			akvm__mm_reap_failed(mm, space);
+			break;
+		}
+		akvm__mm_reap_done(mm, space);
 	}
 }
 

@@ -2,11 +2,6 @@
  * The thread that owns a vCPU: take a context, run it, hand it back; poll a little before sleeping.
  */
 #include <errno.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "host/host.h"
 #include "machine/machine.h"
@@ -153,8 +148,8 @@ static void *thread_main(void *argument)
 	struct akvm__vcpu *vcpu = argument;
 	struct akvm__context *context;
 
-	prctl(PR_SET_NAME, "akvm-vcpu");
-	atomic_store(&vcpu->tid, (pid_t)syscall(SYS_gettid));
+	AKVM__HOST->thread_name("akvm-vcpu");
+	atomic_store(&vcpu->tid, AKVM__HOST->thread_id());
 	atomic_fetch_add(&vcpu->machine->awake, 1);
 	for (;;) {
 		if (atomic_load(&vcpu->machine->reap_due)) {
@@ -182,15 +177,9 @@ static void *thread_main(void *argument)
 
 int akvm__vcpu_start(struct akvm__vcpu *vcpu)
 {
-	sigset_t all, old;
-	int error;
+	/* Every signal but the kick is for the host program's own threads. */
+	int error = AKVM__HOST->thread_create(&vcpu->thread, vcpu->machine->config.kick_signal, thread_main, vcpu);
 
-	/* The thread inherits a mask that leaves every signal but the kick to the host program's own threads. */
-	sigfillset(&all);
-	sigdelset(&all, vcpu->machine->config.kick_signal);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	error = akvm__host->thread_create(&vcpu->thread, thread_main, vcpu);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (error)
 		return akvm__fail("start vCPU thread", error);
 	vcpu->thread_started = true;
@@ -199,17 +188,9 @@ int akvm__vcpu_start(struct akvm__vcpu *vcpu)
 
 int akvm__vcpu_join(struct akvm__vcpu *vcpu, uint64_t timeout_ns)
 {
-	struct timespec deadline;
-	uint64_t until_ns = timeout_ns;
-	int error;
-
 	if (!vcpu->thread_started)
 		return 0;
-	clock_gettime(CLOCK_REALTIME, &deadline);
-	until_ns += (uint64_t)deadline.tv_sec * 1000000000u + (uint64_t)deadline.tv_nsec;
-	deadline = (struct timespec){ (time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u) };
-	error = pthread_timedjoin_np(vcpu->thread, NULL, &deadline);
-	if (error)
+	if (AKVM__HOST->thread_join(vcpu->thread, timeout_ns))
 		return akvm__fail("join vCPU thread", ETIMEDOUT);
 	vcpu->thread_started = false;
 	return 0;

@@ -26,6 +26,9 @@ enum {
 /* SYSCALL clears TF, IF, DF, IOPL, NT and AC, as Linux has it. */
 enum { FMASK = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18 };
 
+/* Parts of one instruction's input or output: some for an access that crosses pages, one for each element of a string. */
+enum { INPUT_PARTS_MAX = 4096 };
+
 enum { EFER_SCE = 1, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 /* PE, MP, ET, NE, WP, AM, PG. */
 enum { CR0 = 0x80050033u };
@@ -47,24 +50,33 @@ static int set_msrs(struct akvm__vcpu *vcpu)
 		struct kvm_msrs header;
 		struct kvm_msr_entry entries[sizeof(values) / sizeof(values[0])];
 	} msrs = { .header.nmsrs = sizeof(values) / sizeof(values[0]) };
+	int result;
 
 	_Static_assert(AKVM_USER32_CS + 8 == AKVM_USER_SS && AKVM_USER32_CS + 16 == AKVM_USER_CS, "SYSRET's layout");
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
 		msrs.entries[i] = (struct kvm_msr_entry){ .index = (uint32_t)values[i][0], .data = values[i][1] };
-	if (akvm__host->ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != (int)msrs.header.nmsrs)
-		return akvm__fail("KVM_SET_MSRS", EIO);
+	result = AKVM__HOST->ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
+	if (result != (int)msrs.header.nmsrs)
+		return akvm__fail("KVM_SET_MSRS", result < 0 ? errno : EIO);
 	return 0;
 }
 
 /* After a read from where no memory is, or an IN, the next KVM_RUN finishes that instruction: into the registers of whatever
- * context it is for, and at the old RIP. So it is finished here, for nobody. */
-static void finish_input(struct akvm__vcpu *vcpu)
+ * context it is for, and at the old RIP. So it is finished here, for nobody: in as many parts as KVM cut it into, until nothing
+ * is left but the interruption asked for. */
+static int finish_input(struct akvm__vcpu *vcpu)
 {
+	int result = 0, error = 0;
+
 	if (vcpu->run->exit_reason != KVM_EXIT_MMIO && vcpu->run->exit_reason != KVM_EXIT_IO)
-		return;
+		return 0;
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	akvm__host->ioctl(vcpu->fd, KVM_RUN, NULL);
+	for (unsigned part = 0; result == 0 && part < INPUT_PARTS_MAX; part++) {
+		result = AKVM__HOST->ioctl(vcpu->fd, KVM_RUN, NULL);
+		error = result < 0 ? errno : EIO;
+	}
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	return error == EINTR ? 0 : akvm__fail("KVM_RUN to finish an input", error);
 }
 
 int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
@@ -77,8 +89,10 @@ int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
 	struct kvm_sregs sregs;
 	int error;
 
-	finish_input(vcpu);
-	if (akvm__host->ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
+	error = finish_input(vcpu);
+	if (error)
+		return error;
+	if (AKVM__HOST->ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
 		return akvm__fail("KVM_GET_SREGS", errno);
 	sregs.cr0 = CR0;
 	sregs.cr2 = 0;
@@ -91,15 +105,15 @@ int akvm__vcpu_reset(struct akvm__vcpu *vcpu)
 	sregs.idt = (struct kvm_dtable){ .base = AKVM_KERNEL_BASE + AKVM_IDT_OFFSET, .limit = 256 * 16 - 1 };
 	sregs.tr = akvm__task_state(vcpu->area_address + AKVM_VCPU_TSS);
 	sregs.ldt = (struct kvm_segment){ .unusable = 1 };
-	if (akvm__host->ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) < 0)
+	if (AKVM__HOST->ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) < 0)
 		return akvm__fail("KVM_SET_SREGS", errno);
-	if (akvm__host->ioctl(vcpu->fd, KVM_SET_REGS, &registers) < 0)
+	if (AKVM__HOST->ioctl(vcpu->fd, KVM_SET_REGS, &registers) < 0)
 		return akvm__fail("KVM_SET_REGS", errno);
-	if (akvm__host->ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
+	if (AKVM__HOST->ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) < 0)
 		return akvm__fail("KVM_SET_VCPU_EVENTS", errno);
 	/* A triple fault leaves some hosts waiting for INIT; without an in-kernel APIC the ioctl may not exist. */
-	akvm__host->ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable);
-	if (machine->capabilities.xcr0 && akvm__host->ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs) < 0)
+	AKVM__HOST->ioctl(vcpu->fd, KVM_SET_MP_STATE, &runnable);
+	if (machine->capabilities.xcr0 && AKVM__HOST->ioctl(vcpu->fd, KVM_SET_XCRS, &xcrs) < 0)
 		return akvm__fail("KVM_SET_XCRS", errno);
 	vcpu->run->s.regs.sregs = sregs;
 	vcpu->run->s.regs.regs = registers;
@@ -125,14 +139,16 @@ static int set_tsc(struct akvm__vcpu *vcpu)
 		struct kvm_msrs header;
 		struct kvm_msr_entry entry;
 	} msrs = { .header.nmsrs = 1, .entry.index = MSR_TSC };
+	int result;
 
-	if (akvm__host->ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute) == 0) {
+	if (AKVM__HOST->ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attribute) == 0) {
 		vcpu->machine->capabilities.tsc_offset_exact = 1;
 		return 0;
 	}
 	msrs.entry.data = __builtin_ia32_rdtsc();
-	if (akvm__host->ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != 1)
-		return akvm__fail("KVM_SET_MSRS TSC", EIO);
+	result = AKVM__HOST->ioctl(vcpu->fd, KVM_SET_MSRS, &msrs);
+	if (result != 1)
+		return akvm__fail("KVM_SET_MSRS TSC", result < 0 ? errno : EIO);
 	return 0;
 }
 
@@ -142,19 +158,19 @@ static int set_up(struct akvm__vcpu *vcpu)
 	void *run;
 	int error;
 
-	vcpu->fd = akvm__host->ioctl(machine->vm, KVM_CREATE_VCPU, (void *)(long)vcpu->index);
+	vcpu->fd = AKVM__HOST->ioctl(machine->vm, KVM_CREATE_VCPU, (void *)(long)vcpu->index);
 	if (vcpu->fd < 0)
 		return akvm__fail("KVM_CREATE_VCPU", errno);
-	run = akvm__host->mmap(NULL, machine->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	run = AKVM__HOST->mmap(NULL, machine->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 	if (run == MAP_FAILED)
 		return akvm__fail("mmap kvm_run", errno);
 	vcpu->run = run;
 	vcpu->run_bytes = machine->run_bytes;
-	akvm__host->madvise(run, machine->run_bytes, MADV_DONTFORK);
+	AKVM__HOST->madvise(run, machine->run_bytes, MADV_DONTFORK);
 	vcpu->run->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | (machine->sync_events ? KVM_SYNC_X86_EVENTS : 0);
 	akvm__kernel_image_vcpu(machine, vcpu->index);
 	/* Before the system registers: KVM refuses CR4 bits that CPUID does not offer. */
-	if (akvm__host->ioctl(vcpu->fd, KVM_SET_CPUID2, machine->cpuid) < 0)
+	if (AKVM__HOST->ioctl(vcpu->fd, KVM_SET_CPUID2, machine->cpuid) < 0)
 		return akvm__fail("KVM_SET_CPUID2", errno);
 	error = akvm__vcpu_reset(vcpu);
 	if (error)
@@ -164,7 +180,7 @@ static int set_up(struct akvm__vcpu *vcpu)
 
 int akvm__vcpu_create(struct akvm_machine *machine, uint32_t index, struct akvm__vcpu **created)
 {
-	struct akvm__vcpu *vcpu = calloc(1, sizeof(*vcpu));
+	struct akvm__vcpu *vcpu = AKVM__HOST->calloc(1, sizeof(*vcpu));
 	int error;
 
 	if (!vcpu)
@@ -187,9 +203,9 @@ int akvm__vcpu_create(struct akvm_machine *machine, uint32_t index, struct akvm_
 void akvm__vcpu_free(struct akvm__vcpu *vcpu)
 {
 	if (vcpu->run)
-		akvm__host->munmap(vcpu->run, vcpu->run_bytes);
+		AKVM__HOST->munmap(vcpu->run, vcpu->run_bytes);
 	if (vcpu->fd >= 0)
-		akvm__host->close(vcpu->fd);
+		AKVM__HOST->close(vcpu->fd);
 	akvm__ring_free(&vcpu->completions);
 	akvm__mailbox_free(&vcpu->mailbox);
 	pthread_mutex_destroy(&vcpu->lock);

@@ -153,7 +153,8 @@ void akvm__context_forget_fp(struct akvm__context *context);
 void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context);
 
 /* kick.c */
-void akvm__vcpu_kick(struct akvm__vcpu *vcpu);
+/* 0, or -errno: the reason is there, but what computes in ring 3 has not been told. Thread: any. */
+int akvm__vcpu_kick(struct akvm__vcpu *vcpu);
 int akvm__kick_setup(int signal);
 
 /* flight.c */
