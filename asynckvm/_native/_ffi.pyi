@@ -56,6 +56,7 @@ class AkvmVcpuStatus:
     steals: int
     fp_switches: int
     space_switches: int
+    space_flushes: int
     operations: int
     shootdowns: int
     sleeps: int

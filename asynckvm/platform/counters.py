@@ -48,6 +48,7 @@ class VcpuCounters(NamedTuple):
     steals: int
     fp_switches: int
     space_switches: int
+    space_flushes: int
     operations: int
     shootdowns: int
     sleeps: int

@@ -6,7 +6,7 @@
 
 #include "rig.h"
 
-enum { PF_FETCH_LSTAR = 0x15, SEEN = 0x10000000 };
+enum { PF_FETCH_LSTAR = 0x15, SEEN = 0x10000000, RETURN_ADDRESS = 0x400100 };
 #define TEXT (AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET)
 
 static const struct fake_options kinds[] = {
@@ -232,6 +232,39 @@ static void foreign_code_segment(void)
 	rig_close(&rig);
 }
 
+static struct fake_step trapped_at_the_entry(struct fake_cpu *cpu, void *opaque)
+{
+	cpu->regs.rcx = RETURN_ADDRESS;
+	cpu->regs.r11 = 0x302;
+	cpu->regs.rip = AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET + AKVM_STUB_SYSCALL;
+	cpu->sregs.cs.selector = AKVM_KERNEL_CS;
+	cpu->sregs.cs.dpl = 0;
+	cpu->sregs.ss.selector = AKVM_KERNEL_SS;
+	return one_step(cpu, opaque);
+}
+
+/* A CPU that steps into ring 0: the system call is done all the same, with TF where its return finds it. */
+static void stepped_system_call(void)
+{
+	struct fake_step step = { .action = FAKE_EXCEPTION, .fault = { .vector = 1 } };
+	struct akvm_context *context;
+	struct rig rig;
+
+	rig_open(&rig, NULL, 1);
+	fake_set_script(trapped_at_the_entry, &step);
+	context = rig_context(&rig, 0);
+	context->registers.rax = 39;
+	context->registers.rsp = 0x7000;
+	rig_run(&rig, context, 0);
+	T_EQUAL(context->kind, AKVM_EXIT_SYSCALL);
+	T_EQUAL(context->vector, 256);
+	T_EQUAL(context->registers.rax, 39);
+	T_EQUAL(context->registers.rip, RETURN_ADDRESS);
+	T_EQUAL(context->registers.rsp, 0x7000);
+	T_EQUAL(context->registers.rflags, 0x302);
+	rig_close(&rig);
+}
+
 /* HLT, says KVM, but RIP is in ring 3: the state makes no sense and ends that context only. */
 static void halted_nowhere(void)
 {
@@ -358,6 +391,7 @@ int main(void)
 	T_RUN(every_exception);
 	T_RUN(every_software_interrupt);
 	T_RUN(foreign_code_segment);
+	T_RUN(stepped_system_call);
 	T_RUN(halted_nowhere);
 	T_RUN(kicked_after_a_jump_into_the_stubs);
 	T_RUN(system_call_returning_nowhere);

@@ -94,6 +94,7 @@ async def test_a_thousand_bounces_none_lost(machine: Machine, restore: Restore) 
             await bounced(task)
 
 
+@pytest.mark.slow
 async def test_bounces_from_several_contexts_at_once(machine: Machine, restore: Restore) -> None:
     """Ten spinners on two vCPUs, bounced at random: exactly the bounced one comes back."""
     source = random.Random(2)
@@ -257,7 +258,7 @@ class KickStorm(threading.Thread):
 
 async def work(machine: Machine, restore: Restore, until: float) -> int:
     """Compute, count, call: everything a stray signal could upset. Returns rounds done."""
-    compute = "movq $20000, %r12; 2: leaq 7(%rax,%rax,4), %rax; xorq %r12, %rax; decq %r12; jnz 2b; movq %rax, %rbx"
+    compute = "movq $400000, %r12; 2: leaq 7(%rax,%rax,4), %rax; xorq %r12, %rax; decq %r12; jnz 2b; movq %rax, %rbx"
     guest = Guest(machine, f"1: {compute}; syscall; jmp 1b", restore=restore)
     expected, rounds = None, 0
     while time.monotonic() < until:
@@ -271,6 +272,7 @@ async def work(machine: Machine, restore: Restore, until: float) -> int:
     return rounds
 
 
+@pytest.mark.slow
 async def test_signals_that_mean_nothing_change_nothing(machine: Machine, restore: Restore, timer_storm: list[int]) -> None:
     until = time.monotonic() + STORM_SECONDS
     witness = await Witness(machine).prepare()

@@ -150,6 +150,7 @@ async def test_what_goes_while_the_machine_closes(how: str) -> None:
             await closing
 
 
+@pytest.mark.slow
 async def test_fifty_machines_leave_nothing_behind() -> None:
     sizes = []
     for turn in range(50):

@@ -19,7 +19,7 @@ from asynckvm.model.exits import Fault, Interrupted, Syscall
 from asynckvm.platform import Access, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from asynckvm.platform import AddressSpace
 
@@ -174,6 +174,32 @@ async def test_more_spaces_than_pcids_each_see_their_own(small_machine: Machine)
     # Each change of guests was one of spaces.
     changes = sum(one != other for one, other in itertools.pairwise(order))
     assert small_machine.counters().vcpus[0].space_switches - switches >= changes
+
+
+async def test_switches_flush_only_when_they_must(small_machine: Machine) -> None:
+    """Counted: none while there is a PCID for each space, one for a space that changed, all when there are too many in turn."""
+    guests = [Guest(small_machine, LOOK, rdi=AREA) for _ in range(PCIDS + 1)]
+    for guest in guests:
+        guest.space.map(AREA, PAGE, READ | WRITE)
+
+    async def flushes(order: Iterable[int]) -> tuple[int, int]:
+        """Loads of CR3 that kept nothing, and all, while these guests take turns."""
+        before = small_machine.counters().vcpus[0]
+        for number in order:
+            assert await passed(guests[number]) == 0
+        after = small_machine.counters().vcpus[0]
+        return after.space_flushes - before.space_flushes, after.space_switches - before.space_switches
+
+    kept = small_machine.capabilities.pcid
+    await flushes([*range(PCIDS)] * 2)
+    flushed, switched = await flushes([*range(PCIDS)] * 3)
+    assert switched >= 3 * PCIDS
+    assert flushed == 0 if kept else flushed == switched
+    guests[3].space.discard(AREA, PAGE)
+    flushed, switched = await flushes(range(PCIDS))
+    assert flushed == 1 if kept else flushed == switched
+    flushed, switched = await flushes([*range(PCIDS + 1)] * 3)
+    assert flushed >= 2 * (PCIDS + 1)
 
 
 async def test_a_pcid_of_the_dead_shows_nothing_of_them(machine: Machine) -> None:

@@ -90,12 +90,13 @@ AKVM_API int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns);
 struct akvm_vcpu_status {
 	uint64_t started_ns; /* when the current run began; 0 when idle */
 	uint64_t busy_ns;    /* total time with a context */
-	uint64_t runs, exits, native_exits, kicks, stale_kicks, steals, fp_switches, space_switches, operations, shootdowns,
-		sleeps;
-	uint32_t state;      /* enum akvm_vcpu_state */
-	uint32_t context;    /* index of the current context, UINT32_MAX when idle */
-	uint32_t generation; /* its run generation */
-	uint32_t queued;     /* contexts waiting in the mailbox */
+	uint64_t runs, exits, native_exits, kicks, stale_kicks, steals, fp_switches, operations, shootdowns, sleeps;
+	uint64_t space_switches; /* loads of CR3 */
+	uint64_t space_flushes;  /* those of them that kept no translation: all without PCIDs */
+	uint32_t state;          /* enum akvm_vcpu_state */
+	uint32_t context;        /* index of the current context, UINT32_MAX when idle */
+	uint32_t generation;     /* its run generation */
+	uint32_t queued;         /* contexts waiting in the mailbox */
 };
 enum akvm_vcpu_state { AKVM_VCPU_IDLE, AKVM_VCPU_ENTERING, AKVM_VCPU_GUEST, AKVM_VCPU_EXITING, AKVM_VCPU_DEAD };
 AKVM_API int akvm_vcpu_status(const struct akvm_machine *machine, uint32_t vcpu, struct akvm_vcpu_status *status);

@@ -36,6 +36,7 @@ int akvm_vcpu_status(const struct akvm_machine *machine, uint32_t index, struct 
 		.steals = read_counter(&counters->steals),
 		.fp_switches = read_counter(&counters->fp_switches),
 		.space_switches = read_counter(&counters->space_switches),
+		.space_flushes = read_counter(&counters->space_flushes),
 		.operations = read_counter(&counters->operations),
 		.shootdowns = read_counter(&counters->shootdowns),
 		.sleeps = read_counter(&counters->sleeps),

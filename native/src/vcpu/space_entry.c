@@ -134,6 +134,8 @@ int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *contex
 		vcpu->cr3_space_id = akvm__space_id(space);
 		vcpu->cr3_generation = generation;
 		akvm__count(&vcpu->counters.space_switches);
+		if (!(*cr3 >> CR3_NO_FLUSH_BIT))
+			akvm__count(&vcpu->counters.space_flushes);
 	}
 	return 0;
 }

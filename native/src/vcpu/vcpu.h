@@ -32,8 +32,8 @@ struct akvm__pcids {
 
 /* Counters have one writer, the owner; readers use relaxed loads. */
 struct akvm__vcpu_counters {
-	_Atomic uint64_t runs, exits, native_exits, kicks, stale_kicks, steals, fp_switches, space_switches, operations,
-		shootdowns, sleeps, busy_ns;
+	_Atomic uint64_t runs, exits, native_exits, kicks, stale_kicks, steals, fp_switches, space_switches, space_flushes,
+		operations, shootdowns, sleeps, busy_ns;
 };
 
 struct akvm__vcpu {
