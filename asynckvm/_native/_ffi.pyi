@@ -55,11 +55,11 @@ class AkvmVcpuStatus:
     stale_kicks: int
     steals: int
     fp_switches: int
-    space_switches: int
-    space_flushes: int
     operations: int
     shootdowns: int
     sleeps: int
+    space_switches: int
+    space_flushes: int
     state: int
     context: int
     generation: int

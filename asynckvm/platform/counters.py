@@ -47,11 +47,11 @@ class VcpuCounters(NamedTuple):
     stale_kicks: int
     steals: int
     fp_switches: int
-    space_switches: int
-    space_flushes: int
     operations: int
     shootdowns: int
     sleeps: int
+    space_switches: int
+    space_flushes: int
 
 
 class MemoryCounters(NamedTuple):
