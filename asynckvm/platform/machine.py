@@ -228,6 +228,8 @@ class Machine:
         Raises InternalError when a vCPU thread does not come back within MachineConfig.close_timeout_ns; its memory is then
         leaked on purpose. Contexts, spaces and files of the machine raise ClosedError from now on.
         """
+        if self._core.state is MachineState.FORKED:
+            return  # the parent's to close
         if self._closing is None:
             if self.closed:
                 return

@@ -34,7 +34,14 @@ CONFIGURATION = (
     "/etc/alternatives", "/etc/group", "/etc/hosts", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
     "/etc/nsswitch.conf", "/etc/passwd", "/usr/bin/awk", "/usr/bin/cc", "/usr/bin/sh", "/bin", "/sbin", "/lib", "/lib64",
 )  # fmt: skip
-NOT_FROM_PACKAGES = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/share/info/", "/usr/share/lintian/")
+NOT_FROM_PACKAGES = (
+    "/usr/share/doc/",
+    "/usr/share/man/",
+    "/usr/share/locale/",
+    "/usr/share/info/",
+    "/usr/share/lintian/",
+    "/var/cache/",
+)
 NOT_FROM_PYTHON = {"test", "tests", "idlelib", "turtledemo", "site-packages", "dist-packages", "ensurepip", "lib2to3"}
 # Large, and of no use to tests: checkers, formatters and the builder of the module.
 NOT_FROM_VENV = {"mypy", "mypyc", "pip", "setuptools", "ruff", "clang_format", "grimp", "scikit_build_core", "importlinter"}
@@ -72,7 +79,11 @@ def project(cache: Path, root: Path, builds: Iterable[str], extra: Iterable[Path
 
 def listed(root: Path) -> list[str]:
     """Files of the tree that are under version control or could be; without those that were deleted."""
-    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if not (root / ".git").exists():  # a source archive
+        found = tree(root, {".venv", "build", "__pycache__"})
+        return sorted(os.path.relpath(path, root) for path in found if not Path(path).is_dir())
+    git = ["git", "-c", f"safe.directory={root}", "-C", str(root)]
+    command = [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     return sorted(name for name in set(program.output(command).split("\0")) if name and os.path.lexists(root / name))
 
 

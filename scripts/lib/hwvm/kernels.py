@@ -125,7 +125,8 @@ def newest(cache: Path) -> Kernel:
         return _inside(kept[0])
     folder = cache / f"{package}_{version.replace(':', '%3a')}"
     if not folder.exists():
-        for old in cache.glob("linux-image-*"):
-            shutil.rmtree(old)
         _unpack(package, version, folder)
+        for old in cache.glob("linux-image-*"):
+            if old != folder:
+                shutil.rmtree(old)
     return _inside(folder)
