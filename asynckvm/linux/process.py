@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.layout import STACK_BYTES
-from asynckvm.linux.signals import Signals
+from asynckvm.linux.signals.state import Signals
 from asynckvm.linux.status import ExitStatus
 
 if TYPE_CHECKING:
