@@ -186,7 +186,8 @@ def from_descriptor(number: int, code: int, band: int, descriptor: int) -> SigIn
 
 def from_fault(fault: Fault, *, reason: str = "") -> SigInfo:
     """What an exception of the processor sends; SI_KERNEL has no address to tell."""
-    return SigInfo(fault.signal, fault.code, union=_union("Q", fault.address), fault=fault, reason=reason)
+    address = fault.address if fault.code != SI_KERNEL else 0
+    return SigInfo(fault.signal, fault.code, union=_union("Q", address), fault=fault, reason=reason)
 
 
 def is_valid(number: int) -> bool:
