@@ -29,11 +29,12 @@ from asynckvm.linux.layout import (
     page_up,
 )
 from asynckvm.linux.stack import Auxiliary
-from asynckvm.model.memory import PAGE, USER_MAX, Access
+from asynckvm.model.memory import HUGE_PAGE, PAGE, USER_MAX, Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from asynckvm.linux.vdso import Vdso
     from asynckvm.platform import AddressSpace, HostFile, Machine
 
 _AUXV_ENTRY: Final = struct.Struct("<QQ")
@@ -149,13 +150,15 @@ def _parse_linker(file: ExecutableFile, name: bytes) -> elf.Image:
 class Loaded:
     """Where a loaded program starts, and where its parts lie, as /proc/pid/stat and prctl(PR_SET_MM) name them.
 
-    `heap` is the bottom of the heap (brk), `stack` the range mapped for the stack, `auxiliary` the vector as /proc/pid/auxv.
+    `heap` is the bottom of the heap (brk), `stack` the range mapped for the stack, `vdso` that of the vDSO with the page
+    before it (empty without one), `auxiliary` the vector as /proc/pid/auxv.
     """
 
     entry: int
     stack_pointer: int
     heap: int
     stack: tuple[int, int]
+    vdso: tuple[int, int]
     code: tuple[int, int]
     data: tuple[int, int]
     arguments: tuple[int, int]
@@ -169,10 +172,11 @@ def load(
     program: Executable,
     credentials: Mapping[Auxiliary, int],
     *,
+    vdso: Vdso | None = None,
     stack_limit: int = STACK_BYTES,
     random: Callable[[int], bytes] = os.urandom,
 ) -> Loaded:
-    """Map the program, its dynamic linker and its stack into an empty `space` of `machine`.
+    """Map the program, its dynamic linker, its stack and the vDSO into an empty `space` of `machine`.
 
     `credentials` holds the auxiliary entries only the caller knows: UID, EUID, GID, EGID, SECURE. `random(n)` gives n bytes for
     addresses and AT_RANDOM. Raises ElfError when the files leave no room for each other, OutOfMemoryError.
@@ -186,7 +190,9 @@ def load(
         linker_base = _linker_base(linker, (base + image.start, base + image.end), random)
         _map_image(space, linker, linker_base, file.map_file(machine))
         entry = linker_base + linker.entry
-    top = USER_MAX - PAGE * (int.from_bytes(random(4), "little") % STACK_SHIFT_PAGES)
+    room = vdso.size if vdso is not None else 0
+    top = USER_MAX - room - PAGE * (int.from_bytes(random(4), "little") % STACK_SHIFT_PAGES)
+    vdso_at = _vdso_base(top, room, random)
     vector = {
         Auxiliary.MINSIGSTKSZ: (_SIGNAL_FRAME + machine.capabilities.xsave_bytes + _STATE_EXTRA + 15) & ~15,
         Auxiliary.HWCAP: _host_hwcap(),
@@ -201,6 +207,8 @@ def load(
         Auxiliary.HWCAP2: _HWCAP2_FSGSBASE if machine.capabilities.fsgsbase else 0,
         **credentials,
     }
+    if vdso is not None:
+        vector[Auxiliary.SYSINFO_EHDR] = vdso.map(space, vdso_at)
     seed = random(stack.RANDOM_BYTES)
     initial = stack.build(top, program.arguments, program.environment, program.name, vector, seed)
     size = max(page_down(min(stack_limit, STACK_BYTES)), page_up(len(initial.data)) + _STACK_SPARE)
@@ -212,6 +220,7 @@ def load(
         stack_pointer=initial.pointer,
         heap=base + image.end,
         stack=(top - size, top),
+        vdso=(vdso_at, vdso_at + room),
         code=(base + image.code[0], base + image.code[1]),
         data=(base + image.data[0], base + image.data[1]),
         arguments=initial.arguments,
@@ -245,6 +254,12 @@ def _linker_base(image: elf.Image, program: tuple[int, int], random: Callable[[i
     elif image.end <= low and (image.end <= program[0] or image.start >= program[1]):
         return 0
     raise ElfError(ElfProblem.BAD_INTERPRETER, f"no room for it at {image.start:#x}-{image.end:#x}")
+
+
+def _vdso_base(top: int, room: int, random: Callable[[int], bytes]) -> int:
+    """Above the stack, and under the same page table as its top where that has room: one table less for each process."""
+    end = min((top + room + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1), USER_MAX)
+    return top + PAGE * (int.from_bytes(random(2), "little") % ((end - room - top) // PAGE + 1))
 
 
 def _map_image(space: AddressSpace, image: elf.Image, base: int, file: HostFile) -> None:
