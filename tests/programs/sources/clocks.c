@@ -8,17 +8,38 @@ typedef unsigned u32;
 typedef unsigned long u64;
 typedef long i64;
 
-struct ehdr { u8 ident[16]; u16 type, machine; u32 version; u64 entry, phoff, shoff; u32 flags; u16 ehsize, phentsize, phnum; };
-struct phdr { u32 type, flags; u64 offset, vaddr, paddr, filesz, memsz, align; };
-struct dyn { u64 tag, value; };
-struct sym { u32 name; u8 info, other; u16 shndx; u64 value, size; };
-struct timespec { i64 seconds, nanoseconds; };
-struct timeval { i64 seconds, microseconds; };
+struct ehdr {
+	u8 ident[16];
+	u16 type, machine;
+	u32 version;
+	u64 entry, phoff, shoff;
+	u32 flags;
+	u16 ehsize, phentsize, phnum;
+};
+struct phdr {
+	u32 type, flags;
+	u64 offset, vaddr, paddr, filesz, memsz, align;
+};
+struct dyn {
+	u64 tag, value;
+};
+struct sym {
+	u32 name;
+	u8 info, other;
+	u16 shndx;
+	u64 value, size;
+};
+struct timespec {
+	i64 seconds, nanoseconds;
+};
+struct timeval {
+	i64 seconds, microseconds;
+};
 
 /* Kept in step with the test. */
 struct report {
-	i64 reads, backward, worst_backward;   /* of the vDSO's monotonic clock, read after read */
-	i64 pairs, after_call, before_call;    /* the least distance from a system call to the next vDSO read, and back */
+	i64 reads, backward, worst_backward; /* of the vDSO's monotonic clock, read after read */
+	i64 pairs, after_call, before_call;  /* the least distance from a system call to the next vDSO read, and back */
 	i64 realtime_after_call, realtime_before_call;
 	i64 microseconds_off, seconds_off, resolution, cpu;
 };
