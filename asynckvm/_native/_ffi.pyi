@@ -78,6 +78,14 @@ class AkvmFlightRecord:
     host_errno: int
     interrupts: int
 
+class AkvmClockSample:
+    tsc: int
+    width: int
+    monotonic_ns: int
+    realtime_ns: int
+    boottime_ns: int
+    tai_ns: int
+
 class AkvmMemoryStatus:
     frames_total: int
     frames_used: int
@@ -229,6 +237,7 @@ class _Lib:
     def akvm_answers_destroy(self, answers: AkvmAnswers, /) -> None: ...
     def akvm_context_answers(self, context: AkvmContext, answers: AkvmAnswers, /) -> int: ...
     def akvm_context_operate(self, context: AkvmContext, vcpu: int, operation: int, /) -> int: ...
+    def akvm_clock_sample(self, sample: AkvmClockSample, /) -> None: ...
     def akvm_last_error(self) -> CData: ...
     def akvm_version(self) -> CData: ...
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.config import MachineConfig
 
-__all__ = ["Binding", "Handle", "benchmark_programs", "load"]
+__all__ = ["Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
 
 # A pointer into the core.
 Handle: TypeAlias = Any
@@ -62,6 +62,13 @@ def benchmark_programs() -> Path:
     from asynckvm._native import PROGRAMS  # noqa: PLC0415
 
     return PROGRAMS
+
+
+def vdso_image() -> Path:
+    """The shared object for guests that is installed beside the compiled core."""
+    from asynckvm._native import VDSO  # noqa: PLC0415
+
+    return VDSO
 
 
 class Binding:

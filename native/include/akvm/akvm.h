@@ -286,6 +286,17 @@ enum akvm_operation {
 };
 AKVM_API int akvm_context_operate(struct akvm_context *context, uint32_t vcpu, uint32_t operation);
 
+/* ---------------------------------------------------------------- clocks */
+
+/* The time stamp counter, and what the host's clocks show at that moment. The counter was read within `width` ticks of
+ * CLOCK_MONOTONIC; the other clocks are that one and their distance from it. */
+struct akvm_clock_sample {
+	uint64_t tsc, width;
+	uint64_t monotonic_ns, realtime_ns, boottime_ns, tai_ns;
+};
+/* Every store before the call is visible before the counter is read. Thread: any. */
+AKVM_API void akvm_clock_sample(struct akvm_clock_sample *sample);
+
 /* Name of the host operation behind the calling thread's last failure ("KVM_CREATE_VM", "mmap frames", ...). */
 AKVM_API const char *akvm_last_error(void);
 AKVM_API const char *akvm_version(void);
