@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.signals import SIG_SETMASK, SIGNALS, Action, AlternateStack
+from asynckvm.linux.signals.state import SIG_SETMASK, SIGNALS, Action, AlternateStack
 from asynckvm.linux.syscalls.time import pause
 from asynckvm.linux.usercopy import read_uint64, write_uint64
 
