@@ -30,6 +30,7 @@ __all__ = ["AddressSpace"]
 # Largest piece of one native copy, so that a wild length fails at its first bad page before memory is set aside for it.
 _PIECE: Final = 1 << 20
 _SETTLE_NS: Final = 5_000_000_000
+_SHARED: Final = 8  # AKVM_SHARED
 
 
 class AddressSpace:
@@ -61,14 +62,19 @@ class AddressSpace:
         if core is not self._core:
             raise UsageError("the address space belongs to another machine")
 
-    def map(self, address: int, length: int, access: Access, file: HostFile | None = None, offset: int = 0) -> None:
+    def map(
+        self, address: int, length: int, access: Access, file: HostFile | None = None, offset: int = 0, *, shared: bool = False
+    ) -> None:
         """Replace whatever is in the range by zeroed private memory, or by a private view of `file` from `offset`.
 
-        Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE.
+        Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE; `shared` as with MAP_SHARED: stores go to the file, which must have
+        been opened for that when `access` has WRITE, then or later (UsageError). Memory shared without a file is a memfd.
         """
         _check_range(address, length, offset)
         handle = file.native_for(self._core) if file is not None else self._core.binding.ffi.NULL
-        self._check(self._lib.akvm_space_map(self.native, address, length, int(access), handle, offset))
+        self._check(
+            self._lib.akvm_space_map(self.native, address, length, int(access) | (_SHARED if shared else 0), handle, offset)
+        )
 
     def unmap(self, address: int, length: int) -> None:
         """As munmap(2)."""
@@ -84,7 +90,10 @@ class AddressSpace:
         self._check(result)
 
     def discard(self, address: int, length: int) -> None:
-        """As madvise(2) with MADV_DONTNEED: the next touch sees zeroes, or the file. GuestMemoryError as in `protect`."""
+        """As madvise(2) with MADV_DONTNEED: the next touch sees zeroes, or the file; what is shared stays.
+
+        GuestMemoryError as in `protect`.
+        """
         _check_range(address, length)
         result = self._lib.akvm_space_discard(self.native, address, length)
         if result == -errno.ENOMEM:
@@ -141,7 +150,8 @@ class AddressSpace:
         if result == -errno.ENOENT:
             return None
         self._check(result)
-        return Region(native.start, native.end, Access(native.access), native.file, native.offset)
+        access, shared = Access(native.access & ~_SHARED), bool(native.access & _SHARED)
+        return Region(native.start, native.end, access, native.file, native.offset, shared)
 
     @property
     def resident(self) -> int:

@@ -107,7 +107,8 @@ uint32_t akvm__regions_insert(struct akvm__regions *regions, const struct akvm__
 
 static bool one_mapping(const struct akvm__vma *left, const struct akvm__vma *right)
 {
-	if (left->end != right->start || left->access != right->access || left->file != right->file)
+	if (left->end != right->start || left->access != right->access || left->file != right->file ||
+	    left->shared != right->shared)
 		return false;
 	return left->file == NULL || left->offset + (left->end - left->start) == right->offset;
 }

@@ -16,6 +16,7 @@ struct akvm__vma {
 	uint64_t offset;        /* of start in the file */
 	struct akvm_file *file; /* NULL: anonymous. One reference for each region */
 	uint32_t access;        /* AKVM_READ | AKVM_WRITE | AKVM_EXECUTE */
+	bool shared;            /* stores go to the file */
 };
 
 struct akvm__regions {

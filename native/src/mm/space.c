@@ -14,6 +14,8 @@
 /* References that cutting two regions and inserting one can add. */
 enum { RANGE_REFERENCES = 3, RANGE_REGIONS = 3 };
 
+enum { ACCESS_ALL = AKVM_READ | AKVM_WRITE | AKVM_EXECUTE };
+
 void akvm__space_lock(struct akvm_space *space)
 {
 	pthread_mutex_lock(&space->lock);
@@ -164,17 +166,25 @@ static void unmap_range(struct akvm_space *space, uint64_t start, uint64_t end)
 	remove_regions(space, first, akvm__regions_find(&space->regions, end));
 }
 
+/* Stores are asked for that the file was not opened for. */
+static bool unwritable(const struct akvm__vma *vma, uint32_t access)
+{
+	return vma->shared && access & AKVM_WRITE && !vma->file->writable;
+}
+
 int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access, struct akvm_file *file,
 		   uint64_t offset)
 {
-	struct akvm__vma vma = { address, address + length, file ? offset : 0, file, access };
+	struct akvm__vma vma = { address, address + length, file ? offset : 0, file, access & ACCESS_ALL, access & AKVM_SHARED };
 	int error = check_range(address, length);
 
-	if (error == 0 && (length == 0 || access & ~(uint32_t)(AKVM_READ | AKVM_WRITE | AKVM_EXECUTE)))
+	if (error == 0 && (length == 0 || access & ~(uint32_t)(ACCESS_ALL | AKVM_SHARED) || (vma.shared && file == NULL)))
 		error = -EINVAL;
 	if (error == 0 && file != NULL &&
 	    (file->files != &space->mm->files || offset % AKVM__PAGE != 0 || offset > INT64_MAX - length))
 		error = -EINVAL;
+	if (error == 0 && unwritable(&vma, access))
+		error = -EACCES;
 	if (error)
 		return akvm__fail("map", -error);
 	akvm__space_begin(space);
@@ -212,7 +222,7 @@ static int protect_page(struct akvm__visitor *visitor, struct akvm__place place,
 
 	(void)address;
 	if (!akvm__entry_private(entry)) {
-		/* A file's page needs no place to wait: the next fault finds it again. */
+		/* A file's page needs no place to wait: the next fault finds it again, and makes a shared one writable. */
 		if (visitor->access == 0)
 			akvm__page_clear(space, place);
 		else
@@ -234,20 +244,22 @@ int akvm_space_protect(struct akvm_space *space, uint64_t address, uint64_t leng
 		.page = protect_page,
 		.access = access,
 	};
+	struct akvm__regions *regions = &space->regions;
 	int error = check_range(address, length);
 
-	if (error != 0 || access & ~(uint32_t)(AKVM_READ | AKVM_WRITE | AKVM_EXECUTE))
+	if (error != 0 || access & ~(uint32_t)ACCESS_ALL)
 		return akvm__fail("protect", EINVAL);
 	if (length == 0)
 		return 0;
 	akvm__space_begin(space);
-	if (!akvm__regions_cover(&space->regions, visitor.start, visitor.end))
+	if (!akvm__regions_cover(regions, visitor.start, visitor.end))
 		error = -ENOMEM;
+	for (uint32_t i = akvm__regions_find(regions, address);
+	     error == 0 && i < regions->count && regions->array[i].start < visitor.end; i++)
+		error = unwritable(&regions->array[i], access) ? -EACCES : 0;
 	if (error == 0)
 		error = prepare(space, visitor.start, visitor.end);
 	if (error == 0) {
-		struct akvm__regions *regions = &space->regions;
-
 		cut(space, visitor.start);
 		cut(space, visitor.end);
 		for (uint32_t i = akvm__regions_find(regions, address);
@@ -292,7 +304,7 @@ int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_re
 		region->start = vma->start;
 		region->end = vma->end;
 		region->offset = vma->offset;
-		region->access = vma->access;
+		region->access = vma->access | (vma->shared ? AKVM_SHARED : 0);
 		region->file = vma->file ? vma->file->number : 0;
 		error = 0;
 	}

@@ -2,7 +2,7 @@
  * Copies between host buffers and guest memory, by the guest's own rules: pages fault in, protection holds, and what the
  * guest could not touch ends the copy.
  *
- * File pages are never read through the host's mapping of the file, and never written at all.
+ * File pages are never read or written through the host's mapping of the file.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,21 +16,32 @@
 
 enum copy_kind { COPY_READ, COPY_WRITE, COPY_FORCE };
 
+/* Nobody's force reaches others: what is shared is written only by right. */
+static bool permits(const struct akvm__vma *vma, enum copy_kind kind)
+{
+	if (kind == COPY_READ)
+		return vma->access != 0;
+	return vma->access & AKVM_WRITE || (kind == COPY_FORCE && !vma->shared);
+}
+
 /* Copy within one page. 0, -EFAULT, or -ENOMEM when the page would be there but for the machine's memory or the space's limit. */
 static int copy_page(struct akvm_space *space, uint64_t address, uint8_t *buffer, uint32_t length, enum copy_kind kind)
 {
-	const struct akvm__vma *vma = akvm__regions_at(&space->regions, address);
+	struct akvm__vma *vma = akvm__regions_at(&space->regions, address);
 	uint64_t entry, offset;
 	uint8_t *host;
 	int fault;
 
-	if (vma == NULL || (kind == COPY_READ && vma->access == 0) || (kind == COPY_WRITE && !(vma->access & AKVM_WRITE)))
+	if (vma == NULL || !permits(vma, kind))
 		return -EFAULT;
 	fault = akvm__page_in(space, vma, address, kind == COPY_READ ? 0 : AKVM__PAGE_WRITE, &entry);
 	if (fault != AKVM_FAULT_NONE)
 		return fault == AKVM_FAULT_MEMORY || fault == AKVM_FAULT_LIMIT ? -ENOMEM : -EFAULT;
-	if (!akvm__entry_private(entry))
-		return akvm__file_copy(vma->file, vma->offset + (address - vma->start), buffer, length);
+	if (!akvm__entry_private(entry)) {
+		offset = vma->offset + (address - vma->start);
+		return kind == COPY_READ ? akvm__file_copy(vma->file, offset, buffer, length)
+					 : akvm__file_store(vma->file, offset, buffer, length);
+	}
 	offset = address % (akvm__entry_size(entry) * AKVM__PAGE);
 	host = akvm__frames_host(&space->mm->frames, akvm__entry_gpa(entry)) + offset;
 	if (kind == COPY_READ)

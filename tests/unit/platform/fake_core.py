@@ -71,6 +71,7 @@ class FakeCore:
         self.spaces: dict[int, Any] = {}
         self.answers: dict[int, Any] = {}
         self.files = 0
+        self.opened: tuple[int, bool, int] | None = None
         self.limit = 0
         self.exhausted = self.END  # no frames are left for addresses from here on
         self.settled = True
@@ -363,8 +364,9 @@ class FakeCore:
     def akvm_space_limit(self, space: Any, pages: int) -> None:
         self.limit = pages
 
-    def akvm_file_open(self, machine: Any, fd: int, out: Any) -> int:
+    def akvm_file_open(self, machine: Any, fd: int, writable: bool, length: int, out: Any) -> int:
         self.files += 1
+        self.opened = (fd, writable, length)
         out[0] = self.ffi.cast("struct akvm_file *", 9)
         return 0
 

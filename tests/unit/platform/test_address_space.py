@@ -137,8 +137,20 @@ async def test_host_files(machine: Machine, core: FakeCore, tmp_path: Path) -> N
         space.map(START, 4096, Access.READ, file=file)
     with path.open() as stream:
         dropped = machine.open_file(stream.fileno())
+        assert core.opened == (stream.fileno(), False, 0)
+        assert not dropped.writable
     del dropped
     assert core.files == 0
+    with path.open("r+") as stream, machine.open_file(stream.fileno(), writable=True, length=5000) as file:
+        assert core.opened == (stream.fileno(), True, 5000)
+        assert file.writable
+        space.map(START, 4096, Access.READ, file=file, shared=True)
+    with path.open("a+") as stream, machine.open_file(stream.fileno(), writable=True):
+        assert core.opened is not None
+        assert core.opened[0] != stream.fileno(), "an open file that does not append"
+    for length in (-1, 1 << 63):
+        with pytest.raises(UsageError, match="not a length"):
+            machine.open_file(path, length=length)
     with pytest.raises(FileNotFoundError):
         machine.open_file(tmp_path / "none")
     space.close()
