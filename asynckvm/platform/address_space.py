@@ -100,6 +100,48 @@ class AddressSpace:
             raise GuestMemoryError(self._first_hole(address, address + length))
         self._check(result)
 
+    def move(self, source: int, to: int, length: int) -> None:
+        """As mremap(2) with MREMAP_MAYMOVE | MREMAP_FIXED: what is at `source` goes, uncopied, in place of what is at `to`.
+
+        UsageError when the ranges overlap, GuestMemoryError when part of the source is not mapped (Linux: EFAULT). After any
+        error all is as it was.
+        """
+        _check_range(source, length)
+        _check_range(to, length)
+        result = self._lib.akvm_space_move(self.native, source, to, length)
+        if result == -errno.EFAULT:
+            raise GuestMemoryError(self._first_hole(source, source + length))
+        self._check(result)
+
+    def compare_exchange(self, address: int, expected: int, desired: int) -> int:
+        """Make the aligned 32-bit word `desired` if it is `expected`; what it was before. Atomic towards guests that run.
+
+        GuestMemoryError, OutOfMemoryError as in `write`; UsageError for an address that is not a multiple of 4.
+        """
+        _check_address(address, 4)
+        if not (0 <= expected < 1 << 32 and 0 <= desired < 1 << 32):
+            raise UsageError(f"not 32-bit words: {expected:#x}, {desired:#x}")
+        old = self._core.binding.ffi.new("uint32_t *")
+        result = self._lib.akvm_space_compare_exchange32(self.native, address, expected, desired, old)
+        if result < 0:
+            raise self._bad(result, address, 0)
+        return int(old[0])
+
+    def present(self, address: int, length: int) -> bytes:
+        """As mincore(2), a byte for each page: 1 for private memory that exists and for a file's page touched through this space.
+
+        At most 4 GiB at once. GuestMemoryError when part of the range is not mapped (Linux: ENOMEM).
+        """
+        _check_range(address, length)
+        if length // PAGE > _PIECE:
+            raise UsageError(f"too long to look at in one go: {length:#x}")
+        out = self._core.binding.ffi.new("uint8_t[]", length // PAGE)
+        result = self._lib.akvm_space_present(self.native, address, length // PAGE, out)
+        if result == -errno.ENOMEM:
+            raise GuestMemoryError(self._first_hole(address, address + length))
+        self._check(result)
+        return bytes(self._core.binding.ffi.buffer(out))
+
     def read(self, address: int, length: int) -> bytes:
         """Copy out, as the guest itself would read. GuestMemoryError at the first byte that cannot be read.
 

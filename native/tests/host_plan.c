@@ -70,6 +70,7 @@ const struct plan_site plan_sites[] = {
 	SITE(mm/files.c, held, fstat, , 1, ERRNOS(EIO), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
 	SITE(mm/files.c, akvm__file_store, pwrite, , 1, ERRNOS(EINTR), NEVER, NEVER, NEVER, MUST, EFAULT, NULL)
 	SITE(mm/files.c, akvm__file_store, pwrite, , 1, ERRNOS(EIO, ENOSPC), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
+	SITE(mm/files.c, akvm__file_compare_exchange, madvise, MADV_POPULATE_WRITE, 1, ERRNOS(EFAULT, ENOMEM, EINVAL), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
 	SITE(mm/files.c, release_host, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(mm/files.c, release_host, close, , 1, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
@@ -180,6 +181,7 @@ static const struct {
 	REQUEST(MADV_DONTFORK),
 	REQUEST(MADV_HUGEPAGE),
 	REQUEST(MADV_DONTNEED),
+	REQUEST(MADV_POPULATE_WRITE),
 #undef REQUEST
 };
 

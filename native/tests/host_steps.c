@@ -126,6 +126,7 @@ static void shared(struct work *work, int fd)
 	struct work_guest guest;
 	struct akvm_file *file;
 	uint64_t value = 7;
+	uint32_t old;
 
 	if (!work_guest_open(work, &guest))
 		return;
@@ -138,6 +139,12 @@ static void shared(struct work *work, int fd)
 			value = 6;
 			if (!work_refused(akvm_space_write(guest.space, ANYWHERE, &value, sizeof(value), false), sizeof(value)))
 				work_load(work, &guest, 0, ANYWHERE, 6);
+			if (!work_refused(akvm_space_compare_exchange32(guest.space, ANYWHERE + 8, 0, 8, &old), 0)) {
+				T_EQUAL(old, 0);
+				work_load(work, &guest, 1, ANYWHERE + 8, 8);
+				if (!work_refused(akvm_space_move(guest.space, ANYWHERE, 2ull * ANYWHERE, GUEST_PAGE), 0))
+					work_load(work, &guest, 0, 2ull * ANYWHERE + 8, 8);
+			}
 		}
 		akvm_file_close(file);
 	}

@@ -38,7 +38,7 @@ static struct akvm_file *file, *shared_file;
 static uint8_t shared_bytes[FILE_PAGES * 4096];
 static unsigned long long seed;
 static bool scarce;
-static unsigned forks, refused;
+static unsigned forks, moves, refused;
 static uint8_t buffer[AKVM__HUGE_PAGE], expected[AKVM__HUGE_PAGE];
 
 static unsigned pick(unsigned below)
@@ -196,6 +196,32 @@ static void do_protect(struct model *model)
 			model->pages[i].access = (uint8_t)access;
 }
 
+static void do_move(struct model *model)
+{
+	unsigned from, to, count, limit;
+	int error;
+
+	pick_range(&from, &count);
+	pick_range(&to, &limit);
+	for (unsigned tries = 0; tries < 8 && !covered(model, from, count); tries++)
+		pick_range(&from, &count);
+	limit = to < LOW_PAGES ? LOW_PAGES : PAGES;
+	if (count > limit - to)
+		count = limit - to;
+	error = akvm_space_move(model->space, address_of(from), address_of(to), count * AKVM__PAGE);
+	if (from < to + count && to < from + count)
+		T_EQUAL(error, -EINVAL);
+	else if (!covered(model, from, count))
+		T_EQUAL(error, -EFAULT);
+	else if (succeeded(error)) {
+		moves++;
+		memcpy(&model->pages[to], &model->pages[from], count * sizeof(model->pages[0]));
+		memcpy(model->bytes + to * AKVM__PAGE, model->bytes + from * AKVM__PAGE, count * AKVM__PAGE);
+		for (unsigned i = from; i < from + count; i++)
+			model->pages[i].mapped = false;
+	}
+}
+
 static void do_discard(struct model *model)
 {
 	unsigned first, count;
@@ -263,9 +289,9 @@ static void fill(uint64_t length)
 		buffer[i] = (uint8_t)t_random(&seed);
 }
 
-static void do_host_write(struct model *model)
+static void do_host(struct model *model)
 {
-	bool force = pick(4) == 0;
+	bool write = pick(8) < 5, force = write && pick(4) == 0;
 	uint64_t offset, length, want;
 	unsigned page;
 	int fault;
@@ -273,28 +299,16 @@ static void do_host_write(struct model *model)
 
 	pick_access(model, &page, &offset, &length);
 	fill(length);
-	want = reach(model, page, offset, length, AKVM_WRITE, force, &fault);
-	done = akvm_space_write(model->space, address_of(page) + offset, buffer, length, force);
+	want = reach(model, page, offset, length, write ? AKVM_WRITE : AKVM_READ, force, &fault);
+	done = write ? akvm_space_write(model->space, address_of(page) + offset, buffer, length, force)
+		     : akvm_space_read(model->space, address_of(page) + offset, buffer, length);
 	if (done == -EFAULT || (done == -ENOMEM && scarce))
 		done = 0;
 	T_CHECK(done >= 0 && (uint64_t)done <= want && ((uint64_t)done == want || scarce));
-	store(model, page, offset, (uint64_t)done);
-}
-
-static void do_host_read(struct model *model)
-{
-	uint64_t offset, length, want;
-	unsigned page;
-	int fault;
-	int64_t done;
-
-	pick_access(model, &page, &offset, &length);
-	want = reach(model, page, offset, length, AKVM_READ, false, &fault);
-	done = akvm_space_read(model->space, address_of(page) + offset, buffer, length);
-	if (done == -EFAULT || (done == -ENOMEM && scarce))
-		done = 0;
-	T_CHECK(done >= 0 && (uint64_t)done <= want && ((uint64_t)done == want || scarce));
-	compare(model, page, offset, buffer, (uint64_t)done);
+	if (write)
+		store(model, page, offset, (uint64_t)done);
+	else
+		compare(model, page, offset, buffer, (uint64_t)done);
 }
 
 static void do_guest(struct model *model, uint32_t access)
@@ -385,40 +399,25 @@ static void verify(struct model *model)
 	}
 }
 
-static void do_guest_read(struct model *model)
+/* What vCPUs do by themselves: leave, or fail in the middle of edits. */
+static void do_vcpu(struct model *model)
 {
-	do_guest(model, AKVM_READ);
+	if (pick(5) < 2)
+		world_leave(&world.cpus[pick(WORLD_CPUS)]);
+	else
+		world_drop_edits(&world, model->space);
 }
 
-static void do_guest_write(struct model *model)
-{
-	do_guest(model, AKVM_WRITE);
-}
-
-static void do_guest_fetch(struct model *model)
-{
-	do_guest(model, AKVM_EXECUTE);
-}
-
-static void do_leave(struct model *model)
-{
-	(void)model;
-	world_leave(&world.cpus[pick(WORLD_CPUS)]);
-}
-
-static void do_drop_edits(struct model *model)
-{
-	world_drop_edits(&world, model->space);
-}
-
-/* Which, up to what share of a hundred. */
+/* Which, up to what share of a hundred; without one, what the guest does. */
 static const struct {
 	unsigned upto;
 	void (*run)(struct model *model);
+	uint32_t access;
 } steps[] = {
-	{ 7, do_map },        { 10, do_unmap },      { 17, do_protect },     { 20, do_discard },     { 30, do_host_write },
-	{ 36, do_host_read }, { 57, do_guest_read }, { 83, do_guest_write }, { 87, do_guest_fetch }, { 91, do_fork },
-	{ 93, do_destroy },   { 95, do_leave },      { 98, do_drop_edits },  { 100, verify },
+	{ 7, do_map, 0 },           { 9, do_unmap, 0 }, { 12, do_move, 0 },      { 18, do_protect, 0 },
+	{ 20, do_discard, 0 },      { 36, do_host, 0 }, { 57, NULL, AKVM_READ }, { 83, NULL, AKVM_WRITE },
+	{ 87, NULL, AKVM_EXECUTE }, { 91, do_fork, 0 }, { 93, do_destroy, 0 },   { 98, do_vcpu, 0 },
+	{ 100, verify, 0 },
 };
 
 static void step(void)
@@ -433,7 +432,10 @@ static void step(void)
 	}
 	while (choice >= steps[operation].upto)
 		operation++;
-	steps[operation].run(model);
+	if (steps[operation].run != NULL)
+		steps[operation].run(model);
+	else
+		do_guest(model, steps[operation].access);
 	world_check_stale(&world);
 	if (world.reaps && pick(4) == 0)
 		world_reap(&world);
@@ -446,7 +448,7 @@ static void run(unsigned long long start, unsigned turns, bool guest_edits, uint
 
 	seed = start * 2654435761u + 88172645463325252ull;
 	scarce = memory_bytes < (64 << 20);
-	forks = refused = 0;
+	forks = moves = refused = 0;
 	world_open(&world, memory_bytes, 16, guest_edits);
 	world.random = seed | 1;
 	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
@@ -474,13 +476,13 @@ static void run(unsigned long long start, unsigned turns, bool guest_edits, uint
 	close(fd);
 	close(shared_fd);
 	world_close(&world);
-	printf("%s: %llu faults, %llu huge, %llu small, %llu splits, %llu copies, %llu edits, %u forks, %u refused\n", t_context,
-	       (unsigned long long)status.faults, (unsigned long long)status.huge_mapped, (unsigned long long)status.small_mapped,
-	       (unsigned long long)status.huge_splits, (unsigned long long)status.cow_copies, (unsigned long long)status.edits,
-	       forks, refused);
+	printf("%s: %llu faults, %llu huge, %llu small, %llu splits, %llu copies, %llu edits, %u forks, %u moves, %u refused\n",
+	       t_context, (unsigned long long)status.faults, (unsigned long long)status.huge_mapped,
+	       (unsigned long long)status.small_mapped, (unsigned long long)status.huge_splits,
+	       (unsigned long long)status.cow_copies, (unsigned long long)status.edits, forks, moves, refused);
 	/* The run exercised what it is for. */
 	if (turns >= 1000)
-		T_CHECK(status.small_mapped && status.cow_copies && forks && (status.edits != 0) == guest_edits &&
+		T_CHECK(status.small_mapped && status.cow_copies && forks && moves && (status.edits != 0) == guest_edits &&
 			(scarce ? refused > 0 : status.huge_mapped > 0 && status.huge_splits > 0));
 }
 

@@ -172,3 +172,83 @@ async def test_a_file_cut_short_under_its_writers(small_machine: Machine, restor
     assert await go(guest, LOAD, AREA) == 1
     os.ftruncate(memory, 4 * PAGE)
     assert await go(guest, LOAD, AREA + 2 * PAGE) == 0
+
+
+CONTEND = """
+1:  movl (%rdi), %eax
+    leal 1(%rax), %edx
+    lock cmpxchgl %edx, (%rdi)
+    jnz 1b
+    dec %rcx
+    jnz 1b
+    syscall
+"""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_the_host_s_compare_and_exchange_is_atomic(machine: Machine, memory: int, shared: bool) -> None:
+    """A guest counts with its own while the host does with the core's: no count is lost."""
+    guest = Guest(machine)
+    file = machine.open_file(memory, writable=True) if shared else None
+    guest.space.map(AREA, PAGE, READ | WRITE, file=file, shared=shared)
+    turns = 200_000
+    guest.load(CONTEND).go(rdi=AREA, rcx=turns)
+    running = asyncio.create_task(guest.run())
+    mine = 0
+    while not running.done():
+        for _ in range(100):
+            old = int.from_bytes(guest.space.read(AREA, 4), "little")
+            mine += guest.space.compare_exchange(AREA, old, old + 1) == old
+        await asyncio.sleep(0)
+    assert not isinstance(await running, Fault)
+    assert mine
+    assert guest.space.read(AREA, 4) == (turns + mine).to_bytes(4, "little")
+
+
+async def test_what_moved_is_at_its_new_address_alone(machine: Machine, restore: Restore, memory: int) -> None:
+    guest = Guest(machine, restore=restore)
+    there = AREA + (64 << 20)
+    guest.space.map(AREA, 2 * HUGE_PAGE, READ | WRITE)
+    guest.space.map(AREA + 2 * HUGE_PAGE, PAGE, READ | WRITE, file=machine.open_file(memory, writable=True), shared=True)
+    for distance in (0, PAGE):
+        for address, value in ((AREA, 1), (AREA + HUGE_PAGE + PAGE, 2), (AREA + 2 * HUGE_PAGE, 3)):
+            assert await go(guest, STORE, address, value) == value
+        resident = guest.space.resident
+        guest.space.move(AREA, there + distance, 2 * HUGE_PAGE + PAGE)
+        assert guest.space.resident == resident
+        for offset, value in ((0, 1), (HUGE_PAGE + PAGE, 2), (2 * HUGE_PAGE, 3)):
+            assert await go(guest, LOAD, there + distance + offset) == value
+            fault = await go(guest, LOAD, AREA + offset)
+            assert isinstance(fault, Fault)
+            assert (fault.signal, fault.code, fault.address) == (signal.SIGSEGV, 1, AREA + offset)
+        assert await go(guest, STORE, there + distance + 2 * HUGE_PAGE, 4) == 4
+        assert word(memory, 0) == 4
+        guest.space.move(there + distance, AREA, 2 * HUGE_PAGE + PAGE)
+        assert await go(guest, LOAD, AREA + HUGE_PAGE + PAGE) == 2
+
+
+async def test_a_move_under_a_running_guest(machine: Machine) -> None:
+    """Who computes with the old address has a fault, at once and on every processor."""
+    guest = Guest(machine)
+    guest.space.map(AREA, PAGE, READ | WRITE)
+    guest.load("1: lock incq (%rdi); jmp 1b").go(rdi=AREA)
+    running = asyncio.create_task(guest.run())
+    while not int.from_bytes(guest.space.read(AREA, 8), "little"):
+        await asyncio.sleep(0.001)
+    guest.space.move(AREA, AREA + HUGE_PAGE, PAGE)
+    fault = await running
+    assert isinstance(fault, Fault)
+    assert (fault.signal, fault.code, fault.address) == (signal.SIGSEGV, 1, AREA)
+    count = guest.space.read(AREA + HUGE_PAGE, 8)
+    await guest.space.shootdown()
+    assert guest.space.read(AREA + HUGE_PAGE, 8) == count
+
+
+async def test_which_pages_are_present(machine: Machine) -> None:
+    guest = Guest(machine)
+    guest.space.map(AREA, 64 * PAGE, READ | WRITE)
+    assert guest.space.present(AREA, 64 * PAGE) == bytes(64)
+    assert await go(guest, STORE, AREA + 40 * PAGE, 1) == 1
+    seen = guest.space.present(AREA, 64 * PAGE)
+    assert seen[40] == 1
+    assert sum(seen) <= 8

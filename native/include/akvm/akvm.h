@@ -149,6 +149,10 @@ AKVM_API int akvm_space_protect(struct akvm_space *space, uint64_t address, uint
 /* Drop the contents of private memory in the range: next touch sees zeroes (or the file). As madvise(MADV_DONTNEED). Shared
  * memory keeps its contents. */
 AKVM_API int akvm_space_discard(struct akvm_space *space, uint64_t address, uint64_t length);
+/* Move what is mapped in [from, from+length) to [to, to+length) without copying, in place of what is there; nothing is mapped at
+ * `from` afterwards. As mremap(2) with MREMAP_MAYMOVE | MREMAP_FIXED: -EINVAL when the ranges overlap, -EFAULT when part of the
+ * source is unmapped. After a failure all is as it was. */
+AKVM_API int akvm_space_move(struct akvm_space *space, uint64_t from, uint64_t to, uint64_t length);
 /* Copy as the guest itself would: faults pages in, honours protection. Returns bytes copied, short at the first bad page;
  * -EFAULT when not even the first byte could be copied, -ENOMEM when only memory or the space's limit stood in the way.
  * `force` ignores protection (never region bounds, and not that of shared memory): for loaders. Writes to shared memory go to the
@@ -157,6 +161,15 @@ AKVM_API int64_t akvm_space_read(struct akvm_space *space, uint64_t address, voi
 AKVM_API int64_t akvm_space_write(struct akvm_space *space, uint64_t address, const void *buffer, uint64_t length, bool force);
 /* Length of the NUL-terminated string at `address` copied to buffer without its NUL; -ENAMETOOLONG, -EFAULT. */
 AKVM_API int64_t akvm_space_read_string(struct akvm_space *space, uint64_t address, char *buffer, uint64_t capacity);
+/* The 4 bytes at `address`, a multiple of 4, become `desired` if they are `expected`; what they were goes to *old. Atomic towards
+ * vCPUs that run, in this space and in those that share the memory. -EFAULT and -ENOMEM as write without force. On memory
+ * shared through a file it must not be called while another host process may cut that very page off the file: the page is
+ * made sure of, and then touched. */
+AKVM_API int akvm_space_compare_exchange32(struct akvm_space *space, uint64_t address, uint32_t expected, uint32_t desired,
+					   uint32_t *old);
+/* For each of so many pages 1 when there is something behind it: private memory, or a file's page that was touched through this
+ * space; else 0. -ENOMEM when part of the range is unmapped (as mincore). */
+AKVM_API int akvm_space_present(struct akvm_space *space, uint64_t address, uint64_t pages, uint8_t *out);
 struct akvm_region {
 	uint64_t start, end, offset;
 	uint32_t access; /* with AKVM_SHARED */

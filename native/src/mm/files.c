@@ -338,6 +338,18 @@ int akvm__file_store(const struct akvm_file *file, uint64_t offset, const void *
 	return 0;
 }
 
+int akvm__file_compare_exchange(const struct akvm_file *file, uint64_t offset, uint32_t *word, uint32_t desired)
+{
+	uint32_t *place = (uint32_t *)(void *)(file->host + offset);
+
+	if (offset / AKVM__PAGE >= file->pages)
+		return -EFAULT;
+	if (AKVM__HOST->madvise(file->host + offset / AKVM__PAGE * AKVM__PAGE, AKVM__PAGE, MADV_POPULATE_WRITE) != 0)
+		return -EFAULT;
+	(void)__atomic_compare_exchange_n(place, word, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
 uint32_t akvm__files_slots(struct akvm__files *files)
 {
 	uint32_t used;

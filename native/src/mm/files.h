@@ -1,8 +1,8 @@
 /*
  * Host files that guests map: one object, one host mapping and one memory slot for each inode and way to open it.
  *
- * The only place that asks the host about file contents. The mapping itself is for the guest's eyes: the host does not read or
- * write through it, because a file may be truncated at any moment and the host would die of SIGBUS where a guest only faults.
+ * The only place that asks the host about file contents. The mapping itself is for the guest's eyes: the host does not copy
+ * through it, because a file may be truncated at any moment and the host would die of SIGBUS where a guest only faults.
  */
 #ifndef AKVM_MM_FILES_H
 #define AKVM_MM_FILES_H
@@ -60,6 +60,10 @@ int akvm__file_copy(const struct akvm_file *file, uint64_t offset, void *buffer,
 /* Store inside one page of a writable file. Bytes past the end are dropped as long as the page holds any of the file; -EFAULT as in
  * copy, and when the host has no room. */
 int akvm__file_store(const struct akvm_file *file, uint64_t offset, const void *buffer, uint32_t length);
+/* Compare and exchange one aligned word of a writable file through the host's mapping of it; what it was goes to *word. The one
+ * place that touches the mapping: the host is asked to have the page there first, which fails where a touch would kill, and
+ * guests cut no file short meanwhile if whoever does it for them also calls this. -EFAULT as in store. */
+int akvm__file_compare_exchange(const struct akvm_file *file, uint64_t offset, uint32_t *word, uint32_t desired);
 uint32_t akvm__files_slots(struct akvm__files *files);
 
 #endif

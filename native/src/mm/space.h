@@ -83,6 +83,14 @@ int akvm__page_in(struct akvm_space *space, struct akvm__vma *vma, uint64_t addr
 
 /* space.c */
 int akvm__space_new(struct akvm__mm *mm, struct akvm_space **space);
+/* 0, or -EINVAL for a range that is not whole pages of user space. */
+int akvm__range_check(uint64_t address, uint64_t length);
+/* Make `address` a boundary between regions; needs room for one, and for one reference in limbo. */
+void akvm__range_cut(struct akvm_space *space, uint64_t address);
+/* Regions between two boundaries go, and with them their references; their pages are gone already. */
+void akvm__range_forget(struct akvm_space *space, uint64_t start, uint64_t end);
+/* Join whatever can be joined from the region before `start` up to the one at `end`. */
+void akvm__range_join(struct akvm_space *space, uint64_t start, uint64_t end);
 /* Unmap everything and forget the regions. */
 void akvm__space_clear(struct akvm_space *space);
 

@@ -72,6 +72,7 @@ class FakeCore:
         self.answers: dict[int, Any] = {}
         self.files = 0
         self.opened: tuple[int, bool, int] | None = None
+        self.moved: tuple[int, int, int] | None = None
         self.limit = 0
         self.exhausted = self.END  # no frames are left for addresses from here on
         self.settled = True
@@ -324,6 +325,27 @@ class FakeCore:
 
     def akvm_space_discard(self, space: Any, address: int, length: int) -> int:
         return 0
+
+    def akvm_space_move(self, space: Any, source: int, to: int, length: int) -> int:
+        self.moved = (source, to, length)
+        return 0 if self.START <= source and source + length <= self.END else -errno.EFAULT
+
+    def akvm_space_compare_exchange32(self, space: Any, address: int, expected: int, desired: int, old: Any) -> int:
+        if address % 4:
+            return -errno.EINVAL
+        if self._copyable(address, 4) != 4:
+            return self._copyable(address, 4)
+        at = address - self.START
+        word = self._bytes(space)[at : at + 4]
+        old[0] = int.from_bytes(word, "little")
+        if old[0] == expected:
+            self._bytes(space)[at : at + 4] = desired.to_bytes(4, "little")
+        return 0
+
+    def akvm_space_present(self, space: Any, address: int, pages: int, out: Any) -> int:
+        for page in range(pages):
+            out[page] = page % 2
+        return 0 if self.START <= address and address + pages * 4096 <= self.END else -errno.ENOMEM
 
     def akvm_space_read(self, space: Any, address: int, buffer: Any, length: int) -> int:
         count = self._copyable(address, length)
