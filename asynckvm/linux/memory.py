@@ -7,6 +7,7 @@ madvise(2), brk(2), mm/mmap.c.
 
 from __future__ import annotations
 
+import copy
 import errno
 from typing import TYPE_CHECKING, Final
 
@@ -58,11 +59,33 @@ class Memory:
 
     def __init__(self, space: AddressSpace, heap: int) -> None:
         self.space = space
+        self.users = 1  # processes
         self._heap_start = heap
         self._heap_end = heap
         # Of each window: everything below is taken, everything from the second on was never used.
         self._low = [start for start, _ in MMAP_WINDOWS]
         self._high = [start for start, _ in MMAP_WINDOWS]
+
+    # ------------------------------------------------------------ life
+
+    def share(self) -> Memory:
+        """One process more uses it."""
+        self.users += 1
+        return self
+
+    def drop(self) -> None:
+        """One process less; the last one frees the address space. No context may be left in it then."""
+        self.users -= 1
+        if not self.users:
+            self.space.close()
+
+    def fork(self) -> Memory:
+        """A copy, page by page when somebody stores to it: see AddressSpace.fork for what must follow."""
+        twin = copy.copy(self)
+        twin.space = self.space.fork()
+        twin.users = 1
+        twin._low, twin._high = list(self._low), list(self._high)
+        return twin
 
     # ------------------------------------------------------------ heap
 

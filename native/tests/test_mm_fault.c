@@ -207,7 +207,7 @@ static void file_pages(void)
 	uint64_t entry;
 
 	begin(8 << 20, 4);
-	T_EQUAL(akvm__file_open(world.mm, fd, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
 	T_EQUAL(akvm_space_map(space, BASE, 8 * AKVM__PAGE, RW | AKVM_EXECUTE, file, AKVM__PAGE), 0);
 	akvm_file_close(file);
 	T_EQUAL(touch(space, BASE + 7, AKVM_READ, &byte), AKVM_FAULT_NONE);
@@ -251,7 +251,7 @@ static void files_that_shrink_and_grow(void)
 	uint8_t bytes[16], byte = 1;
 
 	begin(8 << 20, 1);
-	T_EQUAL(akvm__file_open(world.mm, fd, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
 	T_EQUAL(akvm_space_map(space, BASE, 8 * AKVM__PAGE, RW, file, 0), 0);
 	T_EQUAL(touch(space, BASE, AKVM_READ, &byte), AKVM_FAULT_NONE);
 	T_EQUAL(touch(space, BASE + 0x2000, AKVM_READ, &byte), AKVM_FAULT_NONE);

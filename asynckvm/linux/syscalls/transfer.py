@@ -146,13 +146,7 @@ def _deliver(task: Task, file: OpenFile, address: int, data: bytes, offset: int 
 async def _read_some(task: Task, file: OpenFile, length: int, offset: int | None, *, waiting: bool) -> bytes:
     if offset is not None:
         return file.pread(length, offset)
-    while True:
-        try:
-            return file.read(length)
-        except BlockingIOError:
-            if not waiting or file.nonblocking:
-                raise
-            await task.wait(file.queue)
+    return await file.read_for(task, length) if waiting else file.read(length)
 
 
 async def _write(task: Task, file: OpenFile, buffers: Iterable[tuple[int, int]], offset: int | None) -> int:
@@ -202,7 +196,7 @@ async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None
     while True:
         try:
             piece = data[done:] if done else data
-            done += file.write(piece) if offset is None else file.pwrite(piece, offset + done)
+            done += file.write_for(task, piece) if offset is None else file.pwrite(piece, offset + done)
         except BlockingIOError:
             if file.nonblocking:
                 if done:

@@ -89,12 +89,12 @@ static int map_one(struct akvm_space *space, const struct akvm__vma *vma, uint64
 	if (vma->file == NULL)
 		return map_zero(space, vma, place, entry);
 	page = file_offset(vma, address) / AKVM__PAGE;
-	/* What the file grew by since it was opened lies beyond its slot: such pages are copies too. */
-	if (write || (page >= vma->file->pages && page < file_pages))
+	/* What the file grew by since it was opened may lie beyond its slot: such pages are copies too. */
+	if (!vma->shared && (write || (page >= vma->file->pages && page < file_pages)))
 		return copy_file_page(space, vma, address, place, entry);
-	if (page >= file_pages)
+	if (page >= file_pages || page >= vma->file->pages)
 		return AKVM_FAULT_BUS;
-	*entry = akvm__entry_make(vma->file->gpa + page * AKVM__PAGE, AKVM__SMALL, vma->access, false);
+	*entry = akvm__entry_make(vma->file->gpa + page * AKVM__PAGE, AKVM__SMALL, vma->access, vma->shared);
 	akvm__page_set(space, place, *entry);
 	return AKVM_FAULT_NONE;
 }
@@ -124,7 +124,24 @@ static void map_around(struct akvm_space *space, const struct akvm__vma *vma, ui
 	}
 }
 
-static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, bool write, struct akvm__place place,
+/*
+ * The file has grown beyond the slot of a shared region, which must show the file itself: the region goes over to a larger
+ * object. Its pages do too, as they are touched. Where there is no such object to be had, the touch will be told BUS.
+ */
+static void follow_growth(struct akvm_space *space, struct akvm__vma *vma)
+{
+	struct akvm_file *larger;
+
+	if (akvm__limbo_reserve(&space->limbo, 1) != 0 ||
+	    akvm__files_open(&space->mm->files, vma->file->fd, vma->file->writable, 0, &larger) != 0)
+		return;
+	akvm__pages_clear(space, vma->start, vma->end, false);
+	akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)vma->file);
+	vma->file = larger;
+	space->limbo.owed++;
+}
+
+static int populate(struct akvm_space *space, struct akvm__vma *vma, uint64_t address, bool write, struct akvm__place place,
 		    uint64_t *entry)
 {
 	uint64_t file_pages = vma->file != NULL ? akvm__file_pages_now(vma->file) : 0;
@@ -133,6 +150,9 @@ static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint6
 	/* An entry at level 2 or above is empty: no table, so nothing is mapped in the 2 MiB around. */
 	if (vma->file == NULL && place.level > 1 && map_huge(space, vma, address, entry))
 		return AKVM_FAULT_NONE;
+	if (vma->shared && file_offset(vma, address) / AKVM__PAGE >= vma->file->pages &&
+	    file_offset(vma, address) / AKVM__PAGE < file_pages)
+		follow_growth(space, vma);
 	fault = akvm__walk_make(space, address, 1, &place);
 	if (fault != 0)
 		return fault == -EDQUOT ? AKVM_FAULT_LIMIT : AKVM_FAULT_MEMORY;
@@ -174,7 +194,7 @@ static int copy_page(struct akvm_space *space, const struct akvm__vma *vma, uint
 	return AKVM_FAULT_NONE;
 }
 
-/* Make the page at `place` this space's alone, and writable if the region is. */
+/* Make the page at `place` writable if the region is, and this space's alone unless it is shared. */
 static int own(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, struct akvm__place place,
 	       uint64_t *entry)
 {
@@ -184,6 +204,11 @@ static int own(struct akvm_space *space, const struct akvm__vma *vma, uint64_t a
 
 	if (*entry & AKVM__ENTRY_WRITE)
 		return AKVM_FAULT_NONE;
+	if (vma->shared) {
+		*entry = akvm__entry_make(gpa, size, vma->access, true);
+		akvm__entry_set(space, place, *entry);
+		return AKVM_FAULT_NONE;
+	}
 	if (!akvm__entry_private(*entry))
 		return copy_file_page(space, vma, address, place, entry);
 	if (akvm__frames_exclusive(&space->mm->frames, gpa, size)) {
@@ -197,7 +222,7 @@ static int own(struct akvm_space *space, const struct akvm__vma *vma, uint64_t a
 	return copy_page(space, vma, address, place, entry);
 }
 
-int akvm__page_in(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, uint64_t *entry)
+int akvm__page_in(struct akvm_space *space, struct akvm__vma *vma, uint64_t address, uint32_t flags, uint64_t *entry)
 {
 	struct akvm__place place;
 	int fault = AKVM_FAULT_NONE;
@@ -218,7 +243,7 @@ int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t acces
 {
 	/* Write and execute permission imply read, as the page tables have it. */
 	uint32_t need = access & AKVM_WRITE ? AKVM_WRITE : access & AKVM_EXECUTE ? AKVM_EXECUTE : ~0u;
-	const struct akvm__vma *vma;
+	struct akvm__vma *vma;
 	uint64_t entry;
 	int fault;
 
