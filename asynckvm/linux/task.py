@@ -19,6 +19,7 @@ from asynckvm.model.exits import InterruptReason
 if TYPE_CHECKING:
     from asynckvm.linux.memory import Memory
     from asynckvm.linux.process import Process
+    from asynckvm.linux.signals.restart import Restart
     from asynckvm.linux.wait import WaitQueue
     from asynckvm.platform import AddressSpace, Context
 

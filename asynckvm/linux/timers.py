@@ -1,7 +1,7 @@
 """Timers that send signals: the three interval timers of a process, and those it makes with timer_create(2).
 
 A timer waits on the event loop, and looks at its own clock again when it is called: a clock of processor time is slower than the
-loop's, never faster. A periodic timer whose signal is pending sleeps until the signal is taken, and counts what it missed then, so that
+loop's, never faster. A periodic timer whose signal is pending sleeps until that is taken, and counts then what it missed, so that
 no interval is too short for this process. Source: setitimer(2), timer_create(2), timer_settime(2), timer_getoverrun(2),
 kernel/time/posix-timers.c.
 """
@@ -9,15 +9,18 @@ kernel/time/posix-timers.c.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from asynckvm.errors import ClosedError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals import info as infos
 from asynckvm.linux.signals import send
+from asynckvm.linux.signals.numbers import SI_KERNEL
 from asynckvm.linux.usercopy import NANOSECONDS
 
 if TYPE_CHECKING:
@@ -85,7 +88,8 @@ class ProcessorClock:
             self._tick = _TICK if now != self._seen else min(self._tick * 2, _TICK_MAX)
             self._seen = now
             for task in tasks:
-                task.context.interrupt()
+                if task.in_guest:
+                    task.context.interrupt()
         return max(left // max(len(tasks), 1), self._tick)
 
 
@@ -105,7 +109,7 @@ class Timer:
     def set(self, deadline: int | None, interval: int) -> None:
         """Arm it for a time of its clock, or disarm it."""
         self.cancel()
-        self._deadline, self.interval = deadline, interval
+        self._deadline, self.interval = deadline, interval if deadline is not None else 0
         self._arm(0)
 
     def cancel(self) -> None:
@@ -147,6 +151,11 @@ class Timer:
 
     def _look(self) -> None:
         self._handle = None
+        # A closed machine has no processor time to tell, and nobody to tell it to.
+        with contextlib.suppress(ClosedError):
+            self._expire()
+
+    def _expire(self) -> None:
         if self._deadline is None or self._fire is None:
             return
         if self._deadline > self.clock.now():
@@ -170,7 +179,7 @@ class IntervalTimer:
         self.timer = Timer(clock, self._fire)
 
     def _fire(self) -> bool:
-        info = infos.SigInfo(self._number, infos.SI_KERNEL, source=self)
+        info = infos.SigInfo(self._number, SI_KERNEL, source=self)
         return send.send_to_process(self._process, info)
 
     def collected(self, info: SigInfo) -> SigInfo:
@@ -240,12 +249,20 @@ class TimerTable:
         """CLOCK_PROCESS_CPUTIME_ID."""
         if self._processor is None:
             process = self._process
-            self._processor = ProcessorClock(lambda: process.cpu_ns, process.tasks.values)
+            self._processor = ProcessorClock(lambda: process.cpu_ns, lambda: tuple(process.tasks.values()))
         return self._processor
 
     def thread_clock(self, task: Task) -> Clock:
         """CLOCK_THREAD_CPUTIME_ID; it stands still once the thread has ended."""
-        return ProcessorClock(lambda: task.cpu_ns, lambda: () if task.context.closed else (task,))
+        last = 0
+
+        def read() -> int:
+            nonlocal last
+            if not task.context.closed:
+                last = task.cpu_ns
+            return last
+
+        return ProcessorClock(read, lambda: () if task.context.closed else (task,))
 
     def interval(self, which: int) -> Timer:
         """ITIMER_REAL, _VIRTUAL or _PROF. EINVAL."""

@@ -8,8 +8,10 @@ from typing import Any
 
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux import wait
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
-from asynckvm.linux.signals import deliver, xstate
+from asynckvm.linux.groups import ProcessGroup, Session
+from asynckvm.linux.signals import xstate
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.altstack import AlternateStack
 from asynckvm.linux.signals.frame import Trap
@@ -82,7 +84,17 @@ class FakeTask:
         self.trap = Trap()
         self.noticed = 0
         self.cpu_ns = 0
+        self.in_guest = True
         self._waiting: asyncio.Future[bool] | None = None
+
+    @property
+    def dying(self) -> bool:
+        return self.process.ended is not None
+
+    @property
+    def interrupted(self) -> bool:
+        process = self.process
+        return bool((self.pending.mask | process.pending.mask) & ~self.mask) or self.dying or bool(process.job.stopped)
 
     def notice(self) -> None:
         self.noticed += 1
@@ -90,7 +102,7 @@ class FakeTask:
             self._waiting.set_exception(SyscallError(ERESTARTSYS))
 
     async def wait(self, *queues: wait.WaitQueue, until: int | None = None) -> bool:
-        if deliver.is_interrupted(self):  # type: ignore[arg-type]
+        if self.interrupted:
             raise SyscallError(ERESTARTSYS)
         return await wait.wait(queues, until, self._begin)
 
@@ -106,9 +118,10 @@ class FakeProcess:
         self.machine = SimpleNamespace(capabilities=CAPABILITIES)
         self.pid = pid
         self.parent = parent
-        self.group = parent.group if parent else pid
-        self.session = parent.session if parent else pid
-        self.credentials = SimpleNamespace(ruid=1000, euid=1000, suid=1000)
+        self.group: Any = parent.group if parent else ProcessGroup(pid, Session(pid, self))  # type: ignore[arg-type]
+        self.group.processes[pid] = self
+        self.exited = False
+        self.credentials = Credentials.of(1000, 1000)
         self.space = FakeSpace()
         self.actions = ActionTable()
         self.pending = SignalQueue()
@@ -120,6 +133,16 @@ class FakeProcess:
         self.tasks: dict[int, FakeTask] = {pid + number: FakeTask(self, pid + number) for number in range(threads)}
         self.timers = TimerTable(self)  # type: ignore[arg-type]
         kernel.processes[pid] = self
+
+    @property
+    def session(self) -> Session:
+        session: Session = self.group.session
+        return session
+
+    def join(self, group: ProcessGroup) -> None:
+        del self.group.processes[self.pid]
+        self.group = group
+        group.processes[self.pid] = self  # type: ignore[assignment]
 
     @property
     def cpu_ns(self) -> int:

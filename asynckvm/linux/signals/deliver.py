@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from asynckvm.errors import GuestMemoryError, UsageError
+from asynckvm.errors import GuestMemoryError, OutOfMemoryError, UsageError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals import frame as frames
 from asynckvm.linux.signals import info as infos
@@ -26,22 +26,16 @@ if TYPE_CHECKING:
     from asynckvm.linux.task import Task
     from asynckvm.model.exits import Fault
 
-_ERRORS: Final = (1 << 64) - 4096
-_GENERAL_PROTECTION, _PAGE_FAULT = 13, 14
-
-
-def is_interrupted(task: Task) -> bool:
-    """There is something for `deliver` to do: a wait that may be interrupted ends."""
-    process = task.process
-    return (task.pending.mask | process.pending.mask) & ~task.mask != 0 or process.job.stopped != 0 or process.ended is not None
+_GENERAL_PROTECTION, _PAGE_FAULT, _EXCEPTIONS = 13, 14, 32
 
 
 def deliver(task: Task) -> None:
     """Act on all pending signals. Afterwards the thread may run, unless its process has stopped (`stay_stopped`) or ended."""
-    process = task.process
-    if not is_interrupted(task) and task.saved_mask is None and not _has_failed(task):
+    if not task.interrupted and task.saved_mask is None and not restart.interrupted_by(task):
+        task.syscall = None
         return
-    while process.ended is None and not process.job.stopped:
+    process = task.process
+    while not task.dying and not process.job.stopped:
         info = _next(task)
         if info is not None:
             _act(task, info)
@@ -57,12 +51,8 @@ def deliver(task: Task) -> None:
 
 async def stay_stopped(task: Task) -> None:
     """Wait until the process is continued or has ended."""
-    while task.process.job.stopped and task.process.ended is None:
+    while task.process.job.stopped and not task.dying:
         await task.process.job.wait()
-
-
-def _has_failed(task: Task) -> bool:
-    return task.syscall is not None and task.context.words[RegisterIndex.rax] >= _ERRORS
 
 
 def _next(task: Task) -> SigInfo | None:
@@ -80,7 +70,7 @@ def _act(task: Task, info: SigInfo) -> None:
         return
     if default is not Default.STOP:
         send.die(task, info)
-    elif number == signal.SIGSTOP or not send.is_orphaned(process):
+    elif number == signal.SIGSTOP or not process.group.orphaned:
         send.stop(process, number)
 
 
@@ -112,7 +102,7 @@ def _push(task: Task, info: SigInfo, action: Action) -> bool:
     try:
         task.space.write(frame.fp_address, xstate.save(context.xsave, capabilities.xcr0, area))
         task.space.write(frame.address, frame.content)
-    except GuestMemoryError:
+    except (GuestMemoryError, OutOfMemoryError):
         return False
     context.registers = frame.registers
     context.xsave = xstate.initial(capabilities.xsave_bytes)
@@ -124,9 +114,13 @@ def _push(task: Task, info: SigInfo, action: Action) -> bool:
 
 def fault(task: Task, exception: Fault, *, reason: str = "") -> None:
     """An exception of the processor: its signal, whether the program likes it or not."""
-    if exception.vector >= 0:
-        address = exception.address if exception.vector == _PAGE_FAULT else task.trap.address
-        task.trap = frames.Trap(exception.vector, exception.error_code, address)
+    vector, error_code = exception.vector, exception.error_code
+    if vector >= _EXCEPTIONS:
+        # An interrupt gate that is not there, or not for ring 3: a protection fault with its selector.
+        vector, error_code = _GENERAL_PROTECTION, vector * 8 + 2
+    if vector >= 0:
+        address = exception.address if vector == _PAGE_FAULT else task.trap.address
+        task.trap = frames.Trap(vector, error_code, address)
     send.force(task, infos.from_fault(exception, reason=reason))
 
 
@@ -140,7 +134,7 @@ def sigreturn(task: Task) -> int:
     words = task.context.words
     try:
         image = task.space.read(words[RegisterIndex.rsp], frames.CONTEXT_BYTES)
-    except (GuestMemoryError, UsageError):
+    except (GuestMemoryError, OutOfMemoryError, UsageError):
         _bad_frame(task)
         return 0
     before = frames.parse(image, task.context.registers)
@@ -180,7 +174,7 @@ def _read_fp(task: Task, address: int) -> bytes | None:
         if xstate.claims_area(content):
             area = xstate.area_bytes(capabilities.xcr0, capabilities.xsave_bytes)
             content = task.space.read(address, xstate.frame_bytes(area))
-    except (GuestMemoryError, UsageError):
+    except (GuestMemoryError, OutOfMemoryError, UsageError):
         return None
     return xstate.restore(content, capabilities.xcr0, capabilities.xsave_bytes)
 

@@ -15,8 +15,14 @@ from asynckvm.linux.signals.numbers import SA_RESTART
 from asynckvm.model.registers import RegisterIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
     from asynckvm.linux.signals.action import Action
     from asynckvm.linux.task import Task
+
+    # What restart_syscall(2) does instead of a call that may not simply run again.
+    Restart: TypeAlias = Callable[[], int | Awaitable[int]]
 
 RESTART_SYSCALL: Final = 219
 # Length of SYSCALL: the instruction pointer is behind it.

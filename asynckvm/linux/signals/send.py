@@ -21,7 +21,6 @@ from asynckvm.linux.signals.numbers import (
     bit,
     lowest,
 )
-from asynckvm.linux.signals.queue import QUEUED_MAX
 from asynckvm.linux.status import ExitStatus
 from asynckvm.model.registers import RegisterIndex
 
@@ -97,7 +96,7 @@ def _put(process: Process, info: SigInfo, task: Task | None) -> bool:
 
 
 def _limit(process: Process) -> int:
-    return min(process.limits[_RLIMIT_SIGPENDING][0], QUEUED_MAX)
+    return process.limits[_RLIMIT_SIGPENDING][0]
 
 
 def _notice(tasks: Iterable[Task], mask: int) -> None:
@@ -150,26 +149,12 @@ def stop(process: Process, number: int) -> None:
 
 def _tell_parent(process: Process, code: int, status: int) -> None:
     parent = process.parent
-    if parent is None:
+    if parent is None or parent.exited:
         return
     parent.child_queue.wake(_POLLIN)
     if not parent.actions[signal.SIGCHLD].flags & SA_NOCLDSTOP:
         used = process.cpu_ns // 10_000_000
         send_to_process(parent, infos.from_child(code, process.pid, process.credentials.ruid, status, (used, 0)))
-
-
-def is_orphaned(process: Process) -> bool:
-    """Nobody outside its group, in its session, could continue it: terminal stop signals do nothing then."""
-    for member in process.kernel.processes.values():
-        parent = member.parent
-        if (
-            member.group == process.group
-            and parent is not None
-            and parent.group != member.group
-            and parent.session == member.session
-        ):
-            return False
-    return True
 
 
 # ---------------------------------------------------------------- permission
@@ -180,6 +165,6 @@ def may_signal(sender: Process, target: Process, number: int) -> bool:
     if sender is target:
         return True
     ours, theirs = sender.credentials, target.credentials
-    if ours.euid == 0 or ours.euid in (theirs.ruid, theirs.suid) or ours.ruid in (theirs.ruid, theirs.suid):
+    if ours.is_root or ours.euid in (theirs.ruid, theirs.suid) or ours.ruid in (theirs.ruid, theirs.suid):
         return True
     return number == signal.SIGCONT and sender.session == target.session

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTNOINTR, ERESTARTSYS, SyscallError
+from asynckvm.linux.groups import ProcessGroup
 from asynckvm.linux.signals import deliver, send, xstate
 from asynckvm.linux.signals import info as infos
 from asynckvm.linux.signals.action import Action
@@ -109,7 +111,7 @@ def test_stop_and_continue_discard_each_other(process: Any, task: Any) -> None:
 
 async def test_a_process_stops_and_goes_on(kernel: FakeKernel, process: Any) -> None:
     child: Any = FakeProcess(kernel, 200, parent=process, threads=2)
-    child.group = 200
+    child.join(ProcessGroup(200, process.session))
     first, second = child.tasks.values()
     process.tasks[100].mask = bit(signal.SIGCHLD)
     send.send_to_process(child, SigInfo(signal.SIGTSTP))
@@ -397,15 +399,15 @@ def test_a_saved_mask_comes_back_at_once_when_no_handler_ran(process: Any, task:
 
 def test_who_may_send(kernel: FakeKernel, process: Any) -> None:
     other: Any = FakeProcess(kernel, 500)
-    other.credentials.ruid = other.credentials.suid = other.credentials.euid = 1
+    other.credentials = Credentials.of(1, 1)
     assert send.may_signal(process, process, 9)
     assert not send.may_signal(process, other, 9)
     assert not send.may_signal(process, other, signal.SIGCONT)
-    other.session = process.session
+    other.join(process.group)
     assert send.may_signal(process, other, signal.SIGCONT)
-    other.credentials.suid = 1000
+    other.credentials = other.credentials.replace(suid=1000)
     assert send.may_signal(process, other, 9)
-    other.credentials.suid, process.credentials.euid = 1, 0
+    other.credentials, process.credentials = Credentials.of(1, 1), process.credentials.replace(euid=0)
     assert send.may_signal(process, other, 9)
 
 

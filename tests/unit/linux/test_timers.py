@@ -59,7 +59,8 @@ async def signalled(task: Any, number: int) -> Any:
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def watcher(events: int, waiting: asyncio.Future[None] = waiting) -> None:
-                waiting.done() or waiting.set_result(None)
+                if not waiting.done():
+                    waiting.set_result(None)
 
             task.process.signal_queue.watch(watcher)
             await waiting
@@ -154,7 +155,8 @@ async def test_an_ignored_alarm_is_looked_at_ever_more_rarely(process: Any, task
     task.mask = 0
     process.actions.set(ALRM, Action(SIG_IGN))
     calls.setitimer(task, 0, put(task, NEW, "qqqq", 0, 1, 0, 1), 0)
-    timer, ticks = process.timers.interval(0), []
+    timer = process.timers.interval(0)
+    ticks: list[int] = []
     async with asyncio.timeout(SECONDS):
         while len(ticks) < 3:
             await asyncio.sleep(0.001)
