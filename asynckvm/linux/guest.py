@@ -24,7 +24,7 @@ from asynckvm.linux.report import Reporter
 from asynckvm.linux.stack import Auxiliary
 from asynckvm.linux.syscalls.table import CONSTANT, name_of
 from asynckvm.linux.task import Task
-from asynckvm.linux.vfs import View
+from asynckvm.linux.vfs import ST_RDONLY, Caller, FileSystemContext, HostTree, Mounts, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,14 +100,14 @@ class Guest:
                     [os.fsencode(f"{name}={value}") for name, value in (environment or {}).items()],
                     _auxiliary(identity, machine),
                 )
-            view = View(os.fsencode(root), program.path, program.duplicate)
+            fs = FileSystemContext(Mounts(HostTree(root), ST_RDONLY))
             start = os.fsencode(directory if directory is not None else Path.cwd())
+            fs.directory = resolve(Caller(fs, identity), fs.root, start)
             process = Process(
                 machine,
                 Memory(self._space, loaded.heap),
                 self._files,
-                view,
-                view.resolve(view.root, start),
+                fs,
                 identity,
                 program.name.rpartition(b"/")[2],
             )

@@ -30,6 +30,22 @@ class Identity:
     groups: tuple[int, ...] = field(default_factory=lambda: tuple(os.getgroups()))
 
     @property
+    def ruid(self) -> int:
+        return self.user
+
+    @property
+    def euid(self) -> int:
+        return self.effective_user
+
+    @property
+    def rgid(self) -> int:
+        return self.group
+
+    @property
+    def egid(self) -> int:
+        return self.effective_group
+
+    @property
     def is_secure(self) -> bool:
         """AT_SECURE: the program runs with other rights than those of its user."""
         return self.user != self.effective_user or self.group != self.effective_group

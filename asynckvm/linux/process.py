@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.files import DescriptorTable
     from asynckvm.linux.identity import Identity
     from asynckvm.linux.memory import Memory
-    from asynckvm.linux.vfs import Node, View
+    from asynckvm.linux.vfs import FileSystemContext
     from asynckvm.platform import AddressSpace, Machine
 
 INFINITY: Final = (1 << 64) - 1
@@ -43,19 +43,16 @@ class Process:
         machine: Machine,
         memory: Memory,
         files: DescriptorTable,
-        view: View,
-        directory: Node,
+        fs: FileSystemContext,
         identity: Identity,
         name: bytes,
     ) -> None:
         self.machine = machine
         self.memory = memory
         self.files = files
-        self.view = view
-        self.directory = directory
+        self.fs = fs
         self.identity = identity
         self.name = name[:_NAME_BYTES]
-        self.umask = 0o022
         self.signals = Signals()
         # Signal number to why it was sent, for those that came from outside.
         self.signal_reasons: dict[int, str] = {}
@@ -65,13 +62,17 @@ class Process:
         self.calls: collections.Counter[int] = collections.Counter()
 
     @property
+    def credentials(self) -> Identity:
+        return self.identity
+
+    @property
     def space(self) -> AddressSpace:
         return self.memory.space
 
     def release(self) -> None:
         """Close every file and let go of every directory. No system call may follow."""
         self.files.close_range(0, DESCRIPTORS_MAX)
-        del self.view, self.directory
+        del self.fs
 
     def end(self, status: ExitStatus) -> None:
         if self.ended is None:

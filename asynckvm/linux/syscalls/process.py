@@ -145,11 +145,6 @@ def prlimit64(task: Task, pid: int, resource: int, new: int, old: int) -> int:
     return 0
 
 
-def umask(task: Task, mask: int) -> int:
-    previous, task.process.umask = task.process.umask, mask & 0o777
-    return previous
-
-
 def prctl(task: Task, option: int, argument: int) -> int:
     process = task.process
     if option == _PR_GET_NAME:
