@@ -1,4 +1,4 @@
-"""Open files that stand on a descriptor of the host: regular files and directories of shared trees, harmless devices, memory files.
+"""Open files that stand on a descriptor of the host: regular files and directories of shared trees, harmless devices.
 
 The descriptor was opened by `vfs.host` or belongs to the host's user; nothing here opens a path. Source: open(2), lseek(2),
 getdents64(2), fallocate(2).

@@ -124,7 +124,7 @@ def fadvise64(task: Task, fd: int, offset: int, length: int, advice: int) -> int
         raise SyscallError(errno.EBADF)
     if stat.S_ISFIFO(file.attributes().mode):
         raise SyscallError(errno.ESPIPE)
-    if length < 0 or not 0 <= advice <= 5:  # noqa: PLR2004
+    if length < 0 or not 0 <= advice <= 5:
         raise SyscallError(errno.EINVAL)
     return 0
 

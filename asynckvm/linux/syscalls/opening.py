@@ -92,7 +92,7 @@ def _open(task: Task, directory: int, path: bytes, flags: int, mode: int, resolv
         raise SyscallError(errno.EINVAL)
     caller = caller_of(task)
     found = opening.find(caller, start_of(task, directory, path), path, flags, mode, resolve)
-    if stat.S_ISFIFO(found.location.node.mode) and not flags & os.O_PATH:
+    if found.location.node.type == stat.S_IFIFO and not flags & os.O_PATH:
         opening.check_open(caller, found, flags)
         return _open_fifo(task, found.location, flags)
     file = opening.open_found(caller, found, flags)

@@ -1,8 +1,8 @@
-"""The bytes of a file in memory: pages in Python until somebody maps or executes the file, a memory file of the host from then on.
+"""The bytes of a file in memory: pages in Python until somebody maps or executes it, a memory file of the host from then on.
 
 `Budget` bounds both. A memory file can be filled by a guest without a call, through a mapping, so what it could hold is charged
-in full, and it never shrinks: what is cut off is emptied, and no mapping ever reaches beyond it. Source: tmpfs(5), memfd_create(2),
-fallocate(2), lseek(2).
+in full, and it never shrinks: what is cut off is emptied, and no mapping ever reaches beyond it. Source: tmpfs(5),
+memfd_create(2), fallocate(2), lseek(2).
 """
 
 from __future__ import annotations

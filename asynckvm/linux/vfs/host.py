@@ -22,7 +22,7 @@ from asynckvm.linux.files.host import HostDescriptor, HostDirectory
 from asynckvm.linux.files.open_file import O_ACCESS
 from asynckvm.linux.vfs import host_names
 from asynckvm.linux.vfs.node import Change, Endpoint, Entry, FileSystem, Node, Owner, Statistics
-from asynckvm.linux.vfs.openat2 import ENTER, LOOK, open_beneath, require
+from asynckvm.linux.vfs.openat2 import LOOK, open_beneath, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -78,7 +78,7 @@ class HostTree(FileSystem):
         self._believed_until = 0.0
         # The file's name, when it is one file only.
         self.base = name
-        self._root = HostEntry(self, name, None, status.st_mode)
+        self._root = HostEntry(self, name, None, stat.S_IFMT(status.st_mode))
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -128,11 +128,11 @@ class HostTree(FileSystem):
 class HostEntry(Entry, Node):
     """A name below the tree and what it leads to. `relative` is its path from the tree's directory, b"" for that itself."""
 
-    __slots__ = ("_endpoint", "_identity", "_status", "mode", "relative", "tree")
+    __slots__ = ("_endpoint", "_identity", "_status", "relative", "tree", "type")
 
     leaps = True
 
-    def __init__(self, tree: HostTree, relative: bytes, status: os.stat_result | None, mode: int) -> None:
+    def __init__(self, tree: HostTree, relative: bytes, status: os.stat_result | None, kind: int) -> None:
         self.tree = tree
         self.relative = relative
         # What the walk just saw, for the call that walked; nothing of it is true any more afterwards.
@@ -140,7 +140,7 @@ class HostEntry(Entry, Node):
         self._identity = (status.st_dev, status.st_ino) if status is not None else None
         # Kept by whoever keeps the entry; there is one for all entries of the inode.
         self._endpoint: Endpoint | None = None
-        self.mode = mode
+        self.type = kind
         self.deleted = False
 
     def __eq__(self, other: object) -> bool:
@@ -180,13 +180,13 @@ class HostEntry(Entry, Node):
     def look(self, names: Sequence[bytes], caller: Caller) -> HostEntry:
         if self.deleted:
             raise SyscallError(errno.ENOENT)
-        if not stat.S_ISDIR(self.mode):
+        if self.type != stat.S_IFDIR:
             raise SyscallError(errno.ENOTDIR)
         relative = self.below(b"/".join(names))
         if not caller.is_root:
             self.tree.check_search(relative, caller)
         status = self.tree.look(relative)
-        return HostEntry(self.tree, relative, status, status.st_mode)
+        return HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
 
     def names_to_mount(self, names: Sequence[bytes], points: Iterable[Entry]) -> int:
         path = self.below(b"/".join(names)) + b"/"
@@ -223,20 +223,20 @@ class HostEntry(Entry, Node):
         status = os.fstat(fd)
         found = (status.st_dev, status.st_ino)
         if self._identity is None:
-            self._identity, self.mode = found, status.st_mode
+            self._identity = found
         elif self._identity != found:
             os.close(fd)
             raise SyscallError(errno.ESTALE)
-        self._status = status
         return fd
 
     def attributes(self) -> Attributes:
         if self._status is not None:
             return Attributes.from_host(self._status)
-        os.close(self.reach())
-        status, self._status = self._status, None
-        assert status is not None
-        return Attributes.from_host(status)
+        fd = self.reach()
+        try:
+            return Attributes.from_host(os.fstat(fd))
+        finally:
+            os.close(fd)
 
     def lookup(self, entry: Entry, name: bytes, caller: Caller) -> Entry:  # noqa: ARG002
         return self.look((name,), caller)
@@ -258,8 +258,8 @@ class HostEntry(Entry, Node):
             if self.is_directory:
                 opened = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 return HostDirectory(opened, flags)
-            if not stat.S_ISREG(self.mode):
-                raise SyscallError(errno.ENXIO if stat.S_ISSOCK(self.mode) else errno.EACCES)
+            if self.type != stat.S_IFREG:
+                raise SyscallError(errno.ENXIO if self.type == stat.S_IFSOCK else errno.EACCES)
             opened = os.open(f"/proc/self/fd/{fd}", flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
             return HostDescriptor(opened, flags)
         finally:
@@ -270,7 +270,7 @@ class HostEntry(Entry, Node):
             raise SyscallError(errno.EROFS)
 
     def endpoint(self) -> Endpoint:
-        if not (stat.S_ISFIFO(self.mode) or stat.S_ISSOCK(self.mode)):
+        if self.type not in (stat.S_IFIFO, stat.S_IFSOCK):
             raise SyscallError(errno.ENXIO)
         if self._endpoint is None:
             self._endpoint = self.tree.endpoints.setdefault(self.identity, Endpoint())
@@ -283,7 +283,7 @@ class HostEntry(Entry, Node):
             host_names.make(fd, name, mode, owner, target)
         relative = self.below(name)
         status = self.tree.look(relative)
-        return HostEntry(self.tree, relative, status, status.st_mode)
+        return HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
 
     def link(self, entry: Entry, name: bytes, node: Node) -> None:  # noqa: ARG002
         if not isinstance(node, HostEntry) or node.tree is not self.tree:
@@ -340,7 +340,7 @@ class HostEntry(Entry, Node):
 
     def truncate(self, length: int) -> None:
         self._check_writable(os.O_WRONLY)
-        if not stat.S_ISREG(self.mode):
+        if self.type != stat.S_IFREG:
             raise SyscallError(errno.EINVAL)
         fd = self.reach()
         try:
@@ -350,7 +350,7 @@ class HostEntry(Entry, Node):
             self._status = None
 
     def xattrs(self) -> Iterator[bytes]:
-        if not (self.is_directory or stat.S_ISREG(self.mode)):
+        if not (self.is_directory or self.type == stat.S_IFREG):
             return iter(())
         fd = self.reach()
         try:
@@ -363,7 +363,7 @@ class HostEntry(Entry, Node):
         """Those of users only: the others are between the host and its own programs."""
         if not name.startswith(_USER_XATTR):
             raise SyscallError(errno.EOPNOTSUPP if name.startswith(b"system.") else errno.ENODATA)
-        if not (self.is_directory or stat.S_ISREG(self.mode)):
+        if not (self.is_directory or self.type == stat.S_IFREG):
             raise SyscallError(errno.ENODATA)
         fd = self.reach()
         try:

@@ -98,9 +98,7 @@ def link(caller: Caller, old: Location, start: Location, path: bytes) -> None:
     walk.location.node.link(walk.location.entry, name, old.node)
 
 
-def rename(
-    caller: Caller, start: Location, path: bytes, target_start: Location, target_path: bytes, flags: int = 0
-) -> None:
+def rename(caller: Caller, start: Location, path: bytes, target_start: Location, target_path: bytes, flags: int = 0) -> None:
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
         raise SyscallError(errno.EINVAL)
     source, target = Walk(caller, start), Walk(caller, target_start)
@@ -112,15 +110,7 @@ def rename(
         raise SyscallError(errno.EEXIST if flags & RENAME_NOREPLACE and old not in _SPECIAL else errno.EBUSY)
     check_writable(source.location)
     child, replaced = source.child(old), find_child(target, new)
-    if flags & RENAME_NOREPLACE and replaced is not None:
-        raise SyscallError(errno.EEXIST)
-    if flags & RENAME_EXCHANGE:
-        if replaced is None:
-            raise SyscallError(errno.ENOENT)
-        if new_slash and not replaced.node.is_directory:
-            raise SyscallError(errno.ENOTDIR)
-    if not child.node.is_directory and (old_slash or (new_slash and not flags & RENAME_EXCHANGE)):
-        raise SyscallError(errno.ENOTDIR)
+    _check_types(child, replaced, flags, old_slash=old_slash, new_slash=new_slash)
     if target.location.entry.is_below(child.entry):
         raise SyscallError(errno.EINVAL)
     if replaced is not None and source.location.entry.is_below(replaced.entry):
@@ -131,6 +121,19 @@ def rename(
     source.location.node.rename(
         source.location.entry, child.entry, target.location.entry, new, replaced.entry if replaced is not None else None, flags
     )
+
+
+def _check_types(child: Location, replaced: Location | None, flags: int, *, old_slash: bool, new_slash: bool) -> None:
+    """Whether both names are there, or not, as `flags` want it, and directories where a slash follows."""
+    if flags & RENAME_NOREPLACE and replaced is not None:
+        raise SyscallError(errno.EEXIST)
+    if flags & RENAME_EXCHANGE:
+        if replaced is None:
+            raise SyscallError(errno.ENOENT)
+        if new_slash and not replaced.node.is_directory:
+            raise SyscallError(errno.ENOTDIR)
+    if not child.node.is_directory and (old_slash or (new_slash and not flags & RENAME_EXCHANGE)):
+        raise SyscallError(errno.ENOTDIR)
 
 
 def _check_rename(
@@ -206,4 +209,3 @@ def _check_safe_source(caller: Caller, attributes: Attributes) -> None:
     runs_as_others = mode & stat.S_ISUID or mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID | stat.S_IXGRP
     if not stat.S_ISREG(mode) or runs_as_others or not caller.may(attributes, os.R_OK | os.W_OK):
         raise SyscallError(errno.EPERM)
-

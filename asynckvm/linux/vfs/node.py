@@ -139,14 +139,14 @@ class FileSystem:
 
 
 class Node:
-    """An inode. `mode` has its type and never changes in that part; what raises here is what most kinds refuse."""
+    """An inode. What raises here is what most kinds refuse."""
 
     __slots__ = ()
 
-    @property
-    def mode(self) -> int:
-        """The type (S_IFMT) at least; the permissions that count are those of `attributes`."""
-        raise NotImplementedError
+    # S_IFMT of its mode, which never changes.
+    type: int
+    # Whether a file without any name may be given one.
+    linkable: bool = False
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -155,19 +155,14 @@ class Node:
 
     @property
     def is_directory(self) -> bool:
-        return stat.S_ISDIR(self.mode)
+        return self.type == stat.S_IFDIR
 
     @property
     def is_link(self) -> bool:
-        return stat.S_ISLNK(self.mode)
+        return self.type == stat.S_IFLNK
 
     def attributes(self) -> Attributes:
         raise NotImplementedError
-
-    @property
-    def linkable(self) -> bool:
-        """Whether a file without any name may be given one."""
-        return False
 
     def settle(self) -> None:
         """The node is kept beyond this call: nothing about it may be remembered that others can change."""

@@ -1,13 +1,15 @@
 """From a path to a location: the walk of path_resolution(7), over links, mounts and `..`, with the caller's permissions.
 
 Everything a path can do to leave where it should stay ends here or in `openat2`. Names inside one tree of the host are handed
-to it several at a time; a link among them sends the walk back to single steps. Source: path_resolution(7), openat2(2), symlink(7).
+to it several at a time; a link among them sends the walk back to single steps. Source: path_resolution(7), openat2(2),
+symlink(7).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
@@ -23,6 +25,8 @@ _LINKS_MAX: Final = 40
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 RESOLVE_CACHED: Final = 32
 _SCOPED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
+_LINK: Final = stat.S_IFLNK
+_DIRECTORY: Final = stat.S_IFDIR
 _DOTS: Final = frozenset({b".", b".."})
 
 
@@ -68,7 +72,7 @@ class Walk:
         if len(name) > NAME_MAX:
             raise SyscallError(errno.ENAMETOOLONG)
         location = self.location
-        return self._cross(Location(location.mount, location.node.lookup(location.entry, name, self.caller)))
+        return self._cross(Location(location.mount, location.entry.node.lookup(location.entry, name, self.caller)))
 
     def follow(self, link: Location) -> bytes | None:
         """Follow `link`, found in `location`: the path to go on with from there, or None when `location` is the target now."""
@@ -123,7 +127,7 @@ class Walk:
                     self._up()
                     continue
                 found = self.child(name)
-            if found.node.is_link and (names or follow):
+            if found.node.type == _LINK and (names or follow):
                 path = self.follow(found)
                 if path is not None:
                     names += self._begin(path)
@@ -150,7 +154,7 @@ class Walk:
                 raise
             return self._step(names)
         del names[-len(taken) :]
-        if found.node.is_link:
+        if found.node.type == _LINK:
             self.location = Location(location.mount, found.up() or found)
         return self._cross(Location(location.mount, found))
 
@@ -159,10 +163,10 @@ class Walk:
         return self.child(names.pop())
 
     def _check_search(self) -> None:
-        node = self.location.node
-        if not node.is_directory:
+        node = self.location.entry.node
+        if node.type != _DIRECTORY:
             raise SyscallError(errno.ENOTDIR)
-        if not self.caller.is_root:
+        if self.caller.credentials.euid:
             self.caller.check(node.attributes(), os.X_OK)
 
     def _up(self) -> None:

@@ -34,6 +34,7 @@ _ENTRY_BYTES: Final = 20
 _DAY: Final = 24 * 3600 * 10**9
 # A target longer than this costs a page, as in Linux.
 _SHORT_LINK: Final = 128
+_ROOT: Final = Owner(0, 0)
 _POSITIONS: Final = 2  # those of "." and "..", before all others
 
 
@@ -53,7 +54,7 @@ class Tmpfs(FileSystem):
     name = b"tmpfs"
     source = b"tmpfs"
 
-    def __init__(self, budget: Budget, *, mode: int = 0o755, owner: Owner = Owner(0, 0)) -> None:
+    def __init__(self, budget: Budget, *, mode: int = 0o755, owner: Owner = _ROOT) -> None:
         super().__init__()
         self.budget = budget
         self.inodes = itertools.count(1)
@@ -100,10 +101,6 @@ class TmpfsNode(Node):
         # An inode for which there was no room has no number.
         if hasattr(self, "inode"):
             self.fs.budget.refund_inode()
-
-    @property
-    def mode(self) -> int:
-        return self.type | self.permissions
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -255,7 +252,7 @@ class Directory(TmpfsNode):
             yield Listed(_POSITIONS, b"..", parent.node.identity[1] if parent is not None else self.inode, self.type)
         for name, child in self.children.items():
             if child.position >= position:
-                yield Listed(child.position + 1, name, child.node.identity[1], child.node.mode)
+                yield Listed(child.position + 1, name, child.node.identity[1], child.node.type)
 
     # ------------------------------------------------------------ names
 
@@ -311,15 +308,15 @@ class Directory(TmpfsNode):
         if flags & RENAME_EXCHANGE:
             assert isinstance(replaced, TmpfsEntry)
             self._take(child)
-            target._take(replaced)  # noqa: SLF001
+            target._take(replaced)
             self._insert(replaced, old, entry)
         else:
             if replaced is not None:
                 if replaced.node.is_directory:
                     _check_empty(replaced)
-                target._remove(replaced)  # noqa: SLF001
+                target._remove(replaced)
             self._take(child)
-        target._insert(child, name, into)  # noqa: SLF001
+        target._insert(child, name, into)
         child.node.change(Change())
 
     def _insert(self, child: TmpfsEntry, name: bytes, entry: Entry) -> None:
