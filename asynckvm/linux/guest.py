@@ -12,7 +12,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from asynckvm.errors import ClosedError, InternalError, UsageError
 from asynckvm.linux import dispatch, loader, streams
@@ -30,15 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self, TypeAlias
 
-    from asynckvm.linux.loader import Program
+    from asynckvm.linux.program import Program
     from asynckvm.linux.status import ExitStatus
     from asynckvm.platform import AddressSpace, Context, Machine
 
     # A host descriptor, which stays the caller's; bytes to read; an open file; or None for a closed descriptor.
     Stream: TypeAlias = int | bytes | OpenFile | None
-
-# HWCAP2: ring 3 may use the FSGSBASE instructions.
-_HWCAP2_FSGSBASE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +88,10 @@ class Guest:
                 if stream is not None:
                     self._files.replace(number, _open_stream(stream))
             self._space = machine.create_address_space()
-            with contextlib.closing(program.map_file(machine)) as file:
-                loaded = loader.load(
-                    self._space,
-                    program,
-                    file,
-                    [os.fsencode(argument) for argument in arguments],
-                    [os.fsencode(f"{name}={value}") for name, value in (environment or {}).items()],
-                    _auxiliary(identity, machine),
-                )
+            strings = [os.fsencode(argument) for argument in arguments]
+            variables = [os.fsencode(f"{name}={value}") for name, value in (environment or {}).items()]
+            with contextlib.closing(program.prepare(strings, variables)) as executable:
+                loaded = loader.load(self._space, machine, executable, _credentials(identity))
             view = View(os.fsencode(root), program.path, program.duplicate)
             start = os.fsencode(directory if directory is not None else Path.cwd())
             process = Process(
@@ -187,15 +179,14 @@ def _open_stream(stream: int | bytes | OpenFile) -> OpenFile:
     return streams.Source(stream) if isinstance(stream, bytes) else streams.host_stream(stream)
 
 
-def _auxiliary(identity: Identity, machine: Machine) -> dict[Auxiliary, int]:
-    """The auxiliary entries that neither the file nor the processor knows."""
+def _credentials(identity: Identity) -> dict[Auxiliary, int]:
+    """The auxiliary entries that neither the file nor the machine knows."""
     return {
         Auxiliary.UID: identity.user,
         Auxiliary.EUID: identity.effective_user,
         Auxiliary.GID: identity.group,
         Auxiliary.EGID: identity.effective_group,
         Auxiliary.SECURE: int(identity.is_secure),
-        Auxiliary.HWCAP2: _HWCAP2_FSGSBASE if machine.capabilities.fsgsbase else 0,
     }
 
 

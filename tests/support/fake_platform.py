@@ -196,6 +196,7 @@ class FakeMachine:
 
     class capabilities:  # noqa: N801  an attribute of the machine
         fsgsbase = False
+        xsave_bytes = 4096
 
     def __init__(self, script: Script | None = None) -> None:
         self.script: Script = script or (lambda _: iter(()))  # type: ignore[assignment,return-value]
