@@ -98,15 +98,18 @@ def prepare(
 ) -> Executable:
     """Everything execve(2) may refuse, in its order. `file` stays the caller's.
 
-    `open_file` opens an interpreter by its name, as execve opens a program. `stack_limit` is RLIMIT_STACK. Not `reachable`:
-    the program was given by a descriptor that is closed before it runs, so no interpreter could read a script. Raises
-    ElfError, stack.ArgumentsTooLongError, SyscallError, and what `open_file` raises.
+    `open_file` opens an interpreter by its name as execve opens a program: EACCES for what is no executable regular file.
+    `stack_limit` is RLIMIT_STACK. Not `reachable`: the program was given by a descriptor that is closed before it runs, so no
+    interpreter could read a script. Raises ElfError, stack.ArgumentsTooLongError, SyscallError, and what `open_file` raises.
     """
     arguments, environment = list(arguments) or [b""], list(environment)
     stack.check_lengths(arguments, environment, name, stack_limit)
     with contextlib.ExitStack() as opened:
 
         def opening(path: bytes) -> ExecutableFile:
+            # The kernel's own look-up takes an empty name for the working directory, and a directory is not executed.
+            if not path:
+                raise SyscallError(errno.EACCES)
             interpreter = open_file(path)
             opened.callback(interpreter.close)
             return interpreter

@@ -256,6 +256,9 @@ def test_no_arguments_are_one_empty_one() -> None:
 def test_what_execve_refuses() -> None:
     assert number(lambda: prepared(b"#!/nowhere\n")) == errno.ENOENT
     assert number(lambda: prepared(b"#!\n")) == errno.ENOEXEC
+    assert number(lambda: prepared(b"#!\0\n")) == errno.EACCES
+    assert number(lambda: prepared(dynamic(b""))) == errno.ENOEXEC
+    assert number(lambda: prepared(dynamic(b"\0"))) == errno.EACCES
     assert number(lambda: prepared(b"text")) == errno.ENOEXEC
     assert number(lambda: prepared(b"#!/sh\n", Files(sh=b"text"))) == errno.ENOEXEC
     assert number(lambda: prepared(b"#!/sh\n", Files(sh=elf()), reachable=False)) == errno.ENOENT
