@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asynckvm.linux import loader
+from asynckvm.linux.files.host import HostDescriptor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,41 +19,25 @@ if TYPE_CHECKING:
     from asynckvm.platform import HostFile, Machine
 
 
-@dataclass(frozen=True, slots=True)
-class _Attributes:
-    size: int
-
-
-class HostExecutable:
+class HostExecutable(HostDescriptor):
     """An executable regular file of the host, for the loader. Raises OSError as execve(2) would."""
 
     def __init__(self, name: bytes) -> None:
-        self._mapped: HostFile | None = None
         # Without O_NONBLOCK, opening a FIFO would wait for its writer.
-        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        super().__init__(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.O_RDONLY)
         try:
             status = os.fstat(self.fd)
             if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(21, "Is a directory", os.fsdecode(name))
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(name))
             if not stat.S_ISREG(status.st_mode) or not os.access(name, os.X_OK):
-                raise PermissionError(13, "Permission denied", os.fsdecode(name))
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(name))
         except BaseException:
-            os.close(self.fd)
+            self.close()
             raise
 
-    def pread(self, length: int, offset: int) -> bytes:
-        return os.pread(self.fd, length, offset)
-
-    def attributes(self) -> _Attributes:
-        return _Attributes(os.fstat(self.fd).st_size)
-
-    def map_file(self, machine: Machine) -> HostFile:
+    def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:  # noqa: ARG002
+        """A view of its own each time: the programs of several machines are made from one file."""
         return machine.open_file(self.fd)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class Program:
@@ -66,10 +51,12 @@ class Program:
         self.name = os.fsencode(name)
         self.path = os.fsencode(Path(os.fsdecode(name)).resolve())
         self._file = HostExecutable(self.name)
+        self._file.hold()
+        self._closed = False
         try:
             self.prepare([self.name], []).close()
         except BaseException:
-            self._file.close()
+            self._file.release()
             raise
 
     def prepare(self, arguments: Sequence[bytes], environment: Sequence[bytes]) -> Executable:
@@ -81,7 +68,9 @@ class Program:
         return os.open(f"/proc/self/fd/{self._file.fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        self._file.close()
+        if not self._closed:
+            self._closed = True
+            self._file.release()
 
     def __enter__(self) -> Self:
         return self
