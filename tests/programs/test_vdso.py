@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
-from asynckvm.linux import Program, loader
+from asynckvm.linux import loader
 from asynckvm.linux.clock_page import ClockPage
+from asynckvm.linux.files.host import HostDescriptor
 from asynckvm.linux.loader import Loaded
 from asynckvm.linux.vdso import Vdso
 from asynckvm.model.exits import Instruction, Syscall
@@ -65,12 +66,18 @@ def program(tmp_path: Path) -> Path:
     return target
 
 
+def _no_interpreter(name: bytes) -> HostDescriptor:
+    raise AssertionError(f"a static program asked for {name!r}")
+
+
 @contextlib.asynccontextmanager
 async def loaded(machine: Machine, path: Path, page: ClockPage) -> AsyncIterator[tuple[AddressSpace, Context, Loaded]]:
     space = machine.create_address_space()
-    with contextlib.closing(Vdso(machine, page)) as vdso, Program(path) as program:
-        with contextlib.closing(program.prepare([b"clocks"], [])) as executable:
-            where = loader.load(space, machine, executable, {}, vdso=vdso)
+    file = HostDescriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC), os.O_RDONLY)
+    with contextlib.closing(file), contextlib.closing(Vdso(machine, page)) as vdso:
+        executable = loader.prepare(file, _no_interpreter, b"clocks", [b"clocks"], [])
+        where = loader.load(space, machine, executable, {}, vdso=vdso)
+        executable.close()
         context = machine.create_context(space)
         context.registers = context.registers.replace(rip=where.entry, rsp=where.stack_pointer)
         try:
