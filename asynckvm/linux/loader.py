@@ -254,13 +254,13 @@ def _vdso_base(top: int, room: int, random: Callable[[int], bytes]) -> int:
 
 
 def _map_image(space: AddressSpace, machine: Machine, image: elf.Image, base: int, file: OpenFile) -> None:
-    length = max(segment.offset + segment.file_bytes for segment in image.segments)
-    view = file.map_file(machine, writable=False, length=length)
+    length = max((segment.offset + segment.file_bytes for segment in image.segments if segment.file_bytes), default=0)
+    view = file.map_file(machine, writable=False, length=length) if length else None
     for segment in image.segments:
         _map_segment(space, segment, base, view)
 
 
-def _map_segment(space: AddressSpace, segment: elf.Segment, base: int, file: HostFile) -> None:
+def _map_segment(space: AddressSpace, segment: elf.Segment, base: int, file: HostFile | None) -> None:
     start = base + segment.address
     file_end = page_up(start + segment.file_bytes) if segment.file_bytes else page_down(start)
     memory_end = page_up(start + segment.memory_bytes)

@@ -142,7 +142,7 @@ def test_a_read_only_tail_keeps_what_the_file_has_there() -> None:
 
 
 def test_a_segment_of_zeroes_alone() -> None:
-    space, _ = load_bytes(elf(Header(), Header(flags=R | W, address=0x500000, file_bytes=0, memory_bytes=0x1800)))
+    space, _ = load_bytes(elf(Header(), Header(flags=R | W, offset=0x12345, address=0x500000, file_bytes=0, memory_bytes=0x1800)))
     assert space.read(0x500000, 0x2000) == bytes(0x2000)
 
 
