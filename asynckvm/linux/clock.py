@@ -5,7 +5,6 @@ Only this module reads a clock for the guest. Times are nanoseconds. Source: clo
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import time
 from typing import Final
@@ -21,8 +20,6 @@ _CLOCK_BOOTTIME: Final = 7
 _HOST_CLOCKS: Final = frozenset({CLOCK_REALTIME, CLOCK_MONOTONIC, 4, 5, 6, _CLOCK_BOOTTIME, 11})
 _SLEEPABLE: Final = frozenset({CLOCK_REALTIME, CLOCK_MONOTONIC, _CLOCK_BOOTTIME, 11})
 TIMER_ABSTIME: Final = 1
-# One wait of the event loop; a longer sleep is made of several.
-_SLEEP_PIECE: Final = 3600 * NANOSECONDS
 
 
 def now(clock: int, processor_time: int) -> int:
@@ -42,10 +39,9 @@ def resolution(clock: int) -> int:
     raise SyscallError(errno.EINVAL)
 
 
-async def sleep(clock: int, duration: int, *, absolute: bool) -> None:
-    """Wait `duration`, or until the clock shows it. Ends early only by cancellation."""
+def deadline(clock: int, duration: int, *, absolute: bool) -> int:
+    """When a sleep ends on CLOCK_MONOTONIC: after `duration`, or when `clock` shows it."""
     if clock not in _SLEEPABLE:
         raise SyscallError(errno.EINVAL if clock != _CLOCK_THREAD else errno.EOPNOTSUPP)
-    end = duration if absolute else time.clock_gettime_ns(clock) + duration
-    while (left := end - time.clock_gettime_ns(clock)) > 0:  # noqa: ASYNC110  it waits for a clock, not for an event
-        await asyncio.sleep(min(left, _SLEEP_PIECE) / NANOSECONDS)
+    left = duration - time.clock_gettime_ns(clock) if absolute else duration
+    return time.monotonic_ns() + left

@@ -6,13 +6,12 @@ The one place where exits become system calls and signals. What a call does live
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import signal
 from typing import TYPE_CHECKING, Final, Protocol
 
 from asynckvm.errors import ClosedError, GuestMemoryError, GuestStringError, GuestTrapError, HostError, UsageError
-from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.errors import RESTARTS, SyscallError
 from asynckvm.linux.status import ExitStatus
 from asynckvm.linux.syscalls.table import BY_NUMBER
 from asynckvm.model.exits import Fault, Instruction, Interrupted, InterruptReason, Syscall
@@ -21,8 +20,8 @@ from asynckvm.model.registers import RegisterIndex
 from asynckvm.model.signals import SI_KERNEL
 
 if TYPE_CHECKING:
-    from asynckvm.linux.process import Task
     from asynckvm.linux.syscalls.call import Call
+    from asynckvm.linux.task import Task
 
 _RAX: Final = RegisterIndex.rax
 _RIP: Final = RegisterIndex.rip
@@ -47,13 +46,11 @@ class Observer(Protocol):
 
 
 class Runner:
-    """Drives one thread. `run()` is its asyncio task; `interrupt()` makes it look at pending signals now."""
+    """Drives one thread. `run()` is its asyncio task."""
 
     def __init__(self, task: Task, observer: Observer) -> None:
         self._task = task
         self._observer = observer
-        self._blocked: asyncio.Task[object] | None = None
-        self._interrupting = False
 
     async def run(self) -> ExitStatus:
         """Returns when the process has ended. Raises ClosedError when the machine was closed under it."""
@@ -62,11 +59,14 @@ class Runner:
             self._deliver_signals()
             if process.ended is not None:
                 return process.ended
+            task.in_guest = True
             try:
                 exit_ = await task.context.switch()
             except GuestTrapError as error:
                 process.end(ExitStatus(signal=signal.SIGKILL, rip=error.rip, reason=str(error)))
                 continue
+            finally:
+                task.in_guest = False
             if isinstance(exit_, Syscall):
                 if exit_.instruction is Instruction.SYSCALL:
                     task.context.words[_RAX] = await self._answer(exit_) & _MASK
@@ -77,14 +77,6 @@ class Runner:
                 self._fault(exit_)
             elif isinstance(exit_, Interrupted) and exit_.reason is InterruptReason.CLOSED:
                 raise ClosedError("the machine was closed while the program ran")
-
-    def interrupt(self) -> None:
-        """Leave the guest, or the system call that waits, and look at the process's pending signals. Never blocks."""
-        if self._blocked is not None and not self._interrupting:
-            self._interrupting = True
-            self._blocked.cancel()
-        else:
-            self._task.context.interrupt(InterruptReason.BOUNCED)
 
     # ------------------------------------------------------------ system calls
 
@@ -100,9 +92,9 @@ class Runner:
             return -errno.ENOSYS
         try:
             answer = call.handler(self._task, *call.decode(self._task.space, exit_.args))
-            result = answer if isinstance(answer, int) else await self._wait(answer)
+            result = answer if isinstance(answer, int) else await answer
         except SyscallError as error:
-            result = -error.number
+            result = -(errno.EINTR if error.number in RESTARTS else error.number)
         except GuestMemoryError:
             result = -errno.EFAULT
         except GuestStringError:
@@ -115,29 +107,6 @@ class Runner:
         if self._observer.tracing:
             self._observer.called(self._task, call, exit_.args, result)
         return result
-
-    async def _wait(self, answer: object) -> int:
-        """Let a call that may block run; an interrupt turns it into EINTR."""
-        self._blocked = asyncio.current_task()
-        signals = self._task.process.signals
-        late: asyncio.Handle | None = None
-        if signals.pending & ~signals.blocked:
-            # It came while the guest ran, and would interrupt the next switch(), which this call may never reach: as soon as
-            # the call really waits.
-            late = asyncio.get_running_loop().call_soon(self.interrupt)
-        try:
-            result: int = await answer  # type: ignore[misc]
-        except asyncio.CancelledError:
-            if not self._interrupting or self._blocked is None or self._blocked.uncancel():
-                raise
-            return -errno.EINTR
-        else:
-            return result
-        finally:
-            if late is not None:
-                late.cancel()
-            self._blocked = None
-            self._interrupting = False
 
     # ------------------------------------------------------------ signals
 

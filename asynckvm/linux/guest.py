@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import ClosedError, InternalError, UsageError
 from asynckvm.linux import dispatch, loader, streams
-from asynckvm.linux.files import DescriptorTable, OpenFile
+from asynckvm.linux.files import DESCRIPTORS_MAX, DescriptorTable, OpenFile
 from asynckvm.linux.identity import Identity
 from asynckvm.linux.memory import Memory
-from asynckvm.linux.process import Process, Task
+from asynckvm.linux.process import Process
 from asynckvm.linux.report import Reporter
 from asynckvm.linux.stack import Auxiliary
 from asynckvm.linux.syscalls.table import CONSTANT, name_of
+from asynckvm.linux.task import Task
 from asynckvm.linux.vfs import View
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Guest:
         try:
             status = await self._runner
         finally:
-            self._files.close_all()
+            self._files.close_range(0, DESCRIPTORS_MAX)
         self._reporter.ended(self._task, status)
         return status
 
@@ -141,7 +142,7 @@ class Guest:
         process.signals.send(number)
         if process.signals.pending & ~process.signals.blocked:
             process.signal_reasons.setdefault(number, reason)
-            self._driver.interrupt()
+            self._task.notice()
 
     @property
     def statistics(self) -> Statistics:
@@ -162,7 +163,7 @@ class Guest:
             with contextlib.suppress(ClosedError):
                 self._statistics = self.statistics
             self.process.release()
-        self._files.close_all()
+        self._files.close_range(0, DESCRIPTORS_MAX)
         if self._context is not None:
             self._context.close()
             self._context = None

@@ -7,9 +7,9 @@ What a call does with it lives in `syscalls`, the loop that drives a thread in `
 from __future__ import annotations
 
 import collections
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.linux.files import DESCRIPTORS_MAX
 from asynckvm.linux.layout import STACK_BYTES
 from asynckvm.linux.signals import Signals
 from asynckvm.linux.status import ExitStatus
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.identity import Identity
     from asynckvm.linux.memory import Memory
     from asynckvm.linux.vfs import Node, View
-    from asynckvm.platform import AddressSpace, Context, Machine
+    from asynckvm.platform import AddressSpace, Machine
 
 INFINITY: Final = (1 << 64) - 1
 _RLIMIT_STACK, _RLIMIT_CORE, _RLIMIT_NOFILE = 3, 4, 7
@@ -70,25 +70,9 @@ class Process:
 
     def release(self) -> None:
         """Close every file and let go of every directory. No system call may follow."""
-        self.files.close_all()
+        self.files.close_range(0, DESCRIPTORS_MAX)
         del self.view, self.directory
 
     def end(self, status: ExitStatus) -> None:
         if self.ended is None:
             self.ended = status
-
-
-@dataclass(slots=True)
-class Task:
-    """One thread: the context it runs with, and its number."""
-
-    process: Process
-    context: Context
-    tid: int
-    # Where to write zero at the end of the thread (set_tid_address), and its list of robust futexes, told back on request.
-    clear_child_tid: int = 0
-    robust_list: tuple[int, int] = field(default=(0, 24))
-
-    @property
-    def space(self) -> AddressSpace:
-        return self.process.memory.space

@@ -16,9 +16,9 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.status import signal_name
 
 if TYPE_CHECKING:
-    from asynckvm.linux.process import Task
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.syscalls.call import Call
+    from asynckvm.linux.task import Task
     from asynckvm.model.exits import Fault
 
 _CODES: Final = {

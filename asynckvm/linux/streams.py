@@ -16,10 +16,16 @@ import select
 import socket
 import stat
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.files import CHUNK, O_ACCESS, HostDescriptor, OpenFile
+from asynckvm.linux.files import CHUNK, O_ACCESS, OpenFile
+from asynckvm.linux.files.host import HostDescriptor
+from asynckvm.linux.wait import WaitQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)).
 _READY_PIECE: Final = 4096
@@ -68,21 +74,53 @@ def _reopen(fd: int, flags: int) -> int | None:
         return None
 
 
+class HostQueue(WaitQueue):
+    """The wait queue of a host descriptor, which is watched only while somebody waits."""
+
+    __slots__ = ("_fd", "_loop", "_poll")
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._poll: select.epoll | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def watch(self, watcher: Callable[[int], None]) -> None:
+        super().watch(watcher)
+        if self._poll is not None:
+            return
+        # The loop gets a poll instance to watch, not the descriptor: uvloop sets O_NONBLOCK on what it watches, and a loop
+        # knows only one waiter for each descriptor. Edges only: a waiter for input is not woken for ever by room for output.
+        self._poll = select.epoll()
+        self._poll.register(self._fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._poll.fileno(), self._ready)
+
+    def unwatch(self, watcher: Callable[[int], None]) -> None:
+        super().unwatch(watcher)
+        if not len(self) and self._poll is not None and self._loop is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._poll.fileno())
+            self._poll.close()
+            self._poll = None
+
+    def _ready(self) -> None:
+        if self._poll is not None:
+            for _, events in self._poll.poll(0):
+                self.wake(events)
+
+
 class NonBlockingStream(HostDescriptor):
     """A descriptor in non-blocking mode that can be polled. Owns `fd`."""
 
-    async def ready(self, *, writing: bool) -> None:
-        loop = asyncio.get_running_loop()
-        woken: asyncio.Future[None] = loop.create_future()
-        # The loop gets a poll instance to watch, not the descriptor: uvloop sets O_NONBLOCK on what it watches, and a loop
-        # knows only one waiter for each descriptor.
-        with select.epoll() as poll:
-            poll.register(self.fd, select.EPOLLOUT if writing else select.EPOLLIN)
-            loop.add_reader(poll.fileno(), _wake, woken)
-            try:
-                await woken
-            finally:
-                loop.remove_reader(poll.fileno())
+    def __init__(self, fd: int, flags: int) -> None:
+        super().__init__(fd, flags)
+        self.queue = HostQueue(fd)
+
+    def poll(self) -> int:
+        poll = select.poll()
+        poll.register(self.fd)
+        return next((events for _, events in poll.poll(0)), 0)
 
     # A pipe or terminal has no positions, but terminals answer pread(2) on the host.
     def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002
@@ -133,12 +171,11 @@ class ReadyStream(NonBlockingStream):
 class _PipeLike(OpenFile):
     """What no host descriptor stands behind looks like a pipe to fstat(2)."""
 
-    def status(self) -> os.stat_result:
+    def attributes(self) -> Attributes:
         now = time.time_ns()
-        times = dict.fromkeys(("st_atime_ns", "st_mtime_ns", "st_ctime_ns"), now)
-        seconds = [now // 1_000_000_000] * 3
-        fields = (stat.S_IFIFO | 0o600, 1, 13, 1, os.getuid(), os.getgid(), 0, *seconds)
-        return os.stat_result(fields, {**times, "st_blksize": 4096, "st_blocks": 0, "st_rdev": 0})
+        return Attributes(
+            13, 1, stat.S_IFIFO | 0o600, user=os.getuid(), group=os.getgid(), accessed=now, modified=now, changed=now
+        )
 
 
 class Source(_PipeLike):
@@ -167,8 +204,3 @@ class Capture(_PipeLike):
             raise SyscallError(errno.ENOSPC)
         self.data += data[:room]
         return min(len(data), room)
-
-
-def _wake(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)

@@ -86,6 +86,12 @@ class Node:
         return b"/" + b"/".join(reversed(names))
 
 
+class Location:
+    """Where a node was reached."""
+
+    path: bytes
+
+
 class View:
     """A read-only view of the host below `root`. `executable` answers /proc/self/exe: its path, and a fresh descriptor."""
 

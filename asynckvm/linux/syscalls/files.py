@@ -6,13 +6,15 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.files import CHUNK, O_CHANGEABLE, O_LARGEFILE, Directory, HostDescriptor, PathOnly
+from asynckvm.linux.files import CHUNK, O_LARGEFILE
+from asynckvm.linux.files.host import Directory, HostDescriptor, PathOnly
 from asynckvm.linux.syscalls import structs
 from asynckvm.linux.vfs import Node
 
 if TYPE_CHECKING:
-    from asynckvm.linux.process import Task
+    from asynckvm.linux.task import Task
 
 AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
@@ -113,15 +115,13 @@ def fcntl(task: Task, fd: int, command: int, argument: int) -> int:
     if command == _F_GETFL:
         return file.flags
     if command == _F_SETFL:
-        file.flags = file.flags & ~O_CHANGEABLE | argument & O_CHANGEABLE
+        file.set_flags(argument)
         return 0
     raise SyscallError(errno.EINVAL)
 
 
 def ioctl(task: Task, fd: int, request: int, argument: int) -> int:
-    answer = task.process.files.get(fd).query(request)
-    task.space.write(argument, answer)
-    return 0
+    return task.process.files.get(fd).ioctl(task, request, argument)
 
 
 def lseek(task: Task, fd: int, offset: int, whence: int) -> int:
@@ -150,7 +150,7 @@ def lstat(task: Task, path: bytes, buffer: int) -> int:
 
 
 def fstat(task: Task, fd: int, buffer: int) -> int:
-    task.space.write(buffer, structs.stat(task.process.files.get(fd).status()))
+    task.space.write(buffer, structs.stat(task.process.files.get(fd).attributes()))
     return 0
 
 
@@ -196,13 +196,13 @@ def readlinkat(task: Task, directory: int, path: bytes, buffer: int, size: int) 
     return len(target)
 
 
-def _status(task: Task, directory: int, path: bytes, flags: int) -> os.stat_result:
+def _status(task: Task, directory: int, path: bytes, flags: int) -> Attributes:
     if not path and flags & _AT_EMPTY_PATH:
         if directory == AT_FDCWD:
-            return os.fstat(task.process.directory.fd)
-        return task.process.files.get(directory).status()
+            return Attributes.from_host(os.fstat(task.process.directory.fd))
+        return task.process.files.get(directory).attributes()
     node = task.process.view.resolve(_start(task, directory, path), path, follow=not flags & _AT_SYMLINK_NOFOLLOW)
-    return node.status
+    return Attributes.from_host(node.status)
 
 
 def _start(task: Task, directory: int, path: bytes) -> Node:

@@ -10,7 +10,7 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.memory import MAP_ANONYMOUS, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_WRITE
 
 if TYPE_CHECKING:
-    from asynckvm.linux.process import Task
+    from asynckvm.linux.task import Task
 
 
 def brk(task: Task, address: int) -> int:
@@ -25,7 +25,7 @@ def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd:
     shared = flags & 3 in (MAP_SHARED, MAP_SHARED_VALIDATE)
     if not file.readable or (shared and protection & PROT_WRITE):
         raise SyscallError(errno.EACCES)
-    return memory.map(address, length, protection, flags, file.map_file(task.process.machine), offset)
+    return memory.map(address, length, protection, flags, file.map_file(task.process.machine, writable=False, length=0), offset)
 
 
 def munmap(task: Task, address: int, length: int) -> int:

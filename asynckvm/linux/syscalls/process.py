@@ -21,7 +21,7 @@ from asynckvm.model.memory import USER_MAX
 from asynckvm.model.registers import RegisterIndex
 
 if TYPE_CHECKING:
-    from asynckvm.linux.process import Task
+    from asynckvm.linux.task import Task
 
 _ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
 _PR_SET_NAME, _PR_GET_NAME = 15, 16

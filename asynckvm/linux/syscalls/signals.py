@@ -12,7 +12,7 @@ from asynckvm.linux.syscalls.time import pause
 from asynckvm.linux.usercopy import read_uint64, write_uint64
 
 if TYPE_CHECKING:
-    from asynckvm.linux.process import Task
+    from asynckvm.linux.task import Task
 
 _ACTION: Final = struct.Struct("<QQQQ")
 _STACK: Final = struct.Struct("<QI4xQ")

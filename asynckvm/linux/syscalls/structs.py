@@ -14,30 +14,35 @@ from asynckvm.linux.usercopy import NANOSECONDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from asynckvm.linux.attributes import Attributes
+
 _STAT: Final = struct.Struct("<QQQIIIIQqqq6q24x")
 _STATX: Final = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII" + "Q" + "104x")
 _STATX_BASIC: Final = 0x7FF
+_STATX_BTIME: Final = 0x800
 _SYSINFO: Final = struct.Struct("<q3Q6QHH4xQQI4x")
 _RUSAGE: Final = struct.Struct("<4q14q")
 
 
-def stat(status: os.stat_result) -> bytes:
+def stat(file: Attributes) -> bytes:
     """struct stat, 144 bytes."""
-    times = [part for moment in _times(status) for part in divmod(moment, NANOSECONDS)]
+    times = [part for moment in (file.accessed, file.modified, file.changed) for part in divmod(moment, NANOSECONDS)]
     return _STAT.pack(
-        status.st_dev, status.st_ino, status.st_nlink, status.st_mode, status.st_uid, status.st_gid, 0, status.st_rdev,
-        status.st_size, status.st_blksize, status.st_blocks, *times,
+        file.device, file.inode, file.links, file.mode, file.user, file.group, 0, file.special,
+        file.size, file.block_size, file.blocks, *times,
     )  # fmt: skip
 
 
-def statx(status: os.stat_result) -> bytes:
-    """struct statx, 256 bytes, with the basic fields (all but the time of birth)."""
-    accessed, modified, changed = (divmod(moment, NANOSECONDS) for moment in _times(status))
-    device, special = status.st_dev, status.st_rdev
+def statx(file: Attributes) -> bytes:
+    """struct statx, 256 bytes, with the basic fields, and the time of birth where it is known."""
+    mask = _STATX_BASIC if file.born is None else _STATX_BASIC | _STATX_BTIME
+    accessed, born, changed, modified = (
+        divmod(moment, NANOSECONDS) for moment in (file.accessed, file.born or 0, file.changed, file.modified)
+    )
     return _STATX.pack(
-        _STATX_BASIC, status.st_blksize, 0, status.st_nlink, status.st_uid, status.st_gid, status.st_mode, status.st_ino,
-        status.st_size, status.st_blocks, 0, *accessed, 0, 0, *changed, *modified,
-        os.major(special), os.minor(special), os.major(device), os.minor(device), 0,
+        mask, file.block_size, 0, file.links, file.user, file.group, file.mode, file.inode,
+        file.size, file.blocks, 0, *accessed, *born, *changed, *modified,
+        os.major(file.special), os.minor(file.special), os.major(file.device), os.minor(file.device), 0,
     )  # fmt: skip
 
 
@@ -55,7 +60,3 @@ def rusage(processor_time: int, resident: int) -> bytes:
 def words(values: Sequence[int]) -> bytes:
     """64-bit words, unsigned."""
     return struct.pack(f"<{len(values)}Q", *values)
-
-
-def _times(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns

@@ -14,7 +14,7 @@ from asynckvm.linux.syscalls import structs
 from asynckvm.linux.usercopy import NANOSECONDS, read_timespec, read_uint32, write_timespec, write_uint64
 
 if TYPE_CHECKING:
-    from asynckvm.linux.process import Task
+    from asynckvm.linux.task import Task
 
 _FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_WAIT_BITSET, _FUTEX_WAKE_BITSET = 0, 1, 9, 10
 _FUTEX_COMMAND: Final = 0x7F
@@ -56,7 +56,7 @@ async def nanosleep(task: Task, request: int, remaining: int) -> int:
 
 async def clock_nanosleep(task: Task, number: int, flags: int, request: int, remaining: int) -> int:  # noqa: ARG001
     # `remaining` is written when a signal handler ran, and none runs here.
-    await clock.sleep(number, read_timespec(task.space, request), absolute=bool(flags & clock.TIMER_ABSTIME))
+    await task.wait(until=clock.deadline(number, read_timespec(task.space, request), absolute=bool(flags & clock.TIMER_ABSTIME)))
     return 0
 
 
@@ -65,8 +65,8 @@ async def sched_yield(task: Task) -> int:  # noqa: ARG001
     return 0
 
 
-async def pause(task: Task) -> int:  # noqa: ARG001
-    await asyncio.get_running_loop().create_future()
+async def pause(task: Task) -> int:
+    await task.wait()
     raise SyscallError(errno.EINTR)
 
 
@@ -83,7 +83,7 @@ async def futex(task: Task, address: int, operation: int, value: int, limit: int
     if not limit:
         return await pause(task)
     number = clock.CLOCK_REALTIME if operation & _FUTEX_CLOCK_REALTIME else clock.CLOCK_MONOTONIC
-    await clock.sleep(number, read_timespec(task.space, limit), absolute=command == _FUTEX_WAIT_BITSET)
+    await task.wait(until=clock.deadline(number, read_timespec(task.space, limit), absolute=command == _FUTEX_WAIT_BITSET))
     raise SyscallError(errno.ETIMEDOUT)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from asynckvm.linux.files import OpenFile
-    from asynckvm.linux.process import Task
+    from asynckvm.linux.task import Task
 
 
 async def read(task: Task, fd: int, address: int, length: int) -> int:
@@ -65,7 +65,7 @@ async def pwritev(task: Task, fd: int, vector: int, count: int, offset: int) -> 
 async def sendfile(task: Task, out_fd: int, in_fd: int, offset_pointer: int, count: int) -> int:
     """From a regular file only, as for every file without a page cache behind it: EINVAL."""
     source, target = _readable(task, in_fd), _writable(task, out_fd)
-    if not stat.S_ISREG(source.status().st_mode):
+    if not stat.S_ISREG(source.attributes().mode):
         raise SyscallError(errno.EINVAL)
     start = _offset(read_int64(task.space, offset_pointer)) if offset_pointer else source.seek(0, os.SEEK_CUR)
     left, position = min(count, TRANSFER_MAX), start
@@ -117,7 +117,7 @@ async def _read(task: Task, file: OpenFile, buffers: Iterable[tuple[int, int]], 
                 if done:
                     await asyncio.sleep(0)
                 position = None if offset is None else offset + done
-                data = await _read_some(file, length - filled, position, waiting=not done)
+                data = await _read_some(task, file, length - filled, position, waiting=not done)
                 _deliver(task, file, address + filled, data, offset)
                 filled += len(data)
                 done += len(data)
@@ -143,16 +143,16 @@ def _deliver(task: Task, file: OpenFile, address: int, data: bytes, offset: int 
         raise
 
 
-async def _read_some(file: OpenFile, length: int, offset: int | None, *, waiting: bool) -> bytes:
+async def _read_some(task: Task, file: OpenFile, length: int, offset: int | None, *, waiting: bool) -> bytes:
     if offset is not None:
         return file.pread(length, offset)
     while True:
         try:
             return file.read(length)
         except BlockingIOError:
-            if not waiting or file.flags & os.O_NONBLOCK:
+            if not waiting or file.nonblocking:
                 raise
-            await file.ready(writing=False)
+            await task.wait(file.queue)
 
 
 async def _write(task: Task, file: OpenFile, buffers: Iterable[tuple[int, int]], offset: int | None) -> int:
@@ -204,11 +204,11 @@ async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None
             piece = data[done:] if done else data
             done += file.write(piece) if offset is None else file.pwrite(piece, offset + done)
         except BlockingIOError:
-            if file.flags & os.O_NONBLOCK:
+            if file.nonblocking:
                 if done:
                     return done
                 raise
-            await file.ready(writing=True)
+            await task.wait(file.queue)
         except BrokenPipeError:
             task.process.signals.send(signal.SIGPIPE)
             if done:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.files import DescriptorTable, Directory, HostDescriptor, OpenFile
+from asynckvm.linux.files import DescriptorTable, OpenFile
+from asynckvm.linux.files.host import Directory, HostDescriptor
 from asynckvm.linux.streams import Capture, NonBlockingStream, ReadyStream, SocketStream, Source, host_stream
 from asynckvm.linux.vfs import View
 

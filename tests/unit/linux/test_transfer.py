@@ -164,7 +164,7 @@ async def test_sendfile(start: Start, content: bytes, tmp_path: Path) -> None:
 async def test_a_failing_read_after_the_first_bytes_is_a_short_read(
     start: Start, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asynckvm.linux.files import HostDescriptor
+    from asynckvm.linux.files.host import HostDescriptor
 
     real = HostDescriptor.read
 

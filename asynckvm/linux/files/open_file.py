@@ -1,0 +1,154 @@
+"""`OpenFile`, Linux's open file description: what descriptors of one or several processes share.
+
+The base refuses everything, so each kind of file says only what it can do. No guest memory and no event loop in here: reads and
+writes are of bytes, a file that would block raises BlockingIOError, and who wants to wait does so on `queue`.
+Source: open(2), lseek(2), fcntl(2), poll(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.wait import READABLE, WRITABLE, WaitQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.task import Task
+    from asynckvm.linux.vfs import Location
+    from asynckvm.platform import HostFile, Machine
+
+# One host call moves at most this much, so that the event loop is never long without a turn.
+CHUNK: Final = 1 << 20
+
+O_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+O_LARGEFILE: Final = 0o100000
+# What fcntl(F_SETFL) may change.
+O_CHANGEABLE: Final = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME
+
+
+class OpenFile:
+    """An open file description. `flags` are those of open(2); `location` is where it was opened, None for what has no name."""
+
+    location: Location | None = None
+
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+        self.queue = WaitQueue()
+        self._references = 0
+        self._closing: dict[Callable[[OpenFile], None], None] = {}
+
+    # ------------------------------------------------------------ life
+
+    @property
+    def references(self) -> int:
+        """Descriptors, messages in flight and others that hold the file."""
+        return self._references
+
+    def hold(self) -> None:
+        """One more holder."""
+        self._references += 1
+
+    def release(self) -> None:
+        """One holder less; the last one closes the file."""
+        self._references -= 1
+        if self._references <= 0:
+            for closing in list(self._closing):
+                closing(self)
+            self._closing.clear()
+            self.close()
+
+    def watch_close(self, closing: Callable[[OpenFile], None]) -> None:
+        """Call `closing(file)` just before the file is closed."""
+        self._closing[closing] = None
+
+    def unwatch_close(self, closing: Callable[[OpenFile], None]) -> None:
+        self._closing.pop(closing, None)
+
+    def close(self) -> None:
+        """Give back what the file has. Called once, by the last `release`."""
+
+    # ------------------------------------------------------------ modes
+
+    @property
+    def readable(self) -> bool:
+        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_RDONLY, os.O_RDWR)
+
+    @property
+    def writable(self) -> bool:
+        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_WRONLY, os.O_RDWR)
+
+    @property
+    def nonblocking(self) -> bool:
+        return bool(self.flags & os.O_NONBLOCK)
+
+    @property
+    def positioned(self) -> bool:
+        """Whether reads go on to the end of the file, as with regular files, instead of ending with what is there."""
+        return False
+
+    def set_flags(self, flags: int) -> None:
+        """fcntl(F_SETFL): what may change does."""
+        self.flags = self.flags & ~O_CHANGEABLE | flags & O_CHANGEABLE
+
+    # ------------------------------------------------------------ content
+
+    def read(self, length: int) -> bytes:  # noqa: ARG002
+        """At most `length` bytes from the position, b"" at the end. BlockingIOError when there are none yet."""
+        raise SyscallError(errno.EINVAL)
+
+    def write(self, data: bytes) -> int:  # noqa: ARG002
+        """How many of the bytes were taken. BlockingIOError when none could be yet, BrokenPipeError when none ever will."""
+        raise SyscallError(errno.EINVAL)
+
+    def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002
+        raise SyscallError(errno.ESPIPE)
+
+    def pwrite(self, data: bytes, offset: int) -> int:  # noqa: ARG002
+        raise SyscallError(errno.ESPIPE)
+
+    def seek(self, offset: int, whence: int) -> int:  # noqa: ARG002
+        raise SyscallError(errno.ESPIPE)
+
+    def truncate(self, length: int) -> None:  # noqa: ARG002
+        raise SyscallError(errno.EINVAL)
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:  # noqa: ARG002
+        """fallocate(2)."""
+        raise SyscallError(errno.ENODEV)
+
+    def sync(self) -> None:
+        """fsync(2)."""
+        raise SyscallError(errno.EINVAL)
+
+    def entries(self, capacity: int) -> bytes:  # noqa: ARG002
+        """The next struct linux_dirent64 records that fit."""
+        raise SyscallError(errno.ENOTDIR)
+
+    # ------------------------------------------------------------ events
+
+    def poll(self) -> int:
+        """What would not block now (POLL*). A change of it wakes `queue`."""
+        return READABLE | WRITABLE
+
+    # ------------------------------------------------------------ the rest
+
+    def attributes(self) -> Attributes:
+        """For fstat(2)."""
+        raise SyscallError(errno.EBADF)
+
+    def describe(self) -> bytes:
+        """What /proc/self/fd shows for it, such as b"pipe:[12]"."""
+        return self.location.path if self.location is not None else b"anon_inode:[file]"
+
+    def ioctl(self, task: Task, request: int, argument: int) -> int:  # noqa: ARG002
+        """ioctl(2); `argument` is the guest's word, often a pointer. The generic requests are answered before this."""
+        raise SyscallError(errno.ENOTTY)
+
+    def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:  # noqa: ARG002
+        """The file for mmap(2), with at least `length` bytes of it backed; `writable` when a shared mapping may store to it."""
+        raise SyscallError(errno.ENODEV)

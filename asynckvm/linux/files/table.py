@@ -1,0 +1,117 @@
+"""File descriptors of a process: small numbers to open files, each with its own close-on-exec flag. Source: dup(2), fcntl(2)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.linux.errors import SyscallError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asynckvm.linux.files.open_file import OpenFile
+
+# Soft limit of a new process, and the bound of all: Linux's default RLIMIT_NOFILE.
+DESCRIPTORS: Final = 1024
+DESCRIPTORS_MAX: Final = 4096
+
+
+class DescriptorTable:
+    """`limit` is the soft RLIMIT_NOFILE. Shared by processes made with CLONE_FILES, which count as `users`."""
+
+    def __init__(self, limit: int = DESCRIPTORS) -> None:
+        self.limit = limit
+        self.users = 1
+        self._slots: dict[int, OpenFile] = {}
+        self._close_on_exec: set[int] = set()
+        self._lowest = 0  # all below are taken
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[int]:
+        """The numbers in use, ascending."""
+        return iter(sorted(self._slots))
+
+    def get(self, fd: int) -> OpenFile:
+        """EBADF when there is none."""
+        file = self._slots.get(fd)
+        if file is None:
+            raise SyscallError(errno.EBADF)
+        return file
+
+    def add(self, file: OpenFile, *, lowest: int = 0, close_on_exec: bool = False) -> int:
+        """The lowest free number from `lowest` on. EMFILE when there is none; then `file` is closed if nobody holds it."""
+        fd = max(lowest, self._lowest)
+        while fd in self._slots:
+            fd += 1
+        if lowest <= self._lowest:
+            self._lowest = fd
+        if fd >= self.limit:
+            file.hold()
+            file.release()
+            raise SyscallError(errno.EMFILE)
+        self._set(fd, file, close_on_exec=close_on_exec)
+        return fd
+
+    def replace(self, fd: int, file: OpenFile, *, close_on_exec: bool = False) -> int:
+        """As dup2: `fd` becomes `file`, whatever it was."""
+        if not 0 <= fd < self.limit:
+            raise SyscallError(errno.EBADF)
+        file.hold()  # in case closing `fd` would end it
+        if fd in self._slots:
+            self.close(fd)
+        self._set(fd, file, close_on_exec=close_on_exec)
+        file.release()
+        return fd
+
+    def close(self, fd: int) -> None:
+        file = self.get(fd)
+        del self._slots[fd]
+        self._close_on_exec.discard(fd)
+        self._lowest = min(self._lowest, fd)
+        file.release()
+
+    def close_range(self, first: int, last: int) -> None:
+        for fd in [fd for fd in self._slots if first <= fd <= last]:
+            self.close(fd)
+
+    def close_for_exec(self) -> None:
+        """execve(2) succeeded."""
+        for fd in sorted(self._close_on_exec):
+            self.close(fd)
+
+    def copy(self) -> DescriptorTable:
+        """For fork(2): the same files under the same numbers."""
+        twin = DescriptorTable(self.limit)
+        twin._slots = dict(self._slots)
+        twin._close_on_exec = set(self._close_on_exec)
+        twin._lowest = self._lowest
+        for file in twin._slots.values():
+            file.hold()
+        return twin
+
+    def drop(self) -> None:
+        """One user less; the last one closes all files."""
+        self.users -= 1
+        if self.users <= 0:
+            for fd in list(self._slots):
+                self.close(fd)
+
+    def closes_on_exec(self, fd: int) -> bool:
+        self.get(fd)
+        return fd in self._close_on_exec
+
+    def set_close_on_exec(self, fd: int, *, value: bool) -> None:
+        self.get(fd)
+        (self._close_on_exec.add if value else self._close_on_exec.discard)(fd)
+
+    def set_range_close_on_exec(self, first: int, last: int) -> None:
+        self._close_on_exec.update(fd for fd in self._slots if first <= fd <= last)
+
+    def _set(self, fd: int, file: OpenFile, *, close_on_exec: bool) -> None:
+        file.hold()
+        self._slots[fd] = file
+        if close_on_exec:
+            self._close_on_exec.add(fd)
