@@ -133,6 +133,8 @@ class FakeProcess:
         self.tasks: dict[int, FakeTask] = {pid + number: FakeTask(self, pid + number) for number in range(threads)}
         self.timers = TimerTable(self)  # type: ignore[arg-type]
         kernel.processes[pid] = self
+        kernel.tasks.update(self.tasks)
+        kernel.groups[self.group.id] = self.group
 
     @property
     def session(self) -> Session:
@@ -143,6 +145,7 @@ class FakeProcess:
         del self.group.processes[self.pid]
         self.group = group
         group.processes[self.pid] = self  # type: ignore[assignment]
+        self.kernel.groups[group.id] = group
 
     @property
     def cpu_ns(self) -> int:
@@ -155,7 +158,9 @@ class FakeProcess:
 
 
 class FakeKernel:
-    """The table of processes."""
+    """The tables of processes, threads and groups."""
 
     def __init__(self) -> None:
         self.processes: dict[int, FakeProcess] = {}
+        self.tasks: dict[int, FakeTask] = {}
+        self.groups: dict[int, ProcessGroup] = {}
