@@ -15,6 +15,7 @@ from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.futex import FutexTable
+from asynckvm.linux.shared_memory import SharedMemory
 from asynckvm.linux.signals.queue import Account
 from asynckvm.linux.status import ExitStatus
 
@@ -47,6 +48,7 @@ class Kernel:
         self.tasks: dict[int, Task] = {}
         self.groups: dict[int, ProcessGroup] = {}
         self.futexes = FutexTable()
+        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
         self.mounts: Mounts
         self.signal_account = Account()
         self._last_pid = _FIRST_PID - 1
@@ -130,5 +132,6 @@ class Kernel:
             _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
+        self.shared_memory.close()
         if self._failure is not None and not isinstance(self._failure, ClosedError):
             raise self._failure

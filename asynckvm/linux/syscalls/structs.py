@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.vfs import Statistics
 
 _STAT: Final = struct.Struct("<QQQIIIIQqqq6q24x")
 _STATX: Final = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII" + "Q" + "104x")
 _STATX_BASIC: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
+_STATFS: Final = struct.Struct("<7Q2i7Q")
 _SYSINFO: Final = struct.Struct("<q3Q6QHH4xQQI4x")
 _RUSAGE: Final = struct.Struct("<4q14q")
 
@@ -43,6 +45,14 @@ def statx(file: Attributes) -> bytes:
         mask, file.block_size, 0, file.links, file.user, file.group, file.mode, file.inode,
         file.size, file.blocks, 0, *accessed, *born, *changed, *modified,
         os.major(file.special), os.minor(file.special), os.major(file.device), os.minor(file.device), 0,
+    )  # fmt: skip
+
+
+def statfs(found: Statistics, device: int, flags: int) -> bytes:
+    """struct statfs, 120 bytes. ST_VALID (0x20) says that the flags mean something."""
+    return _STATFS.pack(
+        found.magic, found.block_size, found.blocks, found.free, found.available, found.files, found.free_files,
+        device & 0x7FFF_FFFF, device >> 32 & 0x7FFF_FFFF, found.name_max, found.block_size, flags | 0x20, 0, 0, 0, 0,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import struct
 import time
@@ -211,7 +212,7 @@ class TestNesting:
 
     def test_long_chains_are_refused(self, task: Any) -> None:
         chain = [Epoll() for _ in range(NESTING + 2)]
-        for outer, inner in list(zip(chain, chain[1:], strict=False))[:NESTING]:
+        for outer, inner in list(itertools.pairwise(chain))[:NESTING]:
             outer.add(task, 5, inner, POLLIN, 1)
         with pytest.raises(SyscallError, match="EINVAL"):
             chain[NESTING].add(task, 5, chain[NESTING + 1], POLLIN, 1)
@@ -221,7 +222,7 @@ class TestNesting:
     def test_what_one_wake_up_may_cost_is_bounded(self, task: Any) -> None:
         layers = [[Epoll() for _ in range(10)] for _ in range(NESTING + 1)]
         refused = 0
-        for outer, inner in zip(layers, layers[1:], strict=False):
+        for outer, inner in itertools.pairwise(layers):
             for one in outer:
                 for fd, other in enumerate(inner):
                     try:
