@@ -85,11 +85,12 @@ class FakeTask:
         self.noticed = 0
         self.cpu_ns = 0
         self.in_guest = True
+        self.killed = False
         self._waiting: asyncio.Future[bool] | None = None
 
     @property
     def dying(self) -> bool:
-        return self.process.ended is not None
+        return self.killed or self.process.ended is not None
 
     @property
     def interrupted(self) -> bool:
