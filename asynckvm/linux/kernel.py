@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.shared_memory import SharedMemory
 from asynckvm.linux.signals.queue import Account
+from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.status import ExitStatus
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Kernel:
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
         self.mounts: Mounts
         self.signal_account = Account()
+        self.pipe_pages = PipePages()
+        self.network = Network()
         self._last_pid = _FIRST_PID - 1
         self._drivers: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
