@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
+import pwd
 from typing import TYPE_CHECKING
 
 from asynckvm.linux.credentials import Credentials
-from asynckvm.linux.vfs import ST_RDONLY, Budget, Caller, FileSystemContext, HostTree, Mounts, Tmpfs, resolve
-from asynckvm.linux.vfs import names as vfs_names
+from asynckvm.linux.vfs import default
+from asynckvm.linux.vfs.procfs import ProcFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,27 +24,20 @@ def default_credentials() -> Credentials:
 
 
 def build(kernel: Kernel, binds: Sequence[Bind], limits: Limits, credentials: Credentials) -> None:
-    budget = Budget(limits.files)
-    mounts = Mounts(Tmpfs(budget))
-    kernel.mounts = mounts
-    caller = Caller(FileSystemContext(mounts, mounts.root), Credentials())
-    def mkdir(path, mode=0o755):
-        cur=b""
-        for part in path.strip(b"/").split(b"/"):
-            cur+=b"/"+part
-            try:
-                vfs_names.make(caller, mounts.root, cur, stat.S_IFDIR|mode)
-            except Exception as e: pass
-    for top in os.listdir(b"/"):
-        p=b"/"+top
-        if top in (b"proc",b"sys",b"dev",b"tmp",b"run"): continue
-        if os.path.islink(p):
-            vfs_names.make(caller, mounts.root, p, stat.S_IFLNK|0o777, os.readlink(p))
-        elif os.path.isdir(p) and top in (b"usr",b"bin",b"lib",b"lib64",b"sbin",b"etc"):
-            mkdir(p)
-            mounts.add(HostTree(p), resolve(caller, mounts.root, p), ST_RDONLY)
-    for p in (b"/tmp",b"/work",b"/root",b"/home",b"/run",b"/var/tmp",b"/dev/shm",b"/proc"): mkdir(p, 0o777)
-    for bind in binds:
-        t=os.fsencode(bind.target)
-        mkdir(t)
-        mounts.add(HostTree(bind.source, writable=bind.writable), resolve(caller, mounts.root, t), 0 if bind.writable else ST_RDONLY)
+    """Give the kernel its mounts. OSError for a bind whose source is not there."""
+    kernel.mounts = default.build(
+        user=_user(credentials),
+        binds=[default.Bind(bind.source, bind.target, bind.writable) for bind in binds],
+        proc=ProcFileSystem(kernel),
+        size=limits.files,
+    )
+
+
+def _user(credentials: Credentials) -> default.User:
+    if credentials.ruid == 0:
+        return default.User()
+    try:
+        name = pwd.getpwuid(credentials.ruid).pw_name
+    except KeyError:
+        name = "user"
+    return default.User(name, credentials.ruid, credentials.rgid)

@@ -13,7 +13,7 @@ from asynckvm.linux import children, clone, execve
 from asynckvm.linux.children import Report
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import pidfd
-from asynckvm.linux.stack import STRING_BYTES_MAX, STRINGS_BYTES_MAX
+from asynckvm.linux.stack import STRING_BYTES_MAX
 from asynckvm.linux.status import ExitStatus
 from asynckvm.linux.syscalls import structs
 from asynckvm.linux.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, caller_of, check_flags, location_of, start_of
@@ -33,7 +33,8 @@ _PAGE: Final = 4096
 _SIGNALS: Final = 64
 _P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
 _SIGINFO: Final = struct.Struct("<iii4xiIi100x")
-_POINTERS: Final = 512  # read at a time
+# Read at most; what of it a stack has room for is checked when it is laid out.
+_STRINGS_BYTES: Final = 6 << 20
 
 
 # ---------------------------------------------------------------- making
@@ -97,7 +98,7 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
         file = opening.find_program(caller, start, path, follow=not flags & AT_SYMLINK_NOFOLLOW)
     file.hold()
     try:
-        budget = [STRINGS_BYTES_MAX]
+        budget = [_STRINGS_BYTES]
         argv, envp = _strings(task, arguments, budget), _strings(task, environment, budget)
 
         def open_file(interpreter: bytes) -> OpenFile:
