@@ -41,6 +41,7 @@ def end_task(task: Task) -> None:
     if not process.tasks:
         _end_process(process)
     else:
+        send.retarget(task, numbers.MASK_ALL)
         process.exit_queue.wake()  # execve() waits for the other threads
 
 
