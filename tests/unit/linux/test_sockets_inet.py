@@ -1,4 +1,4 @@
-"""TCP over loopback, and what TCP and UDP share, on the host's kernel and in the sandbox: one test, two worlds, the same answers."""
+"""TCP over loopback, and what TCP and UDP share, on the host's kernel and in the sandbox: the same answers."""
 
 from __future__ import annotations
 
