@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.vfs import Statistics
 
 _STAT: Final = struct.Struct("<QQQIIIIQqqq6q24x")
 _STATX: Final = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII" + "Q" + "104x")
 _STATX_BASIC: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
+_STATFS: Final = struct.Struct("<7Q2i7Q")
 _SYSINFO: Final = struct.Struct("<q3Q6QHH4xQQI4x")
 _RUSAGE: Final = struct.Struct("<4q14q")
 
@@ -46,9 +48,17 @@ def statx(file: Attributes) -> bytes:
     )  # fmt: skip
 
 
-def sysinfo(uptime: int, memory: int, free: int) -> bytes:
-    """struct sysinfo, 112 bytes: seconds since boot, bytes of memory, one process."""
-    return _SYSINFO.pack(uptime, 0, 0, 0, memory, free, 0, 0, 0, 0, 1, 0, 0, 0, 1)
+def statfs(found: Statistics, device: int, flags: int) -> bytes:
+    """struct statfs, 120 bytes. ST_VALID (0x20) says that the flags mean something."""
+    return _STATFS.pack(
+        found.magic, found.block_size, found.blocks, found.free, found.available, found.files, found.free_files,
+        device & 0x7FFF_FFFF, device >> 32 & 0x7FFF_FFFF, found.name_max, found.block_size, flags | 0x20, 0, 0, 0, 0,
+    )  # fmt: skip
+
+
+def sysinfo(uptime: int, memory: int, free: int, processes: int) -> bytes:
+    """struct sysinfo, 112 bytes: seconds since boot, bytes of memory, processes."""
+    return _SYSINFO.pack(uptime, 0, 0, 0, memory, free, 0, 0, 0, 0, processes, 0, 0, 0, 1)
 
 
 def rusage(processor_time: int, resident: int) -> bytes:

@@ -1,0 +1,160 @@
+"""ioctl(2) of terminals: numbers, structures in guest memory, and what each asks of a `Terminal`. Source: ioctl_tty(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.tty import termios as t
+from asynckvm.linux.tty.termios import Termios, WindowSize
+
+if TYPE_CHECKING:
+    from asynckvm.linux.task import Task
+    from asynckvm.linux.tty.terminal import Terminal
+
+TCGETS, TCSETS, TCSETSW, TCSETSF = 0x5401, 0x5402, 0x5403, 0x5404
+TCGETS2, TCSETS2, TCSETSW2, TCSETSF2 = 0x802C542A, 0x402C542B, 0x402C542C, 0x402C542D
+TCSBRK, TCXONC, TCFLSH, TIOCEXCL, TIOCNXCL, TIOCSCTTY = 0x5409, 0x540A, 0x540B, 0x540C, 0x540D, 0x540E
+TIOCGPGRP, TIOCSPGRP, TIOCOUTQ, TIOCSTI, TIOCGWINSZ, TIOCSWINSZ = 0x540F, 0x5410, 0x5411, 0x5412, 0x5413, 0x5414
+FIONREAD, TIOCNOTTY, TIOCSETD, TIOCGETD, TCSBRKP, TIOCGSID = 0x541B, 0x5422, 0x5423, 0x5424, 0x5425, 0x5429
+TIOCGPTN, TIOCSPTLCK, TIOCGDEV, TIOCSIG = 0x80045430, 0x40045431, 0x80045432, 0x40045436
+TIOCGPTLCK, TIOCGEXCL, TIOCGPTPEER = 0x80045439, 0x80045440, 0x5441
+_SETTING: Final = frozenset({TCSETS, TCSETSW, TCSETSF, TCSETS2, TCSETSW2, TCSETSF2})
+_FLUSHING: Final = frozenset({TCSETSF, TCSETSF2})
+_TCIFLUSH, _TCOFLUSH, _TCIOFLUSH = 0, 1, 2
+_TCOOFF, _TCOON, _TCIOFF, _TCION = 0, 1, 2, 3
+_N_TTY: Final = 0
+_KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP})
+
+
+def slave(task: Task, terminal: Terminal, request: int, argument: int) -> int:
+    """A request on the side that programs use."""
+    if request == FIONREAD:
+        _write_int(task, argument, terminal.discipline.available)
+    elif request == TIOCOUTQ:
+        _write_int(task, argument, len(terminal.output))
+    elif request == TIOCGPGRP:
+        _check_controlled(task, terminal)
+        _write_int(task, argument, terminal.foreground.id if terminal.foreground is not None else 0)
+    elif request == TIOCGSID:
+        _check_controlled(task, terminal)
+        _write_int(task, argument, terminal.session.id if terminal.session is not None else 0)
+    elif request == TIOCSCTTY:
+        terminal.become_controlling(task.process, steal=argument == 1 and task.process.credentials.effective_user == 0)
+    elif request == TIOCNOTTY:
+        terminal.give_up(task.process)
+    elif request == TIOCSTI:
+        _type(task, terminal, argument)
+    else:
+        _either(task, terminal, request, argument, background=True)
+    return 0
+
+
+def master(task: Task, terminal: Terminal, request: int, argument: int) -> int:
+    """A request on the side that shows the terminal: settings are those of the slave, and nobody is in the background."""
+    if request == FIONREAD:
+        _write_int(task, argument, len(terminal.output))
+    elif request == TIOCOUTQ:
+        _write_int(task, argument, terminal.discipline.available)
+    elif request == TIOCGPTN:
+        _write_int(task, argument, terminal.number)
+    elif request == TIOCSPTLCK:
+        terminal.locked = bool(_read_int(task, argument))
+    elif request == TIOCGPTLCK:
+        _write_int(task, argument, int(terminal.locked))
+    elif request == TIOCGPGRP:
+        _write_int(task, argument, terminal.foreground.id if terminal.foreground is not None else 0)
+    elif request == TIOCGSID:
+        if terminal.session is None:
+            raise SyscallError(errno.ENOTTY)
+        _write_int(task, argument, terminal.session.id)
+    elif request == TIOCSIG:
+        if argument not in _KEYS:
+            raise SyscallError(errno.EINVAL)
+        terminal.signal_foreground(argument)
+    elif request in (TIOCSCTTY, TIOCNOTTY, TIOCSTI):
+        raise SyscallError(errno.ENOTTY)
+    else:
+        _either(task, terminal, request, argument, background=False)
+    return 0
+
+
+def _either(task: Task, terminal: Terminal, request: int, argument: int, *, background: bool) -> None:
+    """What is the same on both sides. Changes from the `background` stop the process."""
+    if request == TCGETS:
+        task.space.write(argument, terminal.termios.pack())
+    elif request == TCGETS2:
+        task.space.write(argument, terminal.termios.pack_2())
+    elif request in _SETTING:
+        size = t.BYTES_2 if request in (TCSETS2, TCSETSW2, TCSETSF2) else t.BYTES
+        termios = Termios.unpack(task.space.read(argument, size))
+        if background:
+            terminal.check_change(task)
+        if request in _FLUSHING:
+            terminal.flush(typed=True, shown=False)
+        terminal.set_termios(termios)
+    elif request == TIOCGWINSZ:
+        task.space.write(argument, terminal.window.pack())
+    elif request == TIOCSWINSZ:
+        terminal.set_window(WindowSize.unpack(task.space.read(argument, t.WINDOW_BYTES)))
+    elif request == TIOCSPGRP:
+        terminal.set_foreground(task, _read_int(task, argument))
+    elif request in (TCSBRK, TCSBRKP, TCXONC, TCFLSH):
+        if background:
+            terminal.check_change(task)
+        _control(terminal, request, argument, typed_here=not background)
+    else:
+        _small(task, terminal, request, argument)
+
+
+def _control(terminal: Terminal, request: int, argument: int, *, typed_here: bool) -> None:
+    """tcflush(3) and tcflow(3); a break or a drain has nothing to do or to wait for."""
+    if request == TCFLSH:
+        if argument not in (_TCIFLUSH, _TCOFLUSH, _TCIOFLUSH):
+            raise SyscallError(errno.EINVAL)
+        near, far = argument in (_TCIFLUSH, _TCIOFLUSH), argument in (_TCOFLUSH, _TCIOFLUSH)
+        terminal.flush(typed=far if typed_here else near, shown=near if typed_here else far)
+    elif request == TCXONC:
+        if argument in (_TCOOFF, _TCOON):
+            terminal.set_stopped(stopped=argument == _TCOOFF)
+        elif argument not in (_TCIOFF, _TCION):
+            raise SyscallError(errno.EINVAL)
+
+
+def _small(task: Task, terminal: Terminal, request: int, argument: int) -> None:
+    if request in (TIOCEXCL, TIOCNXCL):
+        terminal.exclusive = request == TIOCEXCL
+    elif request == TIOCGEXCL:
+        _write_int(task, argument, int(terminal.exclusive))
+    elif request == TIOCGETD:
+        _write_int(task, argument, _N_TTY)
+    elif request == TIOCSETD:
+        if _read_int(task, argument) != _N_TTY:
+            raise SyscallError(errno.EINVAL)
+    elif request == TIOCGDEV:
+        _write_int(task, argument, os.makedev(136, terminal.number))
+    else:
+        raise SyscallError(errno.ENOTTY)
+
+
+def _check_controlled(task: Task, terminal: Terminal) -> None:
+    if not terminal.controls(task.process):
+        raise SyscallError(errno.ENOTTY)
+
+
+def _type(task: Task, terminal: Terminal, argument: int) -> None:
+    """TIOCSTI: as if the byte were typed. A way to make others run commands, so only for the privileged, as newer kernels do."""
+    if task.process.credentials.effective_user != 0:
+        raise SyscallError(errno.EIO)
+    terminal.receive(task.space.read(argument, 1))
+
+
+def _read_int(task: Task, address: int) -> int:
+    return int.from_bytes(task.space.read(address, 4), "little", signed=True)
+
+
+def _write_int(task: Task, address: int, value: int) -> None:
+    task.space.write(address, value.to_bytes(4, "little", signed=True))

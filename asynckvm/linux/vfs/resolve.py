@@ -1,0 +1,197 @@
+"""From a path to a location: the walk of path_resolution(7), over links, mounts and `..`, with the caller's permissions.
+
+Everything a path can do to leave where it should stay ends here or in `openat2`. Names inside one tree of the host are handed
+to it several at a time; a link among them sends the walk back to single steps. Source: path_resolution(7), openat2(2),
+symlink(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.vfs.location import Location
+from asynckvm.linux.vfs.mounts import Mounts
+from asynckvm.linux.vfs.node import NAME_MAX
+
+if TYPE_CHECKING:
+    from asynckvm.linux.vfs.caller import Caller
+
+PATH_MAX: Final = 4096
+_LINKS_MAX: Final = 40
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
+RESOLVE_CACHED: Final = 32
+_SCOPED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
+_LINK: Final = stat.S_IFLNK
+_DIRECTORY: Final = stat.S_IFDIR
+_DOTS: Final = frozenset({b".", b".."})
+
+
+def resolve(caller: Caller, start: Location, path: bytes, *, follow: bool = True) -> Location:
+    """What `path` leads to from `start`; `follow` says whether a link in the last place is followed. Raises SyscallError."""
+    return Walk(caller, start).to(path, follow=follow)
+
+
+class Walk:
+    """One walk. `location` is how far it came; `flags` are the RESOLVE_* of openat2(2)."""
+
+    __slots__ = ("_crossed", "_links", "_root", "caller", "flags", "location")
+
+    def __init__(self, caller: Caller, start: Location, flags: int = 0) -> None:
+        self.caller = caller
+        self.location = start
+        self.flags = flags
+        # What `..` cannot leave and absolute links start from.
+        self._root = start if flags & _SCOPED else caller.fs.root
+        self._links = 0
+
+    def to(self, path: bytes, *, follow: bool = True) -> Location:
+        """The whole path."""
+        self._walk(self._begin(path), 0, follow=follow)
+        return self.location
+
+    def to_parent(self, path: bytes) -> tuple[bytes, bool]:
+        """All but the last name, which is returned, and whether a slash follows it. b"" as name: the path is "/" only.
+
+        `location` is then the directory that the name is in, and may be searched.
+        """
+        names = self._begin(path)
+        slash = path.endswith(b"/")
+        if slash:
+            names.pop(0)  # the "." that stands for the slash
+        self._walk(names, 1, follow=True)
+        if names:
+            self._check_search()
+        return (names[0] if names else b""), slash
+
+    def child(self, name: bytes) -> Location:
+        """What `name` (neither . nor ..) is in `location`, with what is mounted there; a link is not followed."""
+        if len(name) > NAME_MAX:
+            raise SyscallError(errno.ENAMETOOLONG)
+        location = self.location
+        return self._cross(Location(location.mount, location.entry.node.lookup(location.entry, name, self.caller)))
+
+    def follow(self, link: Location) -> bytes | None:
+        """Follow `link`, found in `location`: the path to go on with from there, or None when `location` is the target now."""
+        self._links += 1
+        if self._links > _LINKS_MAX or self.flags & RESOLVE_NO_SYMLINKS:
+            raise SyscallError(errno.ELOOP)
+        target = link.node.jump(self.caller)
+        if target is not None:
+            if self.flags & RESOLVE_NO_MAGICLINKS:
+                raise SyscallError(errno.ELOOP)
+            if self.flags & _SCOPED or (self.flags & RESOLVE_NO_XDEV and target.mount is not self.location.mount):
+                raise SyscallError(errno.EXDEV)
+            self.location = target
+            return None
+        path = link.node.read_link(self.caller)
+        if not path:
+            raise SyscallError(errno.ENOENT)
+        return path
+
+    # ------------------------------------------------------------ steps
+
+    def _begin(self, path: bytes) -> list[bytes]:
+        """The names of `path`, the next one last; a slash at the end is a "."."""
+        if not path:
+            raise SyscallError(errno.ENOENT)
+        if len(path) >= PATH_MAX:
+            raise SyscallError(errno.ENAMETOOLONG)
+        if path[0] == 0x2F:
+            if self.flags & RESOLVE_BENEATH:
+                raise SyscallError(errno.EXDEV)
+            if self.flags & RESOLVE_NO_XDEV and self._root.mount is not self.location.mount:
+                raise SyscallError(errno.EXDEV)
+            self.location = self._root
+        names = [name for name in path.split(b"/") if name]
+        if path[-1] == 0x2F:
+            names.append(b".")
+        names.reverse()
+        return names
+
+    def _walk(self, names: list[bytes], keep: int, *, follow: bool) -> None:
+        """Take names until `keep` are left. `names` changes with every link."""
+        while len(names) > keep:
+            location = self.location
+            if location.entry.leaps and names[-1] not in _DOTS:
+                found = self._leap(names, keep)
+            else:
+                self._check_search()
+                name = names.pop()
+                if name == b".":
+                    continue
+                if name == b"..":
+                    self._up()
+                    continue
+                found = self.child(name)
+            if found.node.type == _LINK and (names or follow):
+                path = self.follow(found)
+                if path is not None:
+                    names += self._begin(path)
+            else:
+                self.location = found
+
+    def _leap(self, names: list[bytes], keep: int) -> Location:
+        """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
+        location = self.location
+        count = 1
+        while count < len(names) - keep and names[-count - 1] not in _DOTS:
+            count += 1
+        taken = names[: -count - 1 : -1]
+        if max(map(len, taken)) > NAME_MAX:
+            # Only once the names before it are known to be directories.
+            return self._step(names)
+        entry = location.entry
+        if location.mount.children:
+            taken = taken[: entry.names_to_mount(taken, location.mount.children)]
+        try:
+            found = entry.look(taken, self.caller)
+        except SyscallError as error:
+            if error.number != errno.ELOOP or len(taken) == 1:
+                raise
+            return self._step(names)
+        del names[-len(taken) :]
+        if found.node.type == _LINK:
+            self.location = Location(location.mount, found.up() or found)
+        return self._cross(Location(location.mount, found))
+
+    def _step(self, names: list[bytes]) -> Location:
+        self._check_search()
+        return self.child(names.pop())
+
+    def _check_search(self) -> None:
+        node = self.location.entry.node
+        if node.type != _DIRECTORY:
+            raise SyscallError(errno.ENOTDIR)
+        if self.caller.credentials.euid:
+            self.caller.check(node.attributes(), os.X_OK)
+
+    def _up(self) -> None:
+        location = self.location
+        if location == self._root:
+            if self.flags & RESOLVE_BENEATH:
+                raise SyscallError(errno.EXDEV)
+            return
+        while location.entry == location.mount.root:
+            if location.mount.point is None:
+                return
+            if self.flags & RESOLVE_NO_XDEV:
+                raise SyscallError(errno.EXDEV)
+            location = location.mount.point
+            if location == self._root:
+                break
+        parent = location.entry.up()
+        if parent is not None and location != self._root:
+            location = Location(location.mount, parent)
+        self.location = self._cross(location)
+
+    def _cross(self, location: Location) -> Location:
+        if not location.mount.children:
+            return location
+        top = Mounts.top(location)
+        if top is not location and self.flags & RESOLVE_NO_XDEV:
+            raise SyscallError(errno.EXDEV)
+        return top
