@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 import types
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
@@ -19,8 +22,11 @@ from asynckvm.linux.files.table import DescriptorTable
 from asynckvm.linux.identity import Identity
 from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.syscalls import messages, sockets
+from support.pace import PACE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asynckvm.linux.files.open_file import OpenFile
 
 _MEMORY = 8 << 20
@@ -322,8 +328,24 @@ class HostSock(socket.socket):
         return self.world._keep(made), address
 
     def poll(self) -> int:
-        import select
-
         poller = select.poll()
         poller.register(self, 0x7FFF)
         return next((mask for _, mask in poller.poll(0)), 0)
+
+
+def fails(number: int, call: Callable[..., object], *args: object) -> None:
+    """`call(*args)` answers with that error."""
+    with pytest.raises(OSError, match=r".") as caught:
+        call(*args)
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
+
+
+def settled(sock: Any, mask: int) -> int:
+    """The events of a socket, when those of `mask` have come: the host's loopback takes a moment."""
+    if isinstance(sock, HostSock):
+        poller = select.poll()
+        poller.register(sock, mask)
+        assert poller.poll(5000 * PACE)
+    seen: int = sock.poll()
+    assert seen & mask == mask
+    return seen

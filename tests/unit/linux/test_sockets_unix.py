@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.socket_worlds import Host, Sandbox
+from support.socket_worlds import Host, Sandbox, fails
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 UNIX = socket.AF_UNIX
@@ -35,12 +35,6 @@ def world(request: Any) -> Iterator[Any]:
 @pytest.fixture
 def name() -> bytes:
     return b"\0" + uuid.uuid4().hex.encode()
-
-
-def fails(number: int, call: Callable[..., object], *args: object) -> None:
-    with pytest.raises(OSError) as caught:
-        call(*args)
-    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
 
 
 def connected(world: Any, name: bytes, kind: int = socket.SOCK_STREAM) -> tuple[Any, Any, Any]:
@@ -468,7 +462,7 @@ def test_credentials(world: Any, kind: int) -> None:
     first, second = world.socketpair(UNIX, kind)
     second.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     first.send(b"x")
-    data, ((level, what, value),), flags, _ = second.recvmsg(10, 100)
+    data, ((level, what, value),), _, _ = second.recvmsg(10, 100)
     assert (data, level, what) == (b"x", socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
     pid, user, group = struct.unpack("3I", value)
     assert pid > 1

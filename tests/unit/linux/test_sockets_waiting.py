@@ -144,7 +144,7 @@ async def test_accept_waits(world: WaitingSandbox) -> None:
 
 
 async def test_timeouts(world: WaitingSandbox) -> None:
-    first, second = world.pair()
+    first, _ = world.pair()
     first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("<qq", 0, 20_000))
     assert struct.unpack("<qq", first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)) == (0, 20_000)
     with pytest.raises(SyscallError, match="EAGAIN"):
