@@ -79,10 +79,10 @@ def _find_or_create(walk: Walk, path: bytes, flags: int, mode: int) -> Found | N
     """None when the name appeared between looking and creating."""
     while True:
         name, slash = walk.to_parent(path)
-        if slash:
-            raise SyscallError(errno.EISDIR)
         if name in _SPECIAL:
             raise SyscallError(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)
+        if slash:
+            raise SyscallError(errno.EISDIR)
         child = find_child(walk, name)
         if child is None:
             try:
