@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 import time
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import OpenFile
+from asynckvm.linux.files.listing import Listed, Listing
 from asynckvm.linux.vfs.node import Entry, FileSystem, Node, Owner, Statistics
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from asynckvm.linux.vfs.location import Location
 
 ROOT: Final = Owner(0, 0)
-_DIRENT: Final = struct.Struct("<QqHB")
+# Positions in a listing of names that are numbers begin here.
+_NUMBERS: Final = 1 << 16
 # Most of a text that one read produces, and pieces of it that one read looks at on its way to its position.
 _TEXT_BYTES: Final = 1 << 16
 _PIECES: Final = 1024
@@ -63,11 +64,8 @@ class Synthetic(Node):
         self.fs = fs
         self.key = key
         self.owner = owner
-        self._mode = mode
-
-    @property
-    def mode(self) -> int:
-        return self._mode
+        self.mode = mode
+        self.type = stat.S_IFMT(mode)
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -78,11 +76,15 @@ class Synthetic(Node):
         """The device number of a device."""
         return 0
 
+    def seen_by(self, caller: Caller) -> Node:  # noqa: ARG002
+        """The same file for another caller: what it opens may depend on that."""
+        return self
+
     def attributes(self) -> Attributes:
         device, inode = self.identity
         born, (user, group) = self.fs.born, self.owner
         return Attributes(
-            device, inode, self._mode, links=2 if self.is_directory else 1, user=user, group=group, special=self.special,
+            device, inode, self.mode, links=2 if self.is_directory else 1, user=user, group=group, special=self.special,
             block_size=1024, accessed=born, modified=born, changed=born,
         )  # fmt: skip
 
@@ -96,7 +98,7 @@ def inode_of(key: bytes) -> int:
 
 
 class Name(NamedTuple):
-    """What a directory lists: `mode` only tells the type."""
+    """What a directory lists: of `mode` only the type counts."""
 
     name: bytes
     mode: int
@@ -104,7 +106,9 @@ class Name(NamedTuple):
 
 
 class Directory(Synthetic):
-    """What is in it is decided by `find` and `names`, each time anew."""
+    """What is in it is decided by `find` and `names`, each time anew; names that are numbers come last, in their order."""
+
+    version = 0
 
     def __init__(self, fs: SyntheticFileSystem, key: bytes, mode: int = 0o555, owner: Owner = ROOT) -> None:
         super().__init__(fs, key, stat.S_IFDIR | mode, owner)
@@ -122,7 +126,16 @@ class Directory(Synthetic):
         return Entry(entry, name, node)
 
     def open(self, flags: int, location: Location) -> OpenFile:
-        return OpenDirectory(self, location, flags)
+        return Listing(self, location, flags)
+
+    def listing(self, entry: Entry, position: int) -> Iterator[Listed]:
+        own, above = self.identity[1], (entry.up() or entry).node.identity[1]
+        places = [Name(b".", stat.S_IFDIR, own), Name(b"..", stat.S_IFDIR, above), *self.names()]
+        for place, (name, inode_type, inode) in enumerate(places):
+            # A number keeps its position when others come and go.
+            following = (_NUMBERS + int(name) if name.isdigit() else place) + 1
+            if following > position:
+                yield Listed(following, name, inode, inode_type)
 
 
 class FixedDirectory(Directory):
@@ -149,64 +162,6 @@ class FixedDirectory(Directory):
                 found = self._entries[name] = Entry(entry, name, self.nodes[name])
             return found
         return super().lookup(entry, name, caller)
-
-
-class OpenDirectory(OpenFile):
-    """Its names are those of the moment when they were read from the start."""
-
-    def __init__(self, directory: Directory, location: Location, flags: int) -> None:
-        super().__init__(flags)
-        self.location = location
-        self._directory = directory
-        self._position = 0
-        self._names: list[Name] | None = None
-
-    def read(self, length: int) -> bytes:  # noqa: ARG002
-        raise SyscallError(errno.EISDIR)
-
-    def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002
-        raise SyscallError(errno.EISDIR)
-
-    def attributes(self) -> Attributes:
-        return self._directory.attributes()
-
-    def seek(self, offset: int, whence: int) -> int:
-        """Positions are numbers of entries."""
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence != os.SEEK_SET:
-            raise SyscallError(errno.EINVAL)
-        if not 0 <= offset <= INT64_MAX:
-            raise SyscallError(errno.EINVAL)
-        if not offset:
-            self._names = None
-        self._position = offset
-        return offset
-
-    def entries(self, capacity: int) -> bytes:
-        if self._names is None:
-            assert self.location is not None
-            parent = self.location.entry.up() or self.location.entry
-            own = self._directory.identity[1]
-            above = parent.node.identity[1]
-            self._names = [Name(b".", stat.S_IFDIR, own), Name(b"..", stat.S_IFDIR, above), *self._directory.names()]
-        found = bytearray()
-        for number in range(self._position, len(self._names)):
-            record = dirent(self._names[number], number + 1)
-            if len(found) + len(record) > capacity:
-                if not found:
-                    raise SyscallError(errno.EINVAL)
-                break
-            found += record
-            self._position = number + 1
-        return bytes(found)
-
-
-def dirent(name: Name, offset: int) -> bytes:
-    """struct linux_dirent64; `offset` is the position of the next one."""
-    length = (_DIRENT.size + len(name.name) + 1 + 7) & ~7
-    # d_type is the file type of st_mode without its permission bits.
-    return (_DIRENT.pack(name.inode, offset, length, name.mode >> 12) + name.name).ljust(length, b"\0")
 
 
 # ---------------------------------------------------------------- texts

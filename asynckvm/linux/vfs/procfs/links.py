@@ -1,7 +1,7 @@
 """The magic links of /proc: they lead to the file itself, whatever its name has become. Source: proc(5), symlink(7).
 
-What an open file without a name leads to is opened once more here: a pipe or a memory file gets another open file description
-of the same object; a stream of the host has no second one to give, so its own is shared; all else is ENXIO, as in Linux.
+What an open file without a name leads to is opened once more here: a pipe gets another open file description of the same
+object; a stream of the host has no second one to give, so its own is shared; all else is ENXIO, as in Linux.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import OpenFile
-from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.files.pipe import PipeEnd
 from asynckvm.linux.vfs.location import Location
 from asynckvm.linux.vfs.mounts import Mount
@@ -58,7 +57,11 @@ class MagicLink(Synthetic):
 
     def jump(self, caller: Caller) -> Location:
         self._guard(caller)
-        return self._place()
+        location = self._place()
+        node, entry = location.node, location.entry
+        if isinstance(node, Synthetic) and (seen := node.seen_by(caller)) is not node:
+            return Location(location.mount, Entry(entry.parent, entry.name, seen))
+        return location
 
     def read_link(self, caller: Caller) -> bytes:
         self._guard(caller)
@@ -103,7 +106,9 @@ class DescriptorDirectory(Directory):
             return None
         number, key = int(name), self.key + b"/" + name
         if self._information:
-            return Text(self.fs, key, lambda: self._describe(number), guard=lambda: self._guard(caller), mode=0o400, owner=self.owner)
+            return Text(
+                self.fs, key, lambda: self._describe(number), guard=lambda: self._guard(caller), mode=0o400, owner=self.owner
+            )
         mode = (0o500 if file.readable else 0) | (0o300 if file.writable else 0)
         return MagicLink(self.fs, key, lambda: self._place(number), self._guard, self.owner, mode)
 
@@ -165,16 +170,14 @@ class _Nameless(Entry):
 class _OpenNode(Node):
     """The inode of an open file without a name. Its open file is not held: what is closed cannot be opened any more."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("_file", "type")
 
     def __init__(self, file: OpenFile) -> None:
         self._file = file
-
-    @property
-    def mode(self) -> int:
-        """A stream of the host may look like a pipe, and is none that could be opened as one."""
-        mode = self._file.attributes().mode
-        return mode if isinstance(self._file, PipeEnd) or not stat.S_ISFIFO(mode) else stat.S_IFCHR | stat.S_IMODE(mode)
+        self.type = stat.S_IFMT(file.attributes().mode)
+        if self.type == stat.S_IFIFO and not isinstance(file, PipeEnd):
+            # A stream of the host may look like a pipe, and is none that could be opened as one.
+            self.type = stat.S_IFCHR
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -195,15 +198,12 @@ class _OpenNode(Node):
         file = self._file
         if isinstance(file, PipeEnd):
             return PipeEnd(file.pipe, flags)
-        if isinstance(file, MemoryFile):
-            return MemoryFile(file.inode, flags)
         if file.references and stat.S_IFMT(file.attributes().mode) not in (0, stat.S_IFSOCK):
             return _Shared(file, flags)
         raise SyscallError(errno.ENXIO)
 
     def truncate(self, length: int) -> None:
-        if isinstance(self._file, MemoryFile):
-            self._file.truncate(length)
+        """For O_TRUNC: nothing that can be opened here has a length."""
 
 
 class _Shared(OpenFile):

@@ -58,10 +58,11 @@ def rollup(process: Process, task: Task | None) -> Iterator[bytes]:  # noqa: ARG
 
 def _line(process: Process, region: Region) -> bytes:
     access = region.access
-    rights = b"%c%c%cp" % (
+    rights = b"%c%c%c%c" % (
         b"r" if access & Access.READ else b"-",
         b"w" if access & Access.WRITE else b"-",
         b"x" if access & Access.EXECUTE else b"-",
+        b"s" if region.shared else b"p",
     )
     line = b"%08x-%08x %s %08x 00:00 %d " % (region.start, region.end, rights, region.offset, region.file)
     name = _name(process, region)
@@ -69,19 +70,11 @@ def _line(process: Process, region: Region) -> bytes:
 
 
 def _name(process: Process, region: Region) -> bytes:
-    # Which file a number stands for is the memory's to know, once it keeps count of that.
-    name_of = getattr(process.memory, "name_of", None)
-    if name_of is not None and (name := name_of(region)):
-        return bytes(name).replace(b"\n", b"\\012")
-    loaded = process.program.loaded
+    memory, loaded = process.memory, process.program.loaded
     if region.file:
-        return b""
+        return memory.names.get(region.file, b"").replace(b"\n", b"\\012")
     if loaded.stack[0] <= region.start < loaded.stack[1]:
         return b"[stack]"
     if loaded.vdso[0] <= region.start < loaded.vdso[1]:
-        return b"[vdso]" if _is_code(region) else b"[vvar]"
-    return b"[heap]" if loaded.heap <= region.start < process.memory.brk(0) else b""
-
-
-def _is_code(region: Region) -> bool:
-    return bool(region.access & Access.EXECUTE)
+        return b"[vdso]" if region.access & Access.EXECUTE else b"[vvar]"
+    return b"[heap]" if memory.heap_start <= region.start < memory.heap_end else b""

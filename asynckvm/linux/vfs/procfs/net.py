@@ -21,15 +21,16 @@ _INET6: Final = (
 )
 _DEVICES: Final = (
     b"Inter-|   Receive                                                |  Transmit\n"
-    b" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
-    b"    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n"
+    b" face |bytes    packets errs drop fifo frame compressed multicast"
+    b"|bytes    packets errs drop fifo colls carrier compressed\n"
+    b"    lo:       0       0    0    0    0     0          0         0"
+    b"        0       0    0    0    0     0       0          0\n"
 )
 # What is there before the first socket: titles of the tables, and the loopback device with its addresses.
 _TEXTS: Final[Mapping[bytes, bytes]] = {
     b"arp": b"IP address       HW type     Flags       HW address            Mask     Device\n",
     b"dev": _DEVICES,
     b"if_inet6": b"00000000000000000000000000000001 01 80 10 80       lo\n",
-    b"protocols": b"protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re sp bi br ha uh gp em\n",
     b"route": b"Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT" + b" " * 55 + b"\n",
     b"tcp": _INET,
     b"tcp6": _INET6,

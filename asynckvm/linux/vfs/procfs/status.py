@@ -7,6 +7,7 @@ where nobody uses it.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _NAME_BYTES: Final = 15
 _PIECE: Final = 1 << 14
+# Major number of the terminals in /dev/pts.
+_PTS: Final = 136
 _NO_LOGIN: Final = b"4294967295"
 _OOM_MIN, _OOM_MAX = -1000, 1000
 _STATES: Final = {
@@ -185,19 +188,19 @@ def statm(process: Process, task: Task | None) -> Iterable[bytes]:  # noqa: ARG0
 
 def stat(process: Process, task: Task | None) -> Iterable[bytes]:
     """52 fields; those after the state count from 4."""
-    loaded, job = process.program.loaded, process.session
+    loaded, job, thread = process.program.loaded, process.session, task or process.leader
     used = (task.cpu_ns if task is not None else process.cpu_ns) // TICK_NS
     started = task.started_ns if task is not None else process.started_ns
     gone, memory = process.exited, process.memory
     terminal = job.terminal
     fields = [
-        process.parent_pid, process.group.id, job.id, 0 if terminal is None else terminal.device,
+        process.parent_pid, process.group.id, job.id, 0 if terminal is None else os.makedev(_PTS, terminal.number),
         -1 if terminal is None or terminal.foreground is None else terminal.foreground.id, 0, 0, 0, 0, 0,
         used, 0, process.children_ns // TICK_NS, 0, 20, 0, max(1, len(process.tasks)), 0, started // TICK_NS,
         0 if gone else maps.size_of(process), 0 if gone else memory.space.resident, process.limits.soft(Limit.RSS),
         *(loaded.code if not gone else (0, 0)), loaded.stack_pointer if not gone else 0, 0, 0,
         _low(process.pending.mask | (task.pending.mask if task is not None else 0)),
-        _low((task or process.leader).mask) if task is not None or process.leader is not None else 0,
+        _low(thread.mask if thread is not None else 0),
         _low(_handled(process, ignored=True)), _low(_handled(process, ignored=False)), 0, 0, 0,
         process.exit_signal, 0, 0, 0, 0, 0, 0, *loaded.data, loaded.heap, *loaded.arguments, *loaded.environment, 0,
     ]  # fmt: skip

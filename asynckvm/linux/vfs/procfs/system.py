@@ -32,7 +32,7 @@ _PLACE: Final = ("physical id", "siblings", "core id", "cpu cores", "apicid", "i
 
 def processors(kernel: Kernel) -> int:
     """How many the sandbox may use."""
-    return kernel.machine.config.vcpus
+    return kernel.processors
 
 
 def memory_pages(kernel: Kernel) -> tuple[int, int]:
@@ -67,7 +67,7 @@ def _cpuinfo(kernel: Kernel) -> Iterator[bytes]:
 
 def _tabs(name: str) -> str:
     """Names are two tab stops wide, the longer ones one more column."""
-    return "\t\t" if len(name) < 8 else "\t" if len(name) < 16 else ""  # noqa: PLR2004
+    return "\t\t" if len(name) < 8 else "\t" if len(name) < 16 else ""
 
 
 def _meminfo(kernel: Kernel) -> Iterator[bytes]:
