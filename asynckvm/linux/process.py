@@ -83,6 +83,7 @@ class Process:
         self.detached = WaitQueue()
         self.borrows_memory = False
         self.dumpable = 1
+        self.oom_adjustment = 0  # as /proc shows and takes it; it decides nothing
         self.has_executed = False
         # Kept and told back; nothing depends on them.
         self.timer_slack = 50_000
