@@ -49,6 +49,8 @@ async def clone(parent: Task, request: Request) -> int:
     number = kernel.take_number()
     memory = await _memory(parent, flags)
     try:
+        if parent.dying:  # since then; who ends a whole run has looked for its processes already
+            raise SyscallError(errno.EAGAIN)
         context = kernel.machine.create_context(memory.space)
     except BaseException:
         memory.drop()

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.status import signal_name
+from asynckvm.linux.status import Cause, signal_name
 
 if TYPE_CHECKING:
     from asynckvm.linux.status import ExitStatus
@@ -30,6 +30,8 @@ _CODES: Final = {
     (signal.SIGTRAP, 2): "TRAP_TRACE",
 }  # fmt: skip
 _SI_KERNEL: Final = 0x80
+# Ends that whoever started the program asked for, and is told of.
+_WISHES: Final = frozenset({Cause.TIMEOUT, Cause.CANCELLED, Cause.CLOSED})
 _ERRORS: Final = 4095
 # Programs and numbers are the guests' own: they must not fill the log.
 _UNKNOWN_MAX: Final = 1000
@@ -67,7 +69,7 @@ class Reporter:
 
     def ended(self, process: Process, status: ExitStatus) -> None:
         """One warning when a signal ended it that nobody sent on purpose: a fault, or a limit."""
-        if status.signal is not None and (status.fault is not None or status.reason):
+        if status.signal is not None and status.cause not in _WISHES and (status.fault is not None or status.reason):
             self._log.warning("program_killed", pid=process.pid, program=_name(process), **describe(status))
 
     def unknown(self, task: Task, number: int) -> None:

@@ -226,17 +226,22 @@ class Source(_PipeLike):
 
 
 class Capture(_PipeLike):
-    """A buffer to write into: `data`. Beyond `limit` bytes writes fail with ENOSPC, and `overflowed` is true."""
+    """A buffer to write into: `data`. Beyond `limit` bytes writes fail with ENOSPC, `overflowed` is true, and `on_overflow` is
+    called for the first one."""
 
     def __init__(self, limit: int = CAPTURE_BYTES_MAX) -> None:
         super().__init__(os.O_WRONLY)
         self.data = bytearray()
         self.limit = limit
         self.overflowed = False
+        self.on_overflow: Callable[[], None] | None = None
 
     def write(self, data: bytes) -> int:
         room = self.limit - len(self.data)
-        self.overflowed = self.overflowed or len(data) > room
+        if len(data) > room and not self.overflowed:
+            self.overflowed = True
+            if self.on_overflow is not None:
+                self.on_overflow()
         if data and room <= 0:
             raise SyscallError(errno.ENOSPC)
         self.data += data[:room]
