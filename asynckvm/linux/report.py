@@ -16,6 +16,7 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.status import Cause, signal_name
 
 if TYPE_CHECKING:
+    from asynckvm.linux.signals.info import SigInfo
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.syscalls.call import Call
     from asynckvm.linux.process import Process
@@ -42,13 +43,19 @@ class Observer(Protocol):
 
     @property
     def tracing(self) -> bool:
-        """Whether `called` is asked for; looked at when a thread starts."""
+        """Whether `calling`, `called` and `signalled` are asked for; looked at when a thread starts."""
 
     def unknown(self, task: Task, number: int) -> None:
         """A system call that does not exist here was answered with ENOSYS, for the first time in this process."""
 
+    def calling(self, task: Task, call: Call, args: tuple[int, ...]) -> None:
+        """A system call begins: what its arguments point to is as the program has it."""
+
     def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
         """A system call was answered."""
+
+    def signalled(self, task: Task, info: SigInfo) -> None:
+        """A signal is acted on: a handler is about to run, or the default action."""
 
     def ended(self, process: Process, status: ExitStatus) -> None:
         """A process is gone."""
@@ -78,6 +85,12 @@ class Reporter:
         if key not in self._unknown and len(self._unknown) < _UNKNOWN_MAX:
             self._unknown.add(key)
             self._log.info("syscall_missing", pid=task.process.pid, program=os.fsdecode(task.name), number=number)
+
+    def calling(self, task: Task, call: Call, args: tuple[int, ...]) -> None:
+        """Nothing: one event for each call."""
+
+    def signalled(self, task: Task, info: SigInfo) -> None:
+        """Nothing: an end by one is logged by `ended`."""
 
     def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
         if -_ERRORS <= result < 0:
