@@ -52,7 +52,7 @@ async def drive(task: Task) -> None:
             if task.process.job.stopped:
                 await deliver.stay_stopped(task)
                 continue
-            if task.dying:
+            if task.dying:  # type: ignore[unreachable]  # delivering a signal may end it
                 break
             task.in_guest = True
             try:
@@ -78,7 +78,7 @@ async def drive(task: Task) -> None:
 def _give_constant_answers(task: Task) -> None:
     """Calls whose answer never changes are answered on the vCPU's thread, unless somebody wants to see them."""
     if not task.process.kernel.observer.tracing:
-        task.context.answers = {call.number: int(call.handler(task)) for call in CONSTANT}  # type: ignore[call-overload]
+        task.context.answers = {call.number: call.handler(task) for call in CONSTANT}  # type: ignore[misc]
 
 
 async def _system_call(task: Task, exit_: Syscall) -> None:

@@ -223,7 +223,11 @@ class Memory:
 
     def sync(self, address: int, length: int, flags: int) -> int:
         """msync(2): what is shared is shared at once, so only the arguments are left to check."""
-        if address % PAGE or flags & ~(_MS_ASYNC | _MS_INVALIDATE | _MS_SYNC) or flags & (_MS_ASYNC | _MS_SYNC) == _MS_ASYNC | _MS_SYNC:
+        if (
+            address % PAGE
+            or flags & ~(_MS_ASYNC | _MS_INVALIDATE | _MS_SYNC)
+            or flags & (_MS_ASYNC | _MS_SYNC) == _MS_ASYNC | _MS_SYNC
+        ):
             raise SyscallError(errno.EINVAL)
         self.check_mapped(address, length)
         return 0
