@@ -47,13 +47,7 @@ async def drive(task: Task) -> None:
     """Run one thread to its end. Raises ClosedError when the machine was closed under it, and what is nobody's doing in it."""
     try:
         _give_constant_answers(task)
-        while not task.dying:
-            deliver.deliver(task)
-            if task.process.job.stopped:
-                await deliver.stay_stopped(task)
-                continue
-            if task.dying:  # type: ignore[unreachable]  # delivering a signal may end it
-                break
+        while await _ready(task):
             task.in_guest = True
             try:
                 exit_ = await task.context.switch()
@@ -73,6 +67,16 @@ async def drive(task: Task) -> None:
                 raise ClosedError("the machine was closed while the program ran")
     finally:
         ending.end_task(task)
+
+
+async def _ready(task: Task) -> bool:
+    """Act on signals, and stay while the process is stopped. False when the thread is to end."""
+    while not task.dying:
+        deliver.deliver(task)
+        if not task.process.job.stopped:
+            break
+        await deliver.stay_stopped(task)
+    return not task.dying
 
 
 def _give_constant_answers(task: Task) -> None:

@@ -48,7 +48,7 @@ _STRINGS_BYTES: Final = 6 << 20
 
 
 async def clone_(task: Task, flags: int, stack: int, parent_tid: int, child_tid: int, tls: int) -> int:
-    """clone(2) in the order of x86-64. The low byte of the flags is the exit signal; a pidfd goes where the parent's tid would."""
+    """clone(2) in the order of x86-64. The low byte of the flags is the exit signal; a pidfd goes where parent_tid points."""
     request = clone.Request(
         flags & 0xFFFF_FF00, flags & 0xFF, stack, tls, parent_tid, child_tid, pidfd=parent_tid if flags & clone.PIDFD else 0
     )
