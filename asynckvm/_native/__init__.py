@@ -1,7 +1,8 @@
 """The one door to the C core: no other module may import the compiled one.
 
 `ffi` and `lib` are cffi's; `lib` holds exactly what `native/include/akvm/akvm.h` declares (typed by hand in `_ffi.pyi`).
-`PROGRAMS` is the folder of the benchmark programs in plain C that are installed beside the compiled module.
+`PROGRAMS` is the folder of the benchmark programs in plain C that are installed beside the compiled module,
+`VDSO` the shared object that guests are given.
 Nothing that interprets a result may live here: that is the platform's work.
 """
 
@@ -11,6 +12,7 @@ from typing import Final
 from asynckvm._native import _ffi
 from asynckvm._native._ffi import ffi, lib
 
-__all__ = ["PROGRAMS", "ffi", "lib"]
+__all__ = ["PROGRAMS", "VDSO", "ffi", "lib"]
 
 PROGRAMS: Final = Path(_ffi.__file__).parent / "bench"
+VDSO: Final = Path(_ffi.__file__).parent / "vdso.so"

@@ -36,8 +36,11 @@ _ELF_STATUSES: Final = {
     ElfProblem.NOT_ELF: Status.NOT_ELF,
     ElfProblem.WRONG_ARCHITECTURE: Status.ARCHITECTURE,
     ElfProblem.TRUNCATED: Status.TRUNCATED,
-    ElfProblem.DYNAMIC: Status.DYNAMIC,
     ElfProblem.MALFORMED: Status.MALFORMED,
+    ElfProblem.TWO_INTERPRETERS: Status.MALFORMED,
+    ElfProblem.BAD_INTERPRETER: Status.MALFORMED,
+    ElfProblem.BAD_SCRIPT: Status.NOT_ELF,
+    ElfProblem.SCRIPT_LOOP: Status.NOT_ELF,
 }
 # The first match counts; what is not here is a defect.
 _STATUSES: Final[tuple[tuple[type[Exception], Status, str], ...]] = (

@@ -22,7 +22,6 @@ class Status(enum.IntEnum):
     NOT_ELF = 117
     ARCHITECTURE = 118
     TRUNCATED = 119
-    DYNAMIC = 120
     MALFORMED = 121
     TIMEOUT = 124
     PERMISSION = 126
@@ -40,8 +39,7 @@ MEANINGS: Final = {
     Status.NOT_ELF: "PROGRAM is not an ELF file",
     Status.ARCHITECTURE: "PROGRAM is for another architecture",
     Status.TRUNCATED: "PROGRAM is a truncated ELF file",
-    Status.DYNAMIC: "PROGRAM is dynamically linked, which is not supported yet",
-    Status.MALFORMED: "PROGRAM is a malformed ELF file",
+    Status.MALFORMED: "PROGRAM is a malformed ELF file, or its dynamic linker is no usable one",
     Status.TIMEOUT: "the time given by --timeout ran out; the program was killed",
     Status.PERMISSION: "PROGRAM is not executable, or may not be read",
     Status.NOT_FOUND: "PROGRAM was not found",

@@ -2,12 +2,13 @@
 
 Pure, because the bytes come from a stranger: everything is bounded and checked here, so that the loader can trust every
 number in an `Image`. What it does not do: touch a file, an address space, or choose an address.
-Source: System V ABI, chapter 4 and 5; the x86-64 supplement; elf(5).
+Source: System V ABI, chapter 4 and 5; the x86-64 supplement; elf(5); the error numbers: execve(2), fs/binfmt_elf.c.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -23,11 +24,14 @@ MAGIC: Final = b"\x7fELF"
 _IDENT_BYTES: Final = 16
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER: Final = struct.Struct("<IIQQQQQQ")
+HEADER_BYTES: Final = _HEADER.size
 PROGRAM_HEADER_BYTES: Final = _PROGRAM_HEADER.size
 # Linux's own bound: the table of program headers fits in 64 KiB.
 _PROGRAM_HEADERS_MAX: Final = 65536 // PROGRAM_HEADER_BYTES
 # Linux has no such bound; ours keeps the largest alignment within what the choice of a base can honour.
 _ALIGNMENT_MAX: Final = 1 << 30
+# A dynamic linker's name with its NUL, as Linux bounds it.
+_PATH_MAX: Final = 4096
 
 _CLASS_64, _DATA_LITTLE = 2, 1
 _ET_EXEC, _ET_DYN = 2, 3
@@ -47,8 +51,23 @@ class ElfProblem(enum.Enum):
     NOT_ELF = "not an ELF file"
     WRONG_ARCHITECTURE = "a program for another architecture"
     TRUNCATED = "a truncated ELF file"
-    DYNAMIC = "dynamically linked, which is not supported yet"
     MALFORMED = "a malformed ELF file"
+    TWO_INTERPRETERS = "an ELF file with two dynamic linkers"
+    BAD_INTERPRETER = "a program whose dynamic linker cannot be used"
+    BAD_SCRIPT = "a script without a usable interpreter line"
+    SCRIPT_LOOP = "a script whose interpreters are scripts too often"
+
+    @property
+    def errno(self) -> int:
+        """What execve(2) answers."""
+        return _ERRNOS.get(self, errno.ENOEXEC)
+
+
+_ERRNOS: Final = {
+    ElfProblem.TWO_INTERPRETERS: errno.EINVAL,
+    ElfProblem.BAD_INTERPRETER: errno.ELIBBAD,
+    ElfProblem.SCRIPT_LOOP: errno.ELOOP,
+}
 
 
 class ElfError(AsyncKvmError):
@@ -58,6 +77,10 @@ class ElfError(AsyncKvmError):
         super().__init__(f"{problem.value}: {detail}")
         self.problem = problem
         self.detail = detail
+
+    @property
+    def errno(self) -> int:
+        return self.problem.errno
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +102,8 @@ class Segment:
 class Image:
     """What a program file asks for. Addresses are final, or relative to a base the loader chooses, when `relocatable`.
 
-    `headers` is where the program headers will be in memory (AT_PHDR), 0 when no segment holds them.
+    `headers` is where the program headers will be in memory (AT_PHDR), 0 when no segment holds them. `interpreter` is the name
+    of the dynamic linker that is to start it, None for a static program.
     """
 
     relocatable: bool
@@ -88,6 +112,7 @@ class Image:
     header_count: int
     alignment: int
     executable_stack: bool
+    interpreter: bytes | None
     segments: tuple[Segment, ...]
 
     @property
@@ -97,6 +122,17 @@ class Image:
     @property
     def end(self) -> int:
         return page_up(self.segments[-1].end)
+
+    @property
+    def code(self) -> tuple[int, int]:
+        """First byte of the program, and the end of what the file has of its last executable segment."""
+        ends = [segment.address + segment.file_bytes for segment in self.segments if Access.EXECUTE in segment.access]
+        return self.segments[0].address, max(ends, default=self.segments[0].address)
+
+    @property
+    def data(self) -> tuple[int, int]:
+        """First byte of the last segment, and the end of what the file has of the segments."""
+        return self.segments[-1].address, max(segment.address + segment.file_bytes for segment in self.segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +152,7 @@ def parse(read: Callable[[int, int], bytes], size: int) -> Image:
     table = read(header.table_offset, table_bytes)
     if len(table) != table_bytes:
         raise ElfError(ElfProblem.TRUNCATED, "the file became shorter while it was read")
-    return _parse_table(header, list(_PROGRAM_HEADER.iter_unpack(table)), size)
+    return _parse_table(header, list(_PROGRAM_HEADER.iter_unpack(table)), read, size)
 
 
 def _parse_header(data: bytes, size: int) -> _Header:
@@ -147,13 +183,15 @@ def _architecture(ident: bytes, machine: int) -> str:
     return f"{name}{order}; only x86-64 programs run here"
 
 
-def _parse_table(header: _Header, table: Sequence[tuple[int, ...]], size: int) -> Image:
+def _parse_table(header: _Header, table: Sequence[tuple[int, ...]], read: Callable[[int, int], bytes], size: int) -> Image:
     segments: list[Segment] = []
-    headers, alignment, executable_stack = 0, PAGE, False
+    headers, alignment, executable_stack, interpreter = 0, PAGE, False, None
     for kind, flags, offset, address, _, file_bytes, memory_bytes, align in table:
         if kind == _PT_INTERP:
-            raise ElfError(ElfProblem.DYNAMIC, "it asks for a dynamic linker; link it with -static or -static-pie")
-        if kind == _PT_PHDR:
+            if interpreter is not None:
+                raise ElfError(ElfProblem.TWO_INTERPRETERS, "only one program header may name one")
+            interpreter = _interpreter(read, offset, file_bytes, size)
+        elif kind == _PT_PHDR:
             headers = address
         elif kind == _PT_GNU_STACK:
             executable_stack = bool(flags & _PF_X)
@@ -172,8 +210,20 @@ def _parse_table(header: _Header, table: Sequence[tuple[int, ...]], size: int) -
         header_count=header.table_count,
         alignment=alignment,
         executable_stack=executable_stack,
+        interpreter=interpreter,
         segments=tuple(segments),
     )
+
+
+def _interpreter(read: Callable[[int, int], bytes], offset: int, length: int, size: int) -> bytes:
+    if not 2 <= length <= _PATH_MAX:
+        raise ElfError(ElfProblem.MALFORMED, f"the name of its dynamic linker has {length} bytes")
+    if offset + length > size:
+        raise ElfError(ElfProblem.TRUNCATED, f"the name of its dynamic linker ends at byte {offset + length} of {size}")
+    name = read(offset, length)
+    if len(name) != length or not name.endswith(b"\0"):
+        raise ElfError(ElfProblem.MALFORMED, "the name of its dynamic linker has no end")
+    return name[: name.index(b"\0")]
 
 
 def _access(flags: int) -> Access:
@@ -193,9 +243,10 @@ def _check(segment: Segment, size: int, header: _Header, previous: Segment | Non
         raise ElfError(ElfProblem.MALFORMED, f"{where} has {segment.file_bytes} bytes for {segment.memory_bytes}")
     if page_down(segment.address) < lowest or page_up(segment.end) > USER_MAX:
         raise ElfError(ElfProblem.MALFORMED, f"{where}, {segment.memory_bytes} bytes, leaves user space")
-    if segment.offset % PAGE != segment.address % PAGE:
+    # Where nothing of the file is mapped, its offset means nothing either.
+    if segment.file_bytes and segment.offset % PAGE != segment.address % PAGE:
         raise ElfError(ElfProblem.MALFORMED, f"{where} and its file offset {segment.offset:#x} differ within a page")
-    if segment.offset + segment.file_bytes > size:
+    if segment.file_bytes and segment.offset + segment.file_bytes > size:
         raise ElfError(ElfProblem.TRUNCATED, f"{where} ends at byte {segment.offset + segment.file_bytes} of {size}")
     if previous is not None and segment.address < previous.end:
         raise ElfError(ElfProblem.MALFORMED, f"{where} overlaps or precedes the one at {previous.address:#x}")

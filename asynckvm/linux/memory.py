@@ -1,44 +1,58 @@
-"""A process's memory as Linux manages it: the heap, mappings placed by the kernel, and the rules of mmap(2) and its kin.
+"""A process's memory as Linux manages it: the heap, mappings, and the rules of mmap(2) and its kin.
 
 Decides where and whether; the address space itself (regions, page tables, faults) is the platform's. Failures are
 SyscallError; when the machine has no memory left, OutOfMemoryError comes through. Source: mmap(2), mprotect(2), mremap(2),
-madvise(2), brk(2), mm/mmap.c.
+madvise(2), msync(2), mincore(2), brk(2), mm/mmap.c.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from asynckvm.errors import GuestMemoryError, OutOfMemoryError
+from asynckvm.errors import GuestMemoryError, OutOfMemoryError, UsageError
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.layout import MMAP_WINDOWS, page_down, page_up
-from asynckvm.model.memory import HUGE_PAGE, PAGE, USER_MAX, USER_MIN, Access
+from asynckvm.linux.layout import page_up
+from asynckvm.linux.placement import Placement, in_user_space
+from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from asynckvm.model.memory import Region
     from asynckvm.platform import AddressSpace, HostFile
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 _PROT_ALL: Final = PROT_READ | PROT_WRITE | PROT_EXEC | 8  # PROT_SEM, which means nothing
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE = 1, 2, 3
-_MAP_TYPE: Final = 0x0F
+MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 _MAP_32BIT: Final = 0x40
 _MAP_HUGETLB: Final = 0x40000
+_MAP_SYNC: Final = 0x80000
 MAP_FIXED_NOREPLACE: Final = 0x100000
-MREMAP_MAYMOVE: Final = 1
-_MADV_DONTNEED: Final = 4
+MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+_MREMAP_ALL: Final = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
+_MADV_DONTNEED, _MADV_FREE, _MADV_REMOVE = 4, 8, 9
+_MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK = 10, 11, 18, 19
+_MADV_FORK: Final = frozenset({_MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK})
 # Advice that is heard and changes nothing a program can see.
-_MADV_HINTS: Final = frozenset({0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21})
+_MADV_HINTS: Final = frozenset({0, 1, 2, 3, _MADV_FREE, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 25})
+_MADV_DISCARDS: Final = frozenset({_MADV_DONTNEED, _MADV_FREE})
+_MS_ASYNC, _MS_INVALIDATE, _MS_SYNC = 1, 2, 4
+# Ranges with advice about forks that a process may have.
+_FORK_RANGES_MAX: Final = 256
 
-_WINDOW_32BIT: Final = (0x4000_0000, 0x8000_0000)
-# Regions looked at before a search gives up on small holes; bounds the time of one call in a program with many mappings.
-_SEARCH_REGIONS_MAX: Final = 64
-# One step of moving a mapping: the event loop is free between two steps.
-MOVE_CHUNK: Final = 1 << 20
+
+class Shared(NamedTuple):
+    """What a mapping shows: a file from an offset. `writable`: stores through it may reach the file."""
+
+    file: HostFile
+    offset: int
+    shared: bool
+    name: bytes = b""
 
 
 def access_of(protection: int) -> Access:
@@ -54,50 +68,85 @@ def access_of(protection: int) -> Access:
 
 
 class Memory:
-    """The memory of one process. Addresses and lengths in bytes. Thread: loop."""
+    """The memory of one process, or of several that share it. Addresses and lengths in bytes. Thread: loop.
+
+    `names`: what mapped files are called, by the platform's number of the file, for /proc.
+    """
 
     def __init__(self, space: AddressSpace, heap: int) -> None:
         self.space = space
-        self._heap_start = heap
-        self._heap_end = heap
-        # Of each window: everything below is taken, everything from the second on was never used.
-        self._low = [start for start, _ in MMAP_WINDOWS]
-        self._high = [start for start, _ in MMAP_WINDOWS]
+        self.users = 1  # processes
+        self.heap_start = heap
+        self.heap_end = heap
+        self.names: dict[int, bytes] = {}
+        self._placement = Placement(space)
+        # (start, end, advice) of ranges a child gets otherwise.
+        self._fork_advice: list[tuple[int, int, int]] = []
+
+    # ------------------------------------------------------------ life
+
+    def share(self) -> Memory:
+        """One process more uses it."""
+        self.users += 1
+        return self
+
+    def drop(self) -> None:
+        """One process less; the last one frees the address space. No context may be left in it then."""
+        self.users -= 1
+        if not self.users:
+            self.space.close()
+
+    def fork(self) -> Memory:
+        """A copy, page by page when somebody stores to it: see AddressSpace.fork for what must follow."""
+        twin = Memory(self.space.fork(), self.heap_start)
+        twin.heap_end = self.heap_end
+        twin.names = dict(self.names)
+        twin._placement = self._placement.copy(twin.space)
+        for start, end, advice in self._fork_advice:
+            with contextlib.suppress(GuestMemoryError, UsageError):
+                if advice == _MADV_DONTFORK:
+                    twin.space.unmap(start, end - start)
+                else:
+                    twin.space.discard(start, end - start)
+        twin._fork_advice = [row for row in self._fork_advice if row[2] == _MADV_WIPEONFORK]
+        return twin
 
     # ------------------------------------------------------------ heap
 
-    def brk(self, address: int) -> int:
+    def brk(self, address: int, limit: int = USER_MAX) -> int:
         """Move the end of the heap, when that is possible; returns where it is then, as the raw system call does."""
-        if not self._heap_start <= address < USER_MAX:
-            return self._heap_end
-        old, new = page_up(self._heap_end), page_up(address)
+        if not self.heap_start <= address < USER_MAX or address - self.heap_start > limit:
+            return self.heap_end
+        old, new = page_up(self.heap_end), page_up(address)
         if new > old:
-            if not self._is_free(old, new):
-                return self._heap_end
+            if not self._placement.is_free(old, new):
+                return self.heap_end
             try:
                 self.space.map(old, new - old, Access.READ | Access.WRITE)
             except OutOfMemoryError:
-                return self._heap_end
+                return self.heap_end
         elif new < old:
             self.space.unmap(new, old - new)
-        self._heap_end = address
+        self.heap_end = address
         return address
 
     # ------------------------------------------------------------ mappings
 
-    def map(self, address: int, length: int, protection: int, flags: int, file: HostFile | None = None, offset: int = 0) -> int:
-        """mmap(2). `file` is None for anonymous memory; a shared file mapping must have been checked to be read-only."""
-        length = self._mapping_length(length)
-        if (flags & _MAP_TYPE) not in (MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE) or offset % PAGE:
-            raise SyscallError(errno.EINVAL)
-        if flags & _MAP_HUGETLB:
-            raise SyscallError(errno.ENOMEM)  # no huge page is reserved here
+    def map(self, address: int, length: int, protection: int, flags: int, source: Shared | None = None) -> int:
+        """mmap(2). `source` is None for private anonymous memory."""
+        length = mapping_length(length)
+        check_map_flags(flags)
         if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
             self._check_fixed(address, length, flags)
         else:
-            address = self._place(address, length, flags)
-        self.space.map(address, length, access_of(protection), file=file, offset=offset)
-        self._note_mapped(address, length)
+            address = self._placement.find(address, length, low=bool(flags & _MAP_32BIT))
+        if source is None:
+            self.space.map(address, length, access_of(protection))
+        else:
+            self.space.map(address, length, access_of(protection), source.file, source.offset, shared=source.shared)
+            if source.name and (region := self.space.region(address)) is not None:
+                self.names[region.file] = source.name
+        self._placement.note_mapped(address, length)
         return address
 
     def unmap(self, address: int, length: int) -> int:
@@ -108,7 +157,7 @@ class Memory:
         start = max(address, USER_MIN)
         if start < end:
             self.space.unmap(start, end - start)
-            self._note_unmapped(start)
+            self._placement.note_unmapped(start)
         return 0
 
     def protect(self, address: int, length: int, protection: int) -> int:
@@ -116,90 +165,153 @@ class Memory:
             raise SyscallError(errno.EINVAL)
         if not length:
             return 0
-        if not _in_user_space(address, length):
+        if not in_user_space(address, length):
             raise SyscallError(errno.ENOMEM)
         length = page_up(length)
         try:
-            self.space.protect(address, length, access_of(protection))
+            self._protect(address, length, protection)
         except GuestMemoryError as hole:
             # As in Linux, what comes before a hole is changed all the same.
             if hole.address > address:
-                self.space.protect(address, hole.address - address, access_of(protection))
+                self._protect(address, hole.address - address, protection)
             raise SyscallError(errno.ENOMEM) from None
         return 0
 
+    def _protect(self, address: int, length: int, protection: int) -> None:
+        try:
+            self.space.protect(address, length, access_of(protection))
+        except UsageError:
+            # A shared view of a file that was not opened for writing.
+            raise SyscallError(errno.EACCES) from None
+
+    # ------------------------------------------------------------ advice and questions
+
     def advise(self, address: int, length: int, advice: int) -> int:
-        if address % PAGE or (advice != _MADV_DONTNEED and advice not in _MADV_HINTS):
+        if address % PAGE or not self._knows(advice):
             raise SyscallError(errno.EINVAL)
         if not length:
             return 0
-        if not _in_user_space(address, length):
+        if not in_user_space(address, length):
             raise SyscallError(errno.EINVAL if address + length > 1 << 64 else errno.ENOMEM)
         end = page_up(address + length)
         holes, position = False, address
-        for start, stop in self._mapped_parts(address, end):
+        for region, start, stop in self.parts(address, end):
             holes |= start > position
             position = stop
-            if advice == _MADV_DONTNEED:
+            if advice in _MADV_DISCARDS:
+                if advice == _MADV_FREE and (region.file or region.shared):
+                    raise SyscallError(errno.EINVAL)
                 self.space.discard(start, stop - start)
         if holes or position < end:
             raise SyscallError(errno.ENOMEM)
+        if advice in _MADV_FORK:
+            self._advise_forks(address, end, advice)
         return 0
 
-    def remap(self, address: int, old: int, new: int, flags: int) -> Iterator[int]:
-        """mremap(2) in steps of bounded length: the last value it yields is the answer, those before mean nothing."""
-        if address % PAGE or flags & ~MREMAP_MAYMOVE or not new:
+    @staticmethod
+    def _knows(advice: int) -> bool:
+        return advice == _MADV_DONTNEED or advice in _MADV_HINTS or advice in _MADV_FORK
+
+    def _advise_forks(self, start: int, end: int, advice: int) -> None:
+        if advice in (_MADV_DOFORK, _MADV_KEEPONFORK):
+            undone = _MADV_DONTFORK if advice == _MADV_DOFORK else _MADV_WIPEONFORK
+            self._fork_advice = [row for row in self._fork_advice if row[2] != undone or row[1] <= start or row[0] >= end]
+        elif len(self._fork_advice) < _FORK_RANGES_MAX:
+            self._fork_advice.append((start, end, advice))
+        else:
+            raise SyscallError(errno.ENOMEM)
+
+    def sync(self, address: int, length: int, flags: int) -> int:
+        """msync(2): what is shared is shared at once, so only the arguments are left to check."""
+        if address % PAGE or flags & ~(_MS_ASYNC | _MS_INVALIDATE | _MS_SYNC) or flags & (_MS_ASYNC | _MS_SYNC) == _MS_ASYNC | _MS_SYNC:
             raise SyscallError(errno.EINVAL)
-        old, new = self._mapping_length(old), self._mapping_length(new)
-        region = self.space.region(address) if _in_user_space(address, old) else None
+        self.check_mapped(address, length)
+        return 0
+
+    def check_mapped(self, address: int, length: int) -> None:
+        """ENOMEM when part of the range is not mapped."""
+        end = page_up(address + length)
+        if end > USER_MAX:
+            raise SyscallError(errno.ENOMEM)
+        position = address
+        for _, start, stop in self.parts(address, end):
+            if start > position:
+                break
+            position = stop
+        if position < end:
+            raise SyscallError(errno.ENOMEM)
+
+    def parts(self, address: int, end: int) -> Iterator[tuple[Region, int, int]]:
+        """The regions of a range, each with the part of it that lies inside."""
+        position = address
+        while position < end:
+            region = self.space.region(position)
+            if region is None or region.start >= end:
+                return
+            yield region, max(region.start, position), min(region.end, end)
+            position = region.end
+
+    @property
+    def mapped_bytes(self) -> int:
+        """All that is mapped: RLIMIT_AS."""
+        return sum(stop - start for _, start, stop in self.parts(USER_MIN, USER_MAX))
+
+    # ------------------------------------------------------------ mremap
+
+    def remap(self, address: int, old: int, new: int, flags: int, target: int) -> int:
+        """mremap(2)."""
+        if address % PAGE or flags & ~_MREMAP_ALL or not new:
+            raise SyscallError(errno.EINVAL)
+        if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and not flags & MREMAP_MAYMOVE:
+            raise SyscallError(errno.EINVAL)
+        if flags & MREMAP_DONTUNMAP or not old:
+            # Two mappings of the same private pages, or a second one of shared ones: nothing here asks for that.
+            raise SyscallError(errno.EINVAL)
+        old, new = mapping_length(old), mapping_length(new)
+        region = self.space.region(address) if in_user_space(address, old) else None
         if region is None or region.start > address or region.end < address + old:
             raise SyscallError(errno.EFAULT)
+        if flags & MREMAP_FIXED:
+            self._check_fixed(target, new, 0)
+            if target < address + old and address < target + new:
+                raise SyscallError(errno.EINVAL)
+            self.unmap(target, new)
+            return self._move(region, address, old, new, target)
         if new <= old:
             if new < old:
                 self.unmap(address + new, old - new)
-            yield address
-            return
-        if region.file:
-            raise SyscallError(errno.ENOMEM)  # a view of a file does not grow
+            return address
         end, grown = address + old, address + new
-        if grown <= USER_MAX and self._is_free(end, grown):
-            self.space.map(end, grown - end, region.access)
-            self._note_mapped(address, new)
-            yield address
-            return
+        if region.end == end and grown <= USER_MAX and self._placement.is_free(end, grown):
+            self._extend(region, end, grown - end)
+            self._placement.note_mapped(address, new)
+            return address
         if not flags & MREMAP_MAYMOVE:
             raise SyscallError(errno.ENOMEM)
-        yield from self._move(address, old, new, region.access)
+        return self._move(region, address, old, new, self._placement.find(0, new))
 
-    def _move(self, address: int, old: int, new: int, access: Access) -> Iterator[int]:
-        target = self._place(0, new, 0)
-        self.space.map(target, new, access)
-        self._note_mapped(target, new)
-        readable = access | Access.READ
-        if readable != access:
-            self.space.protect(address, old, readable)
+    def _move(self, region: Region, address: int, old: int, new: int, target: int) -> int:
+        if new < old:
+            self.unmap(address + new, old - new)
+        kept = min(old, new)
+        self.space.move(address, target, kept)
+        if new > old:
+            self._extend(region._replace(start=target - (address - region.start)), target + old, new - old)
+        self._placement.note_mapped(target, new)
+        self._placement.note_unmapped(address)
+        return target
+
+    def _extend(self, region: Region, start: int, length: int) -> None:
+        """More of the same mapping, from `start` on."""
+        if not region.file:
+            self.space.map(start, length, region.access)
+            return
         try:
-            for done in range(0, old, MOVE_CHUNK):
-                data = self.space.read(address + done, min(MOVE_CHUNK, old - done))
-                # What was never touched stays untouched.
-                if data.count(0) != len(data):
-                    self.space.write(target + done, data, force=True)
-                yield 0
-        except OutOfMemoryError:
-            self.unmap(target, new)
-            raise
-        self.unmap(address, old)
-        yield target
+            self.space.extend(start, length)
+        except UsageError:
+            raise SyscallError(errno.ENOMEM) from None
 
-    # ------------------------------------------------------------ placement
-
-    @staticmethod
-    def _mapping_length(length: int) -> int:
-        if not length:
-            raise SyscallError(errno.EINVAL)
-        if length > USER_MAX:
-            raise SyscallError(errno.ENOMEM)
-        return page_up(length)
+    # ------------------------------------------------------------ checks
 
     def _check_fixed(self, address: int, length: int, flags: int) -> None:
         if address % PAGE:
@@ -208,63 +320,22 @@ class Memory:
             raise SyscallError(errno.ENOMEM)
         if address < USER_MIN:
             raise SyscallError(errno.EPERM)
-        if flags & MAP_FIXED_NOREPLACE and not self._is_free(address, address + length):
+        if flags & MAP_FIXED_NOREPLACE and not self._placement.is_free(address, address + length):
             raise SyscallError(errno.EEXIST)
 
-    def _place(self, hint: int, length: int, flags: int) -> int:
-        """Where a mapping of `length` bytes goes: at the hint when there is room, else in a window."""
-        hint = page_down(hint)
-        if hint and _in_user_space(hint, length) and self._is_free(hint, hint + length):
-            return hint
-        if flags & _MAP_32BIT:
-            windows = [(*_WINDOW_32BIT, _WINDOW_32BIT[0])]
-        else:
-            windows = [(low, end, high) for low, high, (_, end) in zip(self._low, self._high, MMAP_WINDOWS, strict=True)]
-        # Where 2 MiB pages fit, they are a hundred times cheaper to touch first.
-        align = HUGE_PAGE if length >= HUGE_PAGE else PAGE
-        for low, end, high in windows:
-            found = self._search(low, end, length, align)
-            if found is None:
-                found = -(-high // align) * align
-            if found + length <= end and self._is_free(found, found + length):
-                return found
+
+def mapping_length(length: int) -> int:
+    if not length:
+        raise SyscallError(errno.EINVAL)
+    if length > USER_MAX:
         raise SyscallError(errno.ENOMEM)
-
-    def _search(self, low: int, end: int, length: int, align: int) -> int | None:
-        """The lowest room in [low, end), None when the first regions leave none."""
-        position = -(-low // align) * align
-        for _ in range(_SEARCH_REGIONS_MAX):
-            region = self.space.region(position)
-            if region is None or region.start >= position + length:
-                return position if position + length <= end else None
-            position = -(-region.end // align) * align
-        return None
-
-    def _note_mapped(self, address: int, length: int) -> None:
-        for index, (start, end) in enumerate(MMAP_WINDOWS):
-            if start <= address < end:
-                self._high[index] = max(self._high[index], address + length)
-                if address <= self._low[index] < address + length:
-                    self._low[index] = address + length
-
-    def _note_unmapped(self, address: int) -> None:
-        for index, (start, end) in enumerate(MMAP_WINDOWS):
-            if start <= address < end:
-                self._low[index] = min(self._low[index], address)
-
-    def _is_free(self, start: int, end: int) -> bool:
-        region = self.space.region(start)
-        return region is None or region.start >= end
-
-    def _mapped_parts(self, address: int, end: int) -> Iterator[tuple[int, int]]:
-        position = address
-        while position < end:
-            region = self.space.region(position)
-            if region is None or region.start >= end:
-                return
-            yield max(region.start, position), min(region.end, end)
-            position = region.end
+    return page_up(length)
 
 
-def _in_user_space(address: int, length: int) -> bool:
-    return address >= USER_MIN and page_up(address + length) <= USER_MAX
+def check_map_flags(flags: int) -> None:
+    if flags & MAP_TYPE not in (MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE):
+        raise SyscallError(errno.EINVAL)
+    if flags & _MAP_HUGETLB:
+        raise SyscallError(errno.ENOMEM)  # no huge page is reserved here
+    if flags & MAP_TYPE == MAP_SHARED_VALIDATE and flags & _MAP_SYNC:
+        raise SyscallError(errno.EOPNOTSUPP)

@@ -1,79 +1,175 @@
-"""A guest process and its thread as state: everything a system call may look at or change.
+"""A process: what the threads of a group share, and its place among other processes.
 
-What a call does with it lives in `syscalls`, the loop that drives a thread in `dispatch`, making and ending a process in
-`guest`. No system call number and no event loop here.
+State only. How a process is made is `clone`'s, how it becomes another program `execve`'s, how it ends `ending`'s.
+Source: credentials(7), clone(2), pthreads(7).
 """
 
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING, Final
+import errno
+import signal
+import time
+from typing import TYPE_CHECKING
 
-from asynckvm.linux.files import DESCRIPTORS_MAX
-from asynckvm.linux.layout import STACK_BYTES
-from asynckvm.linux.signals import Signals
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.signals.queue import SignalQueue
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.groups import ProcessGroup, Session
+from asynckvm.linux.signals.job import Job
+from asynckvm.linux.timers import TimerTable
+from asynckvm.linux.wait import WaitQueue
 
 if TYPE_CHECKING:
+    from asynckvm.linux.credentials import Credentials
+    from asynckvm.linux.program import Program
     from asynckvm.linux.files import DescriptorTable
-    from asynckvm.linux.identity import Identity
+    from asynckvm.linux.kernel import Kernel
+    from asynckvm.linux.limits import Limits
     from asynckvm.linux.memory import Memory
+    from asynckvm.linux.signals.action import ActionTable
+    from asynckvm.linux.status import ExitStatus
+    from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import FileSystemContext
     from asynckvm.platform import AddressSpace, Machine
 
-INFINITY: Final = (1 << 64) - 1
-_RLIMIT_STACK, _RLIMIT_CORE, _RLIMIT_NOFILE = 3, 4, 7
-LIMITS: Final = 16
-_NAME_BYTES: Final = 15
-
-
-def _limits(descriptors: int) -> dict[int, tuple[int, int]]:
-    limits = dict.fromkeys(range(LIMITS), (INFINITY, INFINITY))
-    limits[_RLIMIT_STACK] = (STACK_BYTES, INFINITY)
-    limits[_RLIMIT_CORE] = (0, INFINITY)
-    limits[_RLIMIT_NOFILE] = (descriptors, descriptors)
-    return limits
-
 
 class Process:
-    """What the threads of a process share. `ended` is set once, by whatever ends it first."""
+    """A thread group. `pid` is the number of its first thread; `parent` is None for the first process of a sandbox, and for
+    orphans, which nobody waits for. Thread: loop."""
 
     def __init__(
         self,
-        machine: Machine,
+        kernel: Kernel,
+        pid: int,
+        group: ProcessGroup,
         memory: Memory,
         files: DescriptorTable,
         fs: FileSystemContext,
-        identity: Identity,
-        name: bytes,
+        credentials: Credentials,
+        actions: ActionTable,
+        limits: Limits,
+        program: Program,
     ) -> None:
-        self.machine = machine
+        self.kernel = kernel
+        self.pid = pid
+        self.group = group
         self.memory = memory
         self.files = files
         self.fs = fs
-        self.identity = identity
-        self.name = name[:_NAME_BYTES]
-        self.signals = Signals()
-        # Signal number to why it was sent, for those that came from outside.
-        self.signal_reasons: dict[int, str] = {}
-        self.limits = _limits(files.limit)
+        self.credentials = credentials
+        self.limits = limits
+        self.program = program
+        # Relations.
+        self.parent: Process | None = None
+        self.children: dict[int, Process] = {}
+        self.tasks: dict[int, Task] = {}
+        self.is_subreaper = False
+        self.origin = self  # its ancestor that the host started
+        # Signals.
+        self.actions = actions
+        self.pending = SignalQueue(kernel.signal_account)
+        self.signal_queue = WaitQueue()
+        self.job = Job()
+        self.timers = TimerTable(self)
+        self.exit_signal: int = signal.SIGCHLD
+        self.death_signal = 0  # PR_SET_PDEATHSIG
+        # The end: why, from the moment it is certain; whether all threads are gone.
         self.ended: ExitStatus | None = None
-        # System calls made, by number.
+        self.exited = False
+        self.exit_queue = WaitQueue()
+        # Woken when a child of it ended, stopped or went on.
+        self.child_queue = WaitQueue()
+        # The memory is the child's own, or the child is gone: what a parent that called vfork(2) waits for.
+        self.detached = WaitQueue()
+        self.borrows_memory = False
+        self.dumpable = 1
+        self.oom_adjustment = 0  # as /proc shows and takes it; it decides nothing
+        self.has_executed = False
+        # Kept and told back; nothing depends on them.
+        self.timer_slack = 50_000
+        self.personality = 0
+        self.nice = 0
+        self.affinity = (1 << kernel.processors) - 1
+        # Accounts. Times in nanoseconds of vCPU time, of threads and children that are gone.
+        self.started_ns = time.monotonic_ns()
+        self.past_ns = 0
+        self.children_ns = 0
+        self.resident_max = 0  # pages
+        self.resident_max_children = 0
         self.calls: collections.Counter[int] = collections.Counter()
 
     @property
-    def credentials(self) -> Identity:
-        return self.identity
+    def machine(self) -> Machine:
+        return self.kernel.machine
 
     @property
     def space(self) -> AddressSpace:
         return self.memory.space
 
-    def release(self) -> None:
-        """Close every file and let go of every directory. No system call may follow."""
-        self.files.close_range(0, DESCRIPTORS_MAX)
-        del self.fs
+    @property
+    def session(self) -> Session:
+        return self.group.session
+
+    @property
+    def parent_pid(self) -> int:
+        """The parent's number; 1, init's, for an orphan, and 0 for what the host started."""
+        if self.parent is not None:
+            return self.parent.pid
+        return 1 if self.has_lost_parent else 0
+
+    has_lost_parent = False
+
+    @property
+    def leader(self) -> Task | None:
+        """The first thread, if it is still there."""
+        return self.tasks.get(self.pid)
+
+    @property
+    def name(self) -> bytes:
+        """What ps(1) calls it: the name of its first thread."""
+        task = self.leader or next(iter(self.tasks.values()), None)
+        return task.name if task is not None else self.program.name
+
+    @property
+    def cpu_ns(self) -> int:
+        """Processor time used so far by all its threads."""
+        return self.past_ns + sum(task.cpu_ns for task in self.tasks.values())
 
     def end(self, status: ExitStatus) -> None:
+        """From now on every thread is on its way out. The first reason stays."""
         if self.ended is None:
             self.ended = status
+            self.job.release()
+            for task in list(self.tasks.values()):
+                task.notice()
+
+    def start_session(self) -> int:
+        """setsid(2): leader of a new session and of its only group. EPERM for the leader of a group."""
+        if self.pid in self.kernel.groups:
+            raise SyscallError(errno.EPERM)
+        self._join(ProcessGroup(self.pid, Session(self.pid, self)))
+        return self.pid
+
+    def move_to_group(self, number: int) -> None:
+        """setpgid(2): to a group of the same session, which is new when it has the process's own number."""
+        if self.session.leader is self:
+            raise SyscallError(errno.EPERM)
+        group = self.kernel.groups.get(number)
+        if group is None and number == self.pid:
+            group = ProcessGroup(number, self.session)
+        if group is None or group.session is not self.session:
+            raise SyscallError(errno.EPERM)
+        self._join(group)
+
+    def _join(self, group: ProcessGroup) -> None:
+        if group is not self.group:
+            self.leave_group()
+            self.group = group
+        group.processes[self.pid] = self
+        self.kernel.groups[group.id] = group
+
+    def leave_group(self) -> None:
+        """A group without processes is gone."""
+        self.group.processes.pop(self.pid, None)
+        if not self.group.processes:
+            self.kernel.groups.pop(self.group.id, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.status import signal_name
@@ -18,6 +18,7 @@ from asynckvm.linux.status import signal_name
 if TYPE_CHECKING:
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.syscalls.call import Call
+    from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
     from asynckvm.model.exits import Fault
 
@@ -30,33 +31,62 @@ _CODES: Final = {
 }  # fmt: skip
 _SI_KERNEL: Final = 0x80
 _ERRORS: Final = 4095
+# Programs and numbers are the guests' own: they must not fill the log.
+_UNKNOWN_MAX: Final = 1000
+
+
+class Observer(Protocol):
+    """What a kernel tells about its processes while they run. Nothing of it may raise or wait."""
+
+    @property
+    def tracing(self) -> bool:
+        """Whether `called` is asked for; looked at when a thread starts."""
+
+    def unknown(self, task: Task, number: int) -> None:
+        """A system call that does not exist here was answered with ENOSYS, for the first time in this process."""
+
+    def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
+        """A system call was answered."""
+
+    def ended(self, process: Process, status: ExitStatus) -> None:
+        """A process is gone."""
 
 
 class Reporter:
-    """Logs for one program."""
+    """Logs for one kernel."""
 
-    def __init__(self, program: bytes, *, trace: bool = False) -> None:
-        self._program = os.fsdecode(program)
+    def __init__(self, *, trace: bool = False) -> None:
         self.tracing = trace
+        self._unknown: set[tuple[bytes, int]] = set()
 
     @cached_property
     def _log(self) -> Any:
         import structlog  # noqa: PLC0415
 
-        return structlog.get_logger("asynckvm").bind(program=self._program)
+        return structlog.get_logger("asynckvm")
 
-    def ended(self, task: Task, status: ExitStatus) -> None:
-        """One warning when a signal ended the program; nothing when it exited."""
-        if status.signal is not None:
-            fields = describe(status)
-            self._log.warning("program_killed", pid=task.process.identity.pid, **fields)
+    def ended(self, process: Process, status: ExitStatus) -> None:
+        """One warning when a signal ended it that nobody sent on purpose: a fault, or a limit."""
+        if status.signal is not None and (status.fault is not None or status.reason):
+            self._log.warning("program_killed", pid=process.pid, program=_name(process), **describe(status))
 
     def unknown(self, task: Task, number: int) -> None:
-        self._log.info("syscall_missing", pid=task.process.identity.pid, number=number)
+        """Once for each program, however often it runs."""
+        key = (task.name, number)
+        if key not in self._unknown and len(self._unknown) < _UNKNOWN_MAX:
+            self._unknown.add(key)
+            self._log.info("syscall_missing", pid=task.process.pid, program=os.fsdecode(task.name), number=number)
 
     def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
-        shown = f"-{SyscallError(-result)}" if -_ERRORS <= result < 0 else hex(result) if result > _ERRORS else str(result)
-        self._log.debug("syscall", pid=task.process.identity.pid, call=call.show(task.space, args), result=shown)
+        if -_ERRORS <= result < 0:
+            shown = f"-{SyscallError(-result)}"
+        else:
+            shown = hex(result) if result > _ERRORS else str(result)
+        self._log.debug("syscall", pid=task.process.pid, tid=task.tid, call=call.show(task.space, args), result=shown)
+
+
+def _name(process: Process) -> str:
+    return os.fsdecode(process.program.name)
 
 
 def describe(status: ExitStatus) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,12 +11,25 @@ if TYPE_CHECKING:
     from asynckvm.model.exits import Fault
 
 
+class Cause(enum.Enum):
+    """Which limit, or whose wish, ended a program that did not end by itself. The values are what results say."""
+
+    NONE = ""
+    MEMORY = "memory limit"
+    TIMEOUT = "timeout"
+    CPU = "cpu limit"
+    OUTPUT = "output limit"
+    CANCELLED = "cancelled"
+    CLOSED = "closed"
+
+
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
     """Either `code` (0..255, it called exit) or `signal` (it was killed) is set.
 
     fault: the exception behind the signal, when it was one; rip: where the program was then (0 when it exited);
-    reason: why the signal was sent when the program itself did not cause it, such as "interrupted by the user".
+    reason: why the signal was sent when the program itself did not cause it, such as "interrupted by the user";
+    cause: the limit or wish behind it.
     """
 
     code: int | None = None
@@ -23,6 +37,7 @@ class ExitStatus:
     fault: Fault | None = None
     rip: int = 0
     reason: str = ""
+    cause: Cause = Cause.NONE
 
     @property
     def shell_status(self) -> int:

@@ -1,4 +1,4 @@
-"""The three standard streams: host descriptors of any kind, bytes to read from, a buffer to write into.
+"""The standard streams of a guest: host descriptors of any kind, bytes to read, buffers to write into, pipes to this process.
 
 A guest that waits for input or for room must not hold up the event loop, and this process must not change how others use the
 descriptor it shares with them (O_NONBLOCK belongs to the open file, not to the descriptor). So a pipe or terminal is opened
@@ -22,13 +22,16 @@ from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, O_ACCESS, OpenFile
 from asynckvm.linux.files.host import HostDescriptor
-from asynckvm.linux.wait import WaitQueue
+from asynckvm.linux.files.pipe import PipePages, pipe_ends
+from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT, READABLE, WRITABLE, WaitQueue, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
 # A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)).
 _READY_PIECE: Final = 4096
+_EVENTS: Final = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP
 CAPTURE_BYTES_MAX: Final = 64 << 20
 
 
@@ -75,7 +78,7 @@ def _reopen(fd: int, flags: int) -> int | None:
 
 
 class HostQueue(WaitQueue):
-    """The wait queue of a host descriptor, which is watched only while somebody waits."""
+    """The wait queue of a host descriptor, which the event loop watches only while somebody waits."""
 
     __slots__ = ("_fd", "_loop", "_poll")
 
@@ -86,28 +89,45 @@ class HostQueue(WaitQueue):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def watch(self, watcher: Callable[[int], None]) -> None:
+        if self._loop is None:
+            if self._poll is None:
+                # The loop gets a poll instance to watch, not the descriptor: uvloop sets O_NONBLOCK on what it watches, and a
+                # loop knows only one waiter for each descriptor. Edges only: who waits for input is not woken for ever by room
+                # for output.
+                self._poll = select.epoll()
+                self._poll.register(self._fd, _EVENTS | select.EPOLLET)
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._poll.fileno(), self._ready)
+            self._loop = loop
         super().watch(watcher)
-        if self._poll is not None:
-            return
-        # The loop gets a poll instance to watch, not the descriptor: uvloop sets O_NONBLOCK on what it watches, and a loop
-        # knows only one waiter for each descriptor. Edges only: a waiter for input is not woken for ever by room for output.
-        self._poll = select.epoll()
-        self._poll.register(self._fd, select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._poll.fileno(), self._ready)
 
     def unwatch(self, watcher: Callable[[int], None]) -> None:
         super().unwatch(watcher)
-        if not len(self) and self._poll is not None and self._loop is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._poll.fileno())
+        if not len(self):
+            self._leave_loop()
+
+    def close(self) -> None:
+        """The descriptor is about to be closed."""
+        self._leave_loop()
+        if self._poll is not None:
             self._poll.close()
             self._poll = None
+
+    def _leave_loop(self) -> None:
+        if self._loop is not None and self._poll is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._poll.fileno())
+            self._loop = None
 
     def _ready(self) -> None:
         if self._poll is not None:
             for _, events in self._poll.poll(0):
-                self.wake(events)
+                self.wake(_as_guest(events))
+
+
+def _as_guest(events: int) -> int:
+    """A host's POLLIN and POLLOUT stand for POLLRDNORM and POLLWRNORM too."""
+    return events | (READABLE if events & POLLIN else 0) | (WRITABLE if events & POLLOUT else 0)
 
 
 class NonBlockingStream(HostDescriptor):
@@ -115,12 +135,20 @@ class NonBlockingStream(HostDescriptor):
 
     def __init__(self, fd: int, flags: int) -> None:
         super().__init__(fd, flags)
-        self.queue = HostQueue(fd)
+        self.queue: HostQueue = HostQueue(fd)
 
     def poll(self) -> int:
         poll = select.poll()
-        poll.register(self.fd)
-        return next((events for _, events in poll.poll(0)), 0)
+        poll.register(self.fd, _EVENTS)
+        return next((_as_guest(events) for _, events in poll.poll(0)), 0)
+
+    @property
+    def pollable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.queue.close()
+        super().close()
 
     # A pipe or terminal has no positions, but terminals answer pread(2) on the host.
     def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002
@@ -144,6 +172,7 @@ class SocketStream(NonBlockingStream):
         return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def close(self) -> None:
+        self.queue.close()
         self._socket.close()
 
 
@@ -175,7 +204,10 @@ class _PipeLike(OpenFile):
         now = time.time_ns()
         return Attributes(
             13, 1, stat.S_IFIFO | 0o600, user=os.getuid(), group=os.getgid(), accessed=now, modified=now, changed=now
-        )
+        )  # fmt: skip
+
+    def describe(self) -> bytes:
+        return b"pipe:[1]"
 
 
 class Source(_PipeLike):
@@ -189,18 +221,83 @@ class Source(_PipeLike):
         piece, self._left = self._left[: min(length, CHUNK)], self._left[min(length, CHUNK) :]
         return bytes(piece)
 
+    def poll(self) -> int:
+        return READABLE | POLLHUP if self._left else POLLHUP
+
 
 class Capture(_PipeLike):
-    """A buffer to write into: `data`. Beyond `limit` bytes writes fail with ENOSPC."""
+    """A buffer to write into: `data`. Beyond `limit` bytes writes fail with ENOSPC, and `overflowed` is true."""
 
     def __init__(self, limit: int = CAPTURE_BYTES_MAX) -> None:
         super().__init__(os.O_WRONLY)
         self.data = bytearray()
         self.limit = limit
+        self.overflowed = False
 
     def write(self, data: bytes) -> int:
         room = self.limit - len(self.data)
+        self.overflowed = self.overflowed or len(data) > room
         if data and room <= 0:
             raise SyscallError(errno.ENOSPC)
         self.data += data[:room]
         return min(len(data), room)
+
+    def poll(self) -> int:
+        return WRITABLE
+
+
+class InputPipe:
+    """A guest's standard input that this process writes while the guest runs: `file` is the guest's end."""
+
+    def __init__(self) -> None:
+        self.file, self._end = pipe_ends(PipePages())
+        self._open = True
+
+    async def write(self, data: bytes) -> None:
+        """Returns when the guest's pipe has taken everything. BrokenPipeError when no guest has it open any more."""
+        done = 0
+        while done < len(data):
+            try:
+                done += self._end.write(data[done : done + CHUNK])
+            except BlockingIOError:
+                await wait((self._end.queue,))
+
+    def close(self) -> None:
+        """The guest reads what is in the pipe, then the end. Twice is once."""
+        if self._open:
+            self._open = False
+            self._end.close()
+
+
+class OutputPipe:
+    """A guest's standard output that this process reads while the guest runs: `file` is the guest's end.
+
+    `async for data in output` ends when no guest has it open any more.
+    """
+
+    def __init__(self) -> None:
+        self._end, self.file = pipe_ends(PipePages())
+        self._open = True
+
+    async def read(self, length: int = CHUNK) -> bytes:
+        """At least one byte and at most `length`; b"" at the end."""
+        while True:
+            try:
+                return self._end.read(length)
+            except BlockingIOError:
+                await wait((self._end.queue,))
+
+    def close(self) -> None:
+        """Nobody reads any more: who writes gets SIGPIPE. Twice is once."""
+        if self._open:
+            self._open = False
+            self._end.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self.read()
+        if not data:
+            raise StopAsyncIteration
+        return data

@@ -28,13 +28,17 @@ class Access(enum.IntFlag):
 
 
 class Region(NamedTuple):
-    """One mapping: [start, end), its rights, and where its bytes come from (`file` 0: anonymous memory)."""
+    """One mapping: [start, end), its rights, and where its bytes come from (`file` 0: anonymous memory).
+
+    `shared`: stores go to the file.
+    """
 
     start: int
     end: int
     access: Access
     file: int
     offset: int
+    shared: bool = False
 
 
 def is_canonical(address: int) -> bool:

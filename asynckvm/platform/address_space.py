@@ -30,6 +30,7 @@ __all__ = ["AddressSpace"]
 # Largest piece of one native copy, so that a wild length fails at its first bad page before memory is set aside for it.
 _PIECE: Final = 1 << 20
 _SETTLE_NS: Final = 5_000_000_000
+_SHARED: Final = 8  # AKVM_SHARED
 
 
 class AddressSpace:
@@ -61,14 +62,19 @@ class AddressSpace:
         if core is not self._core:
             raise UsageError("the address space belongs to another machine")
 
-    def map(self, address: int, length: int, access: Access, file: HostFile | None = None, offset: int = 0) -> None:
+    def map(
+        self, address: int, length: int, access: Access, file: HostFile | None = None, offset: int = 0, *, shared: bool = False
+    ) -> None:
         """Replace whatever is in the range by zeroed private memory, or by a private view of `file` from `offset`.
 
-        Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE.
+        Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE; `shared` as with MAP_SHARED: stores go to the file, which must have
+        been opened for that when `access` has WRITE, then or later (UsageError). Memory shared without a file is a memfd.
         """
         _check_range(address, length, offset)
         handle = file.native_for(self._core) if file is not None else self._core.binding.ffi.NULL
-        self._check(self._lib.akvm_space_map(self.native, address, length, int(access), handle, offset))
+        self._check(
+            self._lib.akvm_space_map(self.native, address, length, int(access) | (_SHARED if shared else 0), handle, offset)
+        )
 
     def unmap(self, address: int, length: int) -> None:
         """As munmap(2)."""
@@ -84,12 +90,57 @@ class AddressSpace:
         self._check(result)
 
     def discard(self, address: int, length: int) -> None:
-        """As madvise(2) with MADV_DONTNEED: the next touch sees zeroes, or the file. GuestMemoryError as in `protect`."""
+        """As madvise(2) with MADV_DONTNEED: the next touch sees zeroes, or the file; what is shared stays.
+
+        GuestMemoryError as in `protect`.
+        """
         _check_range(address, length)
         result = self._lib.akvm_space_discard(self.native, address, length)
         if result == -errno.ENOMEM:
             raise GuestMemoryError(self._first_hole(address, address + length))
         self._check(result)
+
+    def move(self, source: int, to: int, length: int) -> None:
+        """As mremap(2) with MREMAP_MAYMOVE | MREMAP_FIXED: what is at `source` goes, uncopied, in place of what is at `to`.
+
+        UsageError when the ranges overlap, GuestMemoryError when part of the source is not mapped (Linux: EFAULT). After any
+        error all is as it was.
+        """
+        _check_range(source, length)
+        _check_range(to, length)
+        result = self._lib.akvm_space_move(self.native, source, to, length)
+        if result == -errno.EFAULT:
+            raise GuestMemoryError(self._first_hole(source, source + length))
+        self._check(result)
+
+    def compare_exchange(self, address: int, expected: int, desired: int) -> int:
+        """Make the aligned 32-bit word `desired` if it is `expected`; what it was before. Atomic towards guests that run.
+
+        GuestMemoryError, OutOfMemoryError as in `write`; UsageError for an address that is not a multiple of 4.
+        """
+        _check_address(address, 4)
+        if not (0 <= expected < 1 << 32 and 0 <= desired < 1 << 32):
+            raise UsageError(f"not 32-bit words: {expected:#x}, {desired:#x}")
+        old = self._core.binding.ffi.new("uint32_t *")
+        result = self._lib.akvm_space_compare_exchange32(self.native, address, expected, desired, old)
+        if result < 0:
+            raise self._bad(result, address, 0)
+        return int(old[0])
+
+    def present(self, address: int, length: int) -> bytes:
+        """As mincore(2), a byte for each page: 1 for private memory that exists and for a file's page touched through this space.
+
+        At most 4 GiB at once. GuestMemoryError when part of the range is not mapped (Linux: ENOMEM).
+        """
+        _check_range(address, length)
+        if length // PAGE > _PIECE:
+            raise UsageError(f"too long to look at in one go: {length:#x}")
+        out = self._core.binding.ffi.new("uint8_t[]", length // PAGE)
+        result = self._lib.akvm_space_present(self.native, address, length // PAGE, out)
+        if result == -errno.ENOMEM:
+            raise GuestMemoryError(self._first_hole(address, address + length))
+        self._check(result)
+        return bytes(self._core.binding.ffi.buffer(out))
 
     def read(self, address: int, length: int) -> bytes:
         """Copy out, as the guest itself would read. GuestMemoryError at the first byte that cannot be read.
@@ -141,7 +192,8 @@ class AddressSpace:
         if result == -errno.ENOENT:
             return None
         self._check(result)
-        return Region(native.start, native.end, Access(native.access), native.file, native.offset)
+        access, shared = Access(native.access & ~_SHARED), bool(native.access & _SHARED)
+        return Region(native.start, native.end, access, native.file, native.offset, shared)
 
     @property
     def resident(self) -> int:

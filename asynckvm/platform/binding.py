@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.config import MachineConfig
 
-__all__ = ["Binding", "Handle", "benchmark_programs", "load"]
+__all__ = ["Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
 
 # A pointer into the core.
 Handle: TypeAlias = Any
@@ -35,6 +35,7 @@ Handle: TypeAlias = Any
 # How operations begin that the host kernel refused, whatever its errno: not a mistake of the caller's.
 _HOST_CALLS: Final = (
     "KVM_", "mmap ", "start vCPU", "kick vCPU", "sigaction", "eventfd", "open the KVM device", "dup file", "fstat file",
+    "fcntl file",
 )  # fmt: skip
 
 _NO_PCID: Final = 1
@@ -64,6 +65,13 @@ def benchmark_programs() -> Path:
     return PROGRAMS
 
 
+def vdso_image() -> Path:
+    """The shared object for guests that is installed beside the compiled core."""
+    from asynckvm._native import VDSO  # noqa: PLC0415
+
+    return VDSO
+
+
 class Binding:
     """The C API as Python sees it. Thread rules are those of akvm.h."""
 
@@ -85,7 +93,7 @@ class Binding:
         if code == errno.ENOMEM:
             return OutOfMemoryError(operation, code, _HINT_MEMORY)
         by_host = operation.startswith(_HOST_CALLS)
-        if code in {errno.EINVAL, errno.EBUSY} and not by_host:
+        if code in {errno.EINVAL, errno.EBUSY, errno.EACCES} and not by_host:
             return UsageError(f"{operation}: {errno.errorcode[code]}")
         if code == errno.EAGAIN and not by_host:
             return OverloadedError(f"{operation}: raise contexts= of Machine.open, or close contexts")
@@ -143,10 +151,10 @@ class Binding:
         self.check(self.lib.akvm_space_fork(space, out))
         return out[0]
 
-    def open_file(self, machine: Handle, fd: int) -> Handle:
-        """Map a regular host file once for the whole machine."""
+    def open_file(self, machine: Handle, fd: int, length: int, *, writable: bool) -> Handle:
+        """Map a regular host file once for the whole machine; at least `length` bytes of it."""
         out = self.ffi.new("struct akvm_file **")
-        self.check(self.lib.akvm_file_open(machine, fd, out))
+        self.check(self.lib.akvm_file_open(machine, fd, writable, length, out))
         return out[0]
 
     def create_context(self, machine: Handle) -> Handle:

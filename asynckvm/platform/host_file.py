@@ -5,6 +5,7 @@ Opening and closing only; what is mapped where is the address space's business.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,16 +23,23 @@ __all__ = ["HostFile"]
 class HostFile:
     """A regular file, opened by `Machine.open_file`. Closing it leaves mappings intact. Thread: any."""
 
-    def __init__(self, core: Core, file: int | str | os.PathLike[str]) -> None:
+    def __init__(self, core: Core, file: int | str | os.PathLike[str], *, writable: bool = False, length: int = 0) -> None:
         self._native: Handle = None
         self._core: Final = core
+        self.writable: Final = writable  # shared mappings may store to it
         core.check()
+        if not 0 <= length < 1 << 63:
+            raise UsageError(f"not a length: {length:#x}")
+        # Through a descriptor for appending, copies would land at the file's end: that one needs an open file of its own.
+        if isinstance(file, int) and writable and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND:
+            file = f"/proc/self/fd/{file}"
         if isinstance(file, int):
-            self._native = core.binding.open_file(core.native, file)
+            self._native = core.binding.open_file(core.native, file, length, writable=writable)
         else:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            way = os.O_RDWR if writable else os.O_RDONLY
+            descriptor = os.open(file, way | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             try:
-                self._native = core.binding.open_file(core.native, descriptor)
+                self._native = core.binding.open_file(core.native, descriptor, length, writable=writable)
             finally:
                 os.close(descriptor)
 

@@ -161,9 +161,13 @@ class Machine:
         self._contexts.add(context)
         return context
 
-    def open_file(self, file: int | str | os.PathLike[str]) -> HostFile:
-        """A regular host file, by descriptor or path, to map into address spaces. OSError, UsageError, SlotsExhaustedError."""
-        return HostFile(self._core, file)
+    def open_file(self, file: int | str | os.PathLike[str], *, writable: bool = False, length: int = 0) -> HostFile:
+        """A regular host file, by descriptor or path, to map into address spaces. OSError, UsageError, SlotsExhaustedError.
+
+        `writable`: shared mappings may store to it; a descriptor must be open for reading and writing. `length`: what it is
+        expected to grow to, so that all of it can be mapped at once; costs 1/512 of it in memory of the host kernel.
+        """
+        return HostFile(self._core, file, writable=writable, length=length)
 
     @overload
     async def retry_in_guest(self, operation: Operation, vcpu: int | None = None, attempts: int = ATTEMPTS) -> int: ...

@@ -89,8 +89,14 @@ static bool read_entry(struct fake_cpu *cpu, uint64_t gpa, uint64_t *entry)
 	return true;
 }
 
-static void store(struct fake_vm *vm, uint64_t gpa, uint8_t *host, const uint8_t *from, size_t bytes)
+/* False where a file ends before its mapping: as KVM, asking the kernel rather than dying of SIGBUS. */
+static bool store(struct fake_vm *vm, uint64_t gpa, uint8_t *host, const uint8_t *from, size_t bytes)
 {
+	if (gpa >= AKVM_GPA_FILES) {
+		struct iovec local = { (void *)(uintptr_t)from, bytes }, remote = { host, bytes };
+
+		return process_vm_writev(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)bytes;
+	}
 	pthread_mutex_lock(&vm->shadow_lock);
 	if (bytes == 8 && gpa % 8 == 0) {
 		uint64_t value;
@@ -105,9 +111,10 @@ static void store(struct fake_vm *vm, uint64_t gpa, uint8_t *host, const uint8_t
 		if (vm->shadow && gpa + i - vm->shadow_gpa < vm->shadow_bytes)
 			vm->shadow[(gpa + i - vm->shadow_gpa) / 8] = 0;
 	pthread_mutex_unlock(&vm->shadow_lock);
+	return true;
 }
 
-/* False where a file ends before its mapping: as KVM, asking the kernel rather than dying of SIGBUS. */
+/* As store(). */
 static bool fetch(uint64_t gpa, uint8_t *host, uint8_t *to, size_t bytes)
 {
 	struct iovec local = { to, bytes }, remote = { host, bytes };
@@ -213,9 +220,7 @@ static bool access_as(struct fake_cpu *cpu, uint64_t address, enum fake_access a
 			cpu->hole = gpa;
 			return false;
 		}
-		if (access == FAKE_WRITE)
-			store(cpu->vm, gpa, host, at, part);
-		else if (!fetch(gpa, host, at, part)) {
+		if (access == FAKE_WRITE ? !store(cpu->vm, gpa, host, at, part) : !fetch(gpa, host, at, part)) {
 			cpu->bus = true;
 			return false;
 		}

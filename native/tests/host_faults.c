@@ -200,6 +200,16 @@ static ssize_t host_write(int fd, const void *buffer, size_t count)
 	return failed(strike("write", 0)) ? -1 : under->write(fd, buffer, count);
 }
 
+static ssize_t host_pwrite(int fd, const void *buffer, size_t count, off_t offset)
+{
+	return failed(strike("pwrite", 0)) ? -1 : under->pwrite(fd, buffer, count, offset);
+}
+
+static int host_status_flags(int fd)
+{
+	return failed(strike("status_flags", 0)) ? -1 : under->status_flags(fd);
+}
+
 static ssize_t host_pread(int fd, void *buffer, size_t count, off_t offset)
 {
 	return failed(strike("pread", 0)) ? -1 : under->pread(fd, buffer, count, offset);
@@ -321,6 +331,8 @@ static const struct akvm__host failing = {
 	.eventfd = host_eventfd,
 	.write = host_write,
 	.pread = host_pread,
+	.pwrite = host_pwrite,
+	.status_flags = host_status_flags,
 	.fstat = host_fstat,
 	.duplicate = host_duplicate,
 	.find_entry = host_find_entry,

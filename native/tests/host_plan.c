@@ -57,7 +57,8 @@ const struct plan_site plan_sites[] = {
 
 	SITE(mm/mm.c, akvm__mm_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate memory manager")
 	SITE(mm/files.c, akvm__files_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate slot numbers")
-	SITE(mm/files.c, akvm__files_open, fstat, , 1, ERRNOS(EBADF, EIO, EOVERFLOW), NEVER, NEVER, MUST, MUST, 0, "fstat file")
+	SITE(mm/files.c, describe, fstat, , 1, ERRNOS(EBADF, EIO, EOVERFLOW), NEVER, NEVER, MUST, MUST, 0, "fstat file")
+	SITE(mm/files.c, describe, status_flags, , 1, ERRNOS(EBADF), NEVER, NEVER, MUST, MUST, 0, "fcntl file")
 	SITE(mm/files.c, open_new, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate file")
 	SITE(mm/files.c, open_new, duplicate, , 1, ERRNOS(EMFILE), NEVER, NEVER, MUST, MUST, 0, "dup file")
 	SITE(mm/files.c, back, mmap, , 1, ERRNOS(ENOMEM, ENODEV, EACCES), NEVER, NEVER, MUST, MUST, 0, "mmap file")
@@ -66,6 +67,10 @@ const struct plan_site plan_sites[] = {
 	SITE(mm/files.c, akvm__file_pages_now, fstat, , 1, ERRNOS(EIO), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
 	SITE(mm/files.c, akvm__file_copy, pread, , 1, ERRNOS(EINTR), NEVER, NEVER, NEVER, MUST, EFAULT, NULL)
 	SITE(mm/files.c, akvm__file_copy, pread, , 1, ERRNOS(EIO, ENOMEM), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
+	SITE(mm/files.c, held, fstat, , 1, ERRNOS(EIO), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
+	SITE(mm/files.c, akvm__file_store, pwrite, , 1, ERRNOS(EINTR), NEVER, NEVER, NEVER, MUST, EFAULT, NULL)
+	SITE(mm/files.c, akvm__file_store, pwrite, , 1, ERRNOS(EIO, ENOSPC), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
+	SITE(mm/files.c, akvm__file_compare_exchange, madvise, MADV_POPULATE_WRITE, 1, ERRNOS(EFAULT, ENOMEM, EINVAL), NEVER, NEVER, MUST, MUST, EFAULT, NULL)
 	SITE(mm/files.c, release_host, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(mm/files.c, release_host, close, , 1, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
@@ -176,6 +181,7 @@ static const struct {
 	REQUEST(MADV_DONTFORK),
 	REQUEST(MADV_HUGEPAGE),
 	REQUEST(MADV_DONTNEED),
+	REQUEST(MADV_POPULATE_WRITE),
 #undef REQUEST
 };
 

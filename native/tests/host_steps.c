@@ -120,6 +120,37 @@ static void truncated(struct work *work, struct work_guest *guest, int fd)
 		faults_show(context->host_errno, NULL);
 }
 
+/* Stores of the guest and of the host go to the file itself. */
+static void shared(struct work *work, int fd)
+{
+	struct work_guest guest;
+	struct akvm_file *file;
+	uint64_t value = 7;
+	uint32_t old;
+
+	if (!work_guest_open(work, &guest))
+		return;
+	if (!work_refused(akvm_file_open(work->machine, fd, true, 0, &file), 0)) {
+		if (!work_refused(akvm_space_map(guest.space, ANYWHERE, GUEST_PAGE, READ_WRITE | AKVM_SHARED, file, 0), 0)) {
+			if (work_store(work, &guest, 1, ANYWHERE, 5)) {
+				T_EQUAL(pread(fd, &value, sizeof(value), 0), sizeof(value));
+				T_EQUAL(value, 5);
+			}
+			value = 6;
+			if (!work_refused(akvm_space_write(guest.space, ANYWHERE, &value, sizeof(value), false), sizeof(value)))
+				work_load(work, &guest, 0, ANYWHERE, 6);
+			if (!work_refused(akvm_space_compare_exchange32(guest.space, ANYWHERE + 8, 0, 8, &old), 0)) {
+				T_EQUAL(old, 0);
+				work_load(work, &guest, 1, ANYWHERE + 8, 8);
+				if (!work_refused(akvm_space_move(guest.space, ANYWHERE, 2ull * ANYWHERE, GUEST_PAGE), 0))
+					work_load(work, &guest, 0, 2ull * ANYWHERE + 8, 8);
+			}
+		}
+		akvm_file_close(file);
+	}
+	work_guest_close(work, &guest);
+}
+
 static void files(struct work *work)
 {
 	int fd = memfd_create("work", MFD_CLOEXEC);
@@ -132,7 +163,7 @@ static void files(struct work *work)
 		T_EQUAL(pwrite(fd, &value, sizeof(value), page * GUEST_PAGE), sizeof(value));
 	T_EQUAL(ftruncate(fd, 3 * GUEST_PAGE), 0);
 	if (work_guest_open(work, &guest)) {
-		if (!work_refused(akvm_file_open(work->machine, fd, &file), 0)) {
+		if (!work_refused(akvm_file_open(work->machine, fd, false, 0, &file), 0)) {
 			if (!work_refused(akvm_space_map(guest.space, ANYWHERE, 3 * GUEST_PAGE, READ_WRITE, file, 0), 0)) {
 				work_load(work, &guest, 0, ANYWHERE, 1);
 				work_peek(guest.space, ANYWHERE + GUEST_PAGE, 2);
@@ -146,6 +177,7 @@ static void files(struct work *work)
 		}
 		work_guest_close(work, &guest);
 	}
+	shared(work, fd);
 	T_EQUAL(close(fd), 0);
 }
 

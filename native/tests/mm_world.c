@@ -24,15 +24,34 @@ static uint64_t hash_page(const uint8_t *bytes)
 	return hash;
 }
 
-uint8_t *world_host(struct world *world, uint64_t gpa)
+static struct world_slot *slot_of(struct world *world, uint64_t gpa)
 {
 	for (unsigned i = 0; i < WORLD_SLOTS; i++) {
 		struct world_slot *slot = &world->slots[i];
 
 		if (slot->bytes && gpa >= slot->gpa && gpa - slot->gpa < slot->bytes)
-			return slot->host + (gpa - slot->gpa);
+			return slot;
 	}
 	return NULL;
+}
+
+uint8_t *world_host(struct world *world, uint64_t gpa)
+{
+	struct world_slot *slot = slot_of(world, gpa);
+
+	return slot != NULL ? slot->host + (gpa - slot->gpa) : NULL;
+}
+
+static bool writable(struct world *world, uint64_t gpa)
+{
+	struct world_slot *slot = slot_of(world, gpa);
+
+	return slot != NULL && !slot->read_only;
+}
+
+static bool writable_file(struct world *world, uint64_t gpa)
+{
+	return gpa >= AKVM_GPA_FILES && writable(world, gpa);
 }
 
 static int set_slot(void *opaque, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes)
@@ -277,8 +296,8 @@ static bool permits(uint64_t entry, uint32_t access)
 {
 	if (!(entry & AKVM__ENTRY_PRESENT))
 		return false;
-	/* What the CPU may write is a frame, and marked dirty already. */
-	T_CHECK(!(entry & AKVM__ENTRY_WRITE) || (akvm__entry_private(entry) && entry & AKVM__ENTRY_DIRTY));
+	/* What the CPU may write is marked dirty already. */
+	T_CHECK(!(entry & AKVM__ENTRY_WRITE) || entry & AKVM__ENTRY_DIRTY);
 	if (access & AKVM_WRITE && !(entry & AKVM__ENTRY_WRITE))
 		return false;
 	return !(access & AKVM_EXECUTE && entry & AKVM__ENTRY_NO_EXECUTE);
@@ -301,6 +320,8 @@ static uint8_t *touch(struct world *world, struct world_cpu *cpu, struct akvm_sp
 		entry = walk(world, akvm__space_root(space), address, true);
 		/* A page fault drops the translation of its address. */
 		line->valid = false;
+		/* A frame, or a page of a file that was opened for it. */
+		T_CHECK(!(entry & AKVM__ENTRY_WRITE) || writable(world, akvm__entry_gpa(entry)));
 		if (permits(entry, access)) {
 			*line = (struct world_line){ page, entry, 0, true, false };
 			continue;
@@ -351,7 +372,8 @@ void world_check_stale(struct world *world)
 				continue;
 			host = world_host(world, gpa);
 			T_CHECK(host != NULL);
-			T_CHECK(hash_page(host) == line->hash);
+			/* What is shared may change; but it must still be there. */
+			T_CHECK(writable_file(world, gpa) || hash_page(host) == line->hash);
 			if (akvm__entry_private(line->entry))
 				T_CHECK(world->mm->frames.counts[(gpa - AKVM_GPA_FRAMES) / AKVM__PAGE] > 0);
 		}

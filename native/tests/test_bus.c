@@ -34,7 +34,7 @@ static void cut_open(struct cut *cut, const struct fake_options *options)
 	T_CHECK(cut->host != NULL);
 	T_EQUAL(fwrite(words, 1, sizeof(words), cut->host), sizeof(words));
 	T_EQUAL(fflush(cut->host), 0);
-	T_EQUAL(akvm_file_open(cut->rig.machine, fileno(cut->host), &cut->file), 0);
+	T_EQUAL(akvm_file_open(cut->rig.machine, fileno(cut->host), false, 0, &cut->file), 0);
 	T_EQUAL(akvm_space_map(cut->rig.space, DATA, PAGES * RIG_PAGE, AKVM_READ, cut->file, 0), 0);
 	cut->context = rig_context(&cut->rig, 0);
 	cut->other = rig_context(&cut->rig, 0);

@@ -173,6 +173,45 @@ static void copy_on_write_in_small(void)
 	end();
 }
 
+/* What a fork shared is had back for little: a few copies at a time, and what nobody else holds in one go. */
+static void copies_around(void)
+{
+	const uint64_t pages = 32;
+	struct akvm_space *child;
+	uint8_t byte = 1;
+
+	begin(16 << 20, 16);
+	T_EQUAL(akvm_space_map(space, BASE + 0x1000, (pages - 2) * AKVM__PAGE, RW, NULL, 0), 0);
+	for (uint64_t page = 1; page < pages - 1; page++)
+		T_EQUAL(touch(space, BASE + page * AKVM__PAGE, AKVM_WRITE, &byte), AKVM_FAULT_NONE);
+	T_EQUAL(akvm_space_fork(space, &child), 0);
+	/* Nothing is copied of what another vCPU may still write to; then four, clipped to the region. */
+	world.unsettled = true;
+	T_EQUAL(akvm__space_fault(space, BASE + 0x5000, AKVM_WRITE), AKVM_FAULT_NONE);
+	T_EQUAL(frames_used(), 30);
+	T_EQUAL(akvm_space_write(space, BASE + 0x5000, "x", 1, false), 1);
+	T_EQUAL(frames_used(), 31);
+	world.unsettled = false;
+	world_leave(&world.cpus[0]);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x1000, AKVM_WRITE), AKVM_FAULT_NONE);
+	T_EQUAL(frames_used(), 34);
+	T_CHECK(world_walk(&world, child, BASE + 0x2000) && !(world_walk(&world, child, BASE + 0x2000) & AKVM__ENTRY_WRITE));
+	T_EQUAL(touch(child, BASE + 0x2000, AKVM_READ, &byte), AKVM_FAULT_NONE);
+	T_EQUAL(byte, 1);
+	T_EQUAL(akvm_space_destroy(child), 0);
+	world_leave(&world.cpus[0]);
+	world_reap(&world);
+	world_apply(&world, space);
+	T_EQUAL(frames_used(), 30);
+	T_EQUAL(akvm__space_fault(space, BASE + 0x8000, AKVM_WRITE), AKVM_FAULT_NONE);
+	world_apply(&world, space);
+	T_EQUAL(frames_used(), 30);
+	for (uint64_t page = 6; page < 16; page++)
+		T_CHECK(world_walk(&world, space, BASE + page * AKVM__PAGE) & AKVM__ENTRY_WRITE);
+	T_CHECK(!(world_walk(&world, space, BASE + 16 * AKVM__PAGE) & AKVM__ENTRY_WRITE));
+	end();
+}
+
 /* While another vCPU may still write to the shared page, the guest's copy waits. */
 static void copies_wait_until_settled(void)
 {
@@ -207,7 +246,7 @@ static void file_pages(void)
 	uint64_t entry;
 
 	begin(8 << 20, 4);
-	T_EQUAL(akvm__file_open(world.mm, fd, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
 	T_EQUAL(akvm_space_map(space, BASE, 8 * AKVM__PAGE, RW | AKVM_EXECUTE, file, AKVM__PAGE), 0);
 	akvm_file_close(file);
 	T_EQUAL(touch(space, BASE + 7, AKVM_READ, &byte), AKVM_FAULT_NONE);
@@ -251,7 +290,7 @@ static void files_that_shrink_and_grow(void)
 	uint8_t bytes[16], byte = 1;
 
 	begin(8 << 20, 1);
-	T_EQUAL(akvm__file_open(world.mm, fd, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
 	T_EQUAL(akvm_space_map(space, BASE, 8 * AKVM__PAGE, RW, file, 0), 0);
 	T_EQUAL(touch(space, BASE, AKVM_READ, &byte), AKVM_FAULT_NONE);
 	T_EQUAL(touch(space, BASE + 0x2000, AKVM_READ, &byte), AKVM_FAULT_NONE);
@@ -291,6 +330,7 @@ int main(void)
 		T_RUN(no_memory);
 		T_RUN(copy_on_write);
 		T_RUN(copy_on_write_in_small);
+		T_RUN(copies_around);
 		T_RUN(copies_wait_until_settled);
 		T_RUN(file_pages);
 		T_RUN(files_that_shrink_and_grow);

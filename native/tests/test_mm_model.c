@@ -23,6 +23,7 @@ struct model_page {
 	bool mapped;
 	uint8_t access;
 	int file_page; /* -1: anonymous; may lie beyond the file's end */
+	bool shared;   /* of the other file, which all may write to */
 };
 
 struct model {
@@ -33,10 +34,11 @@ struct model {
 
 static struct world world;
 static struct model models[SPACES];
-static struct akvm_file *file;
+static struct akvm_file *file, *shared_file;
+static uint8_t shared_bytes[FILE_PAGES * 4096];
 static unsigned long long seed;
 static bool scarce;
-static unsigned operations[16], refused;
+static unsigned forks, moves, refused;
 static uint8_t buffer[AKVM__HUGE_PAGE], expected[AKVM__HUGE_PAGE];
 
 static unsigned pick(unsigned below)
@@ -74,11 +76,38 @@ static bool beyond_file(const struct model_page *page)
 	return page->file_page >= FILE_PAGES;
 }
 
+static uint8_t *bytes_of(struct model *model, unsigned page)
+{
+	const struct model_page *it = &model->pages[page];
+
+	return it->mapped && it->shared && !beyond_file(it) ? shared_bytes + it->file_page * AKVM__PAGE
+							    : model->bytes + page * AKVM__PAGE;
+}
+
+/* What is read or written goes page by page: shared ones lie elsewhere. */
+static void store(struct model *model, unsigned page, uint64_t offset, uint64_t length)
+{
+	for (uint64_t done = 0, count; done < length; done += count, page++, offset = 0) {
+		count = length - done < AKVM__PAGE - offset ? length - done : AKVM__PAGE - offset;
+		memcpy(bytes_of(model, page) + offset, buffer + done, count);
+	}
+}
+
+static void compare(struct model *model, unsigned page, uint64_t offset, const uint8_t *seen, uint64_t length)
+{
+	for (uint64_t done = 0, count; done < length; done += count, page++, offset = 0) {
+		count = length - done < AKVM__PAGE - offset ? length - done : AKVM__PAGE - offset;
+		T_CHECK(memcmp(bytes_of(model, page) + offset, seen + done, count) == 0);
+	}
+}
+
 /* What a page holds when nobody has written to it. */
 static void reset_bytes(struct model *model, unsigned page)
 {
 	uint8_t *bytes = model->bytes + page * AKVM__PAGE;
 
+	if (model->pages[page].shared)
+		return;
 	memset(bytes, 0, AKVM__PAGE);
 	if (model->pages[page].file_page >= 0 && !beyond_file(&model->pages[page]))
 		for (unsigned i = 0; i < AKVM__PAGE; i++) {
@@ -101,16 +130,21 @@ static bool succeeded(int error)
 
 static void do_map(struct model *model)
 {
-	struct model_page page = { true, (uint8_t)pick(8), -1 };
+	struct model_page page = { true, (uint8_t)pick(8), -1, false };
 	unsigned first, count;
 	int error;
 
 	pick_range(&first, &count);
 	if (pick(4))
 		page.access |= AKVM_READ | AKVM_WRITE;
-	if (pick(4) == 0)
+	if (pick(4) == 0) {
 		page.file_page = (int)pick(FILE_PAGES);
-	error = akvm_space_map(model->space, address_of(first), count * AKVM__PAGE, page.access, page.file_page < 0 ? NULL : file,
+		page.shared = pick(2);
+	}
+	error = akvm_space_map(model->space, address_of(first), count * AKVM__PAGE, page.access | (page.shared ? AKVM_SHARED : 0),
+			       page.file_page < 0 ? NULL
+			       : page.shared      ? shared_file
+						  : file,
 			       page.file_page < 0 ? 0 : (uint64_t)page.file_page * AKVM__PAGE);
 	if (!succeeded(error))
 		return;
@@ -162,6 +196,32 @@ static void do_protect(struct model *model)
 			model->pages[i].access = (uint8_t)access;
 }
 
+static void do_move(struct model *model)
+{
+	unsigned from, to, count, limit;
+	int error;
+
+	pick_range(&from, &count);
+	pick_range(&to, &limit);
+	for (unsigned tries = 0; tries < 8 && !covered(model, from, count); tries++)
+		pick_range(&from, &count);
+	limit = to < LOW_PAGES ? LOW_PAGES : PAGES;
+	if (count > limit - to)
+		count = limit - to;
+	error = akvm_space_move(model->space, address_of(from), address_of(to), count * AKVM__PAGE);
+	if (from < to + count && to < from + count)
+		T_EQUAL(error, -EINVAL);
+	else if (!covered(model, from, count))
+		T_EQUAL(error, -EFAULT);
+	else if (succeeded(error)) {
+		moves++;
+		memcpy(&model->pages[to], &model->pages[from], count * sizeof(model->pages[0]));
+		memcpy(model->bytes + to * AKVM__PAGE, model->bytes + from * AKVM__PAGE, count * AKVM__PAGE);
+		for (unsigned i = from; i < from + count; i++)
+			model->pages[i].mapped = false;
+	}
+}
+
 static void do_discard(struct model *model)
 {
 	unsigned first, count;
@@ -181,7 +241,7 @@ static void do_discard(struct model *model)
 }
 
 /* Bytes of [page, offset ...) that `may` allow; in *fault what ends them. */
-static uint64_t reach(const struct model *model, unsigned page, uint64_t offset, uint64_t length, uint32_t need, bool bounds_only,
+static uint64_t reach(const struct model *model, unsigned page, uint64_t offset, uint64_t length, uint32_t need, bool force,
 		      int *fault)
 {
 	uint64_t done = 0;
@@ -193,7 +253,7 @@ static uint64_t reach(const struct model *model, unsigned page, uint64_t offset,
 
 		if (!it->mapped)
 			*fault = AKVM_FAULT_UNMAPPED;
-		else if (!bounds_only && !(need == AKVM_READ ? it->access : it->access & need))
+		else if (!(force && !it->shared) && !(need == AKVM_READ ? it->access : it->access & need))
 			*fault = AKVM_FAULT_ACCESS;
 		else if (beyond_file(it))
 			*fault = AKVM_FAULT_BUS;
@@ -229,9 +289,9 @@ static void fill(uint64_t length)
 		buffer[i] = (uint8_t)t_random(&seed);
 }
 
-static void do_host_write(struct model *model)
+static void do_host(struct model *model)
 {
-	bool force = pick(4) == 0;
+	bool write = pick(8) < 5, force = write && pick(4) == 0;
 	uint64_t offset, length, want;
 	unsigned page;
 	int fault;
@@ -239,28 +299,16 @@ static void do_host_write(struct model *model)
 
 	pick_access(model, &page, &offset, &length);
 	fill(length);
-	want = reach(model, page, offset, length, AKVM_WRITE, force, &fault);
-	done = akvm_space_write(model->space, address_of(page) + offset, buffer, length, force);
+	want = reach(model, page, offset, length, write ? AKVM_WRITE : AKVM_READ, force, &fault);
+	done = write ? akvm_space_write(model->space, address_of(page) + offset, buffer, length, force)
+		     : akvm_space_read(model->space, address_of(page) + offset, buffer, length);
 	if (done == -EFAULT || (done == -ENOMEM && scarce))
 		done = 0;
 	T_CHECK(done >= 0 && (uint64_t)done <= want && ((uint64_t)done == want || scarce));
-	memcpy(model->bytes + page * AKVM__PAGE + offset, buffer, (size_t)done);
-}
-
-static void do_host_read(struct model *model)
-{
-	uint64_t offset, length, want;
-	unsigned page;
-	int fault;
-	int64_t done;
-
-	pick_access(model, &page, &offset, &length);
-	want = reach(model, page, offset, length, AKVM_READ, false, &fault);
-	done = akvm_space_read(model->space, address_of(page) + offset, buffer, length);
-	if (done == -EFAULT || (done == -ENOMEM && scarce))
-		done = 0;
-	T_CHECK(done >= 0 && (uint64_t)done <= want && ((uint64_t)done == want || scarce));
-	T_CHECK(memcmp(buffer, model->bytes + page * AKVM__PAGE + offset, (size_t)done) == 0);
+	if (write)
+		store(model, page, offset, (uint64_t)done);
+	else
+		compare(model, page, offset, buffer, (uint64_t)done);
 }
 
 static void do_guest(struct model *model, uint32_t access)
@@ -282,9 +330,9 @@ static void do_guest(struct model *model, uint32_t access)
 		T_EQUAL(done, want);
 	}
 	if (access & AKVM_WRITE)
-		memcpy(model->bytes + page * AKVM__PAGE + offset, buffer, done);
+		store(model, page, offset, done);
 	else
-		T_CHECK(memcmp(buffer, model->bytes + page * AKVM__PAGE + offset, done) == 0);
+		compare(model, page, offset, buffer, done);
 }
 
 static struct model *unused_model(void)
@@ -301,6 +349,7 @@ static void do_fork(struct model *model)
 
 	if (child == NULL || !succeeded(akvm_space_fork(model->space, &child->space)))
 		return;
+	forks++;
 	memcpy(child->pages, model->pages, sizeof(child->pages));
 	memcpy(child->bytes, model->bytes, PAGES * AKVM__PAGE);
 	/* A caller lets neither run before the parent has settled: those inside acknowledge now. */
@@ -335,78 +384,58 @@ static void verify(struct model *model)
 				end++;
 			done = akvm_space_read(model->space, address_of(page), expected, (end - page) * AKVM__PAGE);
 			T_CHECK(done == (int64_t)((end - page) * AKVM__PAGE) || scarce);
-			T_CHECK(done <= 0 || memcmp(expected, model->bytes + page * AKVM__PAGE, (size_t)done) == 0);
+			if (done > 0)
+				compare(model, page, 0, expected, (uint64_t)done);
 		} else {
 			struct akvm_region region;
 			bool found = akvm_space_region(model->space, address_of(page), &region) == 0;
 
 			T_EQUAL(it->mapped, found && region.start <= address_of(page));
-			T_CHECK(!it->mapped || (region.access == it->access && (region.file != 0) == (it->file_page >= 0)));
+			T_CHECK(!it->mapped || (region.access == (it->access | (it->shared ? AKVM_SHARED : 0u)) &&
+						(region.file != 0) == (it->file_page >= 0)));
 			T_EQUAL(akvm_space_read(model->space, address_of(page), expected, 1), -EFAULT);
 		}
 		page = end;
 	}
 }
 
+/* What vCPUs do by themselves: leave, or fail in the middle of edits. */
+static void do_vcpu(struct model *model)
+{
+	if (pick(5) < 2)
+		world_leave(&world.cpus[pick(WORLD_CPUS)]);
+	else
+		world_drop_edits(&world, model->space);
+}
+
+/* Which, up to what share of a hundred; without one, what the guest does. */
+static const struct {
+	unsigned upto;
+	void (*run)(struct model *model);
+	uint32_t access;
+} steps[] = {
+	{ 7, do_map, 0 },           { 9, do_unmap, 0 }, { 12, do_move, 0 },      { 18, do_protect, 0 },
+	{ 20, do_discard, 0 },      { 36, do_host, 0 }, { 57, NULL, AKVM_READ }, { 83, NULL, AKVM_WRITE },
+	{ 87, NULL, AKVM_EXECUTE }, { 91, do_fork, 0 }, { 93, do_destroy, 0 },   { 98, do_vcpu, 0 },
+	{ 100, verify, 0 },
+};
+
 static void step(void)
 {
 	struct model *model = &models[pick(SPACES)];
-	unsigned choice = pick(100);
-	static const uint8_t upto[] = { 7, 10, 17, 20, 30, 36, 57, 83, 87, 91, 93, 95, 98, 100 };
-	unsigned operation = 0;
+	unsigned choice = pick(100), operation = 0;
 
 	if (model->space == NULL) {
 		if (succeeded(akvm__space_create(world.mm, &model->space)))
 			do_map(model);
 		return;
 	}
-	while (choice >= upto[operation])
+	while (choice >= steps[operation].upto)
 		operation++;
-	operations[operation]++;
-	switch (operation) {
-	case 0:
-		do_map(model);
-		break;
-	case 1:
-		do_unmap(model);
-		break;
-	case 2:
-		do_protect(model);
-		break;
-	case 3:
-		do_discard(model);
-		break;
-	case 4:
-		do_host_write(model);
-		break;
-	case 5:
-		do_host_read(model);
-		break;
-	case 6:
-		do_guest(model, AKVM_READ);
-		break;
-	case 7:
-		do_guest(model, AKVM_WRITE);
-		break;
-	case 8:
-		do_guest(model, AKVM_EXECUTE);
-		break;
-	case 9:
-		do_fork(model);
-		break;
-	case 10:
-		do_destroy(model);
-		break;
-	case 11:
-		world_leave(&world.cpus[pick(WORLD_CPUS)]);
-		break;
-	case 12:
-		world_drop_edits(&world, model->space);
-		break;
-	default:
-		verify(model);
-		break;
-	}
+	if (steps[operation].run != NULL)
+		steps[operation].run(model);
+	else
+		do_guest(model, steps[operation].access);
 	world_check_stale(&world);
 	if (world.reaps && pick(4) == 0)
 		world_reap(&world);
@@ -415,15 +444,16 @@ static void step(void)
 static void run(unsigned long long start, unsigned turns, bool guest_edits, uint64_t memory_bytes)
 {
 	struct akvm_memory_status status;
-	int fd = world_file(FILE_BYTES);
+	int fd = world_file(FILE_BYTES), shared_fd = world_file(FILE_PAGES * AKVM__PAGE);
 
 	seed = start * 2654435761u + 88172645463325252ull;
 	scarce = memory_bytes < (64 << 20);
-	refused = 0;
-	memset(operations, 0, sizeof(operations));
+	forks = moves = refused = 0;
 	world_open(&world, memory_bytes, 16, guest_edits);
 	world.random = seed | 1;
-	T_EQUAL(akvm__file_open(world.mm, fd, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, shared_fd, true, 0, &shared_file), 0);
+	T_EQUAL(pread(shared_fd, shared_bytes, sizeof(shared_bytes), 0), sizeof(shared_bytes));
 	for (unsigned i = 0; i < SPACES; i++)
 		models[i].bytes = calloc(PAGES, AKVM__PAGE);
 	for (unsigned turn = 0; turn < turns; turn++) {
@@ -439,23 +469,27 @@ static void run(unsigned long long start, unsigned turns, bool guest_edits, uint
 		}
 		free(models[i].bytes);
 	}
+	T_EQUAL(pread(shared_fd, buffer, sizeof(shared_bytes), 0), sizeof(shared_bytes));
+	T_CHECK(memcmp(buffer, shared_bytes, sizeof(shared_bytes)) == 0);
 	akvm_file_close(file);
+	akvm_file_close(shared_file);
 	close(fd);
+	close(shared_fd);
 	world_close(&world);
-	printf("%s: %llu faults, %llu huge, %llu small, %llu splits, %llu copies, %llu edits, %u forks, %u refused\n", t_context,
-	       (unsigned long long)status.faults, (unsigned long long)status.huge_mapped, (unsigned long long)status.small_mapped,
-	       (unsigned long long)status.huge_splits, (unsigned long long)status.cow_copies, (unsigned long long)status.edits,
-	       operations[9], refused);
+	printf("%s: %llu faults, %llu huge, %llu small, %llu splits, %llu copies, %llu edits, %u forks, %u moves, %u refused\n",
+	       t_context, (unsigned long long)status.faults, (unsigned long long)status.huge_mapped,
+	       (unsigned long long)status.small_mapped, (unsigned long long)status.huge_splits,
+	       (unsigned long long)status.cow_copies, (unsigned long long)status.edits, forks, moves, refused);
 	/* The run exercised what it is for. */
 	if (turns >= 1000)
-		T_CHECK(status.small_mapped && status.cow_copies && operations[9] && (status.edits != 0) == guest_edits &&
+		T_CHECK(status.small_mapped && status.cow_copies && forks && moves && (status.edits != 0) == guest_edits &&
 			(scarce ? refused > 0 : status.huge_mapped > 0 && status.huge_splits > 0));
 }
 
 int main(int argc, char **argv)
 {
 	unsigned long long start = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
-	unsigned turns = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 1500;
+	unsigned turns = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 3000;
 
 	run(start, turns, false, 64 << 20);
 	run(start, turns, true, 64 << 20);

@@ -15,6 +15,7 @@ struct page {
 	uint32_t access; /* 0: unmapped here */
 	unsigned file;   /* 1.., or 0 */
 	uint64_t offset;
+	bool shared;
 };
 
 static struct akvm__regions regions;
@@ -68,7 +69,7 @@ static void unmap(uint64_t start, uint64_t end)
 
 static bool same_mapping(const struct page *left, const struct page *right)
 {
-	return left->access == right->access && left->file == right->file &&
+	return left->access == right->access && left->file == right->file && left->shared == right->shared &&
 	       (left->file == 0 || left->offset + PAGE == right->offset);
 }
 
@@ -94,6 +95,7 @@ static void check(void)
 		if (vma == NULL)
 			continue;
 		T_EQUAL(vma->access, model[i].access);
+		T_EQUAL(vma->shared, model[i].shared);
 		T_CHECK(vma->file == file_of(model[i].file));
 		T_CHECK(vma->file == NULL || vma->offset + (i * PAGE - vma->start) == model[i].offset);
 	}
@@ -113,14 +115,15 @@ static void change(unsigned long long *seed, unsigned first, unsigned count)
 	case 0: {
 		unsigned file = (unsigned)(t_random(seed) % (FILES + 1));
 		uint64_t offset = file ? t_random(seed) % 4 * PAGE + (t_random(seed) % 2 ? start : 0) : 0;
-		struct akvm__vma vma = { start, end, offset, file_of(file), access };
+		bool shared = file && t_random(seed) % 2;
+		struct akvm__vma vma = { start, end, offset, file_of(file), access, shared };
 
 		unmap(start, end);
 		akvm__regions_insert(&regions, &vma);
 		if (file)
 			references[file - 1]++;
 		for (unsigned i = first; i < first + count; i++)
-			model[i] = (struct page){ access, file, offset + (i - first) * PAGE };
+			model[i] = (struct page){ access, file, offset + (i - first) * PAGE, shared };
 		break;
 	}
 	case 1:

@@ -138,19 +138,19 @@ static void files_and_slots(void)
 
 	begin();
 	T_EQUAL(pipe(pipes), 0);
-	T_EQUAL(akvm__file_open(world.mm, pipes[0], &file), -EINVAL);
-	T_EQUAL(akvm__file_open(world.mm, -1, &file), -EBADF);
+	T_EQUAL(akvm__file_open(world.mm, pipes[0], false, 0, &file), -EINVAL);
+	T_EQUAL(akvm__file_open(world.mm, -1, false, 0, &file), -EBADF);
 	close(pipes[0]);
 	close(pipes[1]);
 	world.slot_error = -ENOSPC;
-	T_EQUAL(akvm__file_open(world.mm, first, &file), -ENOSPC);
+	T_EQUAL(akvm__file_open(world.mm, first, false, 0, &file), -ENOSPC);
 	world.slot_error = 0;
 	T_EQUAL(descriptors(), before);
-	T_EQUAL(akvm__file_open(world.mm, first, &file), 0);
-	T_EQUAL(akvm__file_open(world.mm, dup(first), &same), 0);
+	T_EQUAL(akvm__file_open(world.mm, first, false, 0, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, dup(first), false, 0, &same), 0);
 	T_CHECK(file == same);
-	T_EQUAL(akvm__file_open(world.mm, second, &empty), 0);
-	T_EQUAL(akvm__file_open(world.mm, third, &other), 0);
+	T_EQUAL(akvm__file_open(world.mm, second, false, 0, &empty), 0);
+	T_EQUAL(akvm__file_open(world.mm, third, false, 0, &other), 0);
 	T_EQUAL(file->gpa, AKVM_GPA_FILES);
 	T_EQUAL(other->gpa, AKVM_GPA_FILES + 0x200000);
 	T_EQUAL(akvm_space_map(space, BASE, 0x1000, AKVM_READ, file, 0x800), -EINVAL);
@@ -177,14 +177,14 @@ static void files_and_slots(void)
 	world_enter(&world, &world.cpus[0], space);
 	T_CHECK(akvm_space_settled(space));
 	T_CHECK(world_host(&world, gpa) == NULL);
-	T_EQUAL(akvm__file_open(world.mm, third, &other), 0);
+	T_EQUAL(akvm__file_open(world.mm, third, false, 0, &other), 0);
 	T_CHECK(other->gpa == gpa && other->slot == AKVM_SLOT_FILES);
 	/* A slot that will not go stays with its file, and serves the next one who opens it. */
 	world.slot_error = -EBUSY;
 	akvm_file_close(other);
 	world.slot_error = 0;
 	T_CHECK(world_host(&world, gpa) != NULL);
-	T_EQUAL(akvm__file_open(world.mm, third, &same), 0);
+	T_EQUAL(akvm__file_open(world.mm, third, false, 0, &same), 0);
 	T_CHECK(same == other);
 	akvm_file_close(same);
 	akvm_file_close(NULL);
@@ -202,13 +202,13 @@ static void many_files(void)
 	begin();
 	for (unsigned i = 0; i < WORLD_SLOTS - AKVM_SLOT_FILES; i++) {
 		fds[i] = world_file(1);
-		T_EQUAL(akvm__file_open(world.mm, fds[i], &files[i]), 0);
+		T_EQUAL(akvm__file_open(world.mm, fds[i], false, 0, &files[i]), 0);
 	}
 	fds[WORLD_SLOTS - 1] = world_file(1);
-	T_EQUAL(akvm__file_open(world.mm, fds[WORLD_SLOTS - 1], &extra), -ENOSPC);
+	T_EQUAL(akvm__file_open(world.mm, fds[WORLD_SLOTS - 1], false, 0, &extra), -ENOSPC);
 	T_CHECK(strcmp(akvm_last_error(), "slot for file") == 0);
 	akvm_file_close(files[7]);
-	T_EQUAL(akvm__file_open(world.mm, fds[WORLD_SLOTS - 1], &files[7]), 0);
+	T_EQUAL(akvm__file_open(world.mm, fds[WORLD_SLOTS - 1], false, 0, &files[7]), 0);
 	for (unsigned i = 0; i < WORLD_SLOTS - AKVM_SLOT_FILES; i++) {
 		akvm_file_close(files[i]);
 		close(fds[i]);
@@ -299,7 +299,7 @@ static void machine_ends_first(void)
 	struct akvm_file *file;
 
 	begin();
-	T_EQUAL(akvm__file_open(world.mm, fd, &file), 0);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
 	T_EQUAL(akvm_space_map(space, BASE, 0x2000, AKVM_READ, file, 0), 0);
 	T_EQUAL(akvm_space_fork(space, &child), 0);
 	T_EQUAL(akvm_space_map(child, BASE, 0x1000, AKVM_READ, NULL, 0), 0);

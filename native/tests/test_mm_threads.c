@@ -165,7 +165,7 @@ static void *worker(void *argument)
 		T_EQUAL(akvm__space_fault(shared, page, AKVM_READ), AKVM_FAULT_UNMAPPED);
 		/* Spaces of its own, and the file that everybody opens and closes. */
 		T_EQUAL(akvm__space_create(mm, &own), 0);
-		T_EQUAL(akvm__file_open(mm, file_fd, &file), 0);
+		T_EQUAL(akvm__file_open(mm, file_fd, false, 0, &file), 0);
 		T_EQUAL(akvm_space_map(own, own_base, 2 * AKVM__PAGE, RW, file, 0), 0);
 		akvm_file_close(file);
 		T_EQUAL(akvm__space_fault(own, own_base + AKVM__PAGE, AKVM_WRITE), AKVM_FAULT_NONE);

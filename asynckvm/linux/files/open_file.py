@@ -105,6 +105,20 @@ class OpenFile:
         """How many of the bytes were taken. BlockingIOError when none could be yet, BrokenPipeError when none ever will."""
         raise SyscallError(errno.EINVAL)
 
+    async def read_for(self, task: Task, length: int) -> bytes:
+        """As `read`, for a task that waits where it may. Some files look at who reads: signalfd, terminals."""
+        while True:
+            try:
+                return self.read(length)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+            await task.wait(self.queue)
+
+    def write_for(self, task: Task, data: bytes) -> int:  # noqa: ARG002
+        """As `write`, by a task."""
+        return self.write(data)
+
     def pread(self, length: int, offset: int) -> bytes:  # noqa: ARG002
         raise SyscallError(errno.ESPIPE)
 
@@ -134,6 +148,19 @@ class OpenFile:
     def poll(self) -> int:
         """What would not block now (POLL*). A change of it wakes `queue`."""
         return READABLE | WRITABLE
+
+    def poll_for(self, task: Task) -> int:  # noqa: ARG002
+        """As `poll`, asked by a task."""
+        return self.poll()
+
+    def queue_for(self, task: Task) -> WaitQueue:  # noqa: ARG002
+        """The queue that is woken when `poll_for` changes."""
+        return self.queue
+
+    @property
+    def pollable(self) -> bool:
+        """Whether it knows events at all: epoll refuses what does not, such as regular files and directories."""
+        return not self.positioned
 
     # ------------------------------------------------------------ the rest
 

@@ -82,6 +82,11 @@ class DescriptorTable:
         for fd in sorted(self._close_on_exec):
             self.close(fd)
 
+    def share(self) -> DescriptorTable:
+        """One user more."""
+        self.users += 1
+        return self
+
     def copy(self) -> DescriptorTable:
         """For fork(2): the same files under the same numbers."""
         twin = DescriptorTable(self.limit)

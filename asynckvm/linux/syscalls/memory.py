@@ -2,48 +2,136 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from asynckvm.errors import SlotsExhaustedError
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.memory import MAP_ANONYMOUS, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_WRITE
+from asynckvm.linux.limits import INFINITY, Limit
+from asynckvm.linux.memory import (
+    MAP_ANONYMOUS,
+    MAP_PRIVATE,
+    MAP_TYPE,
+    PROT_WRITE,
+    Shared,
+    check_map_flags,
+    mapping_length,
+)
+from asynckvm.model.memory import PAGE, USER_MAX
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
+_MCL_ALL: Final = 7
+_MLOCK_ONFAULT: Final = 1
+_PAGES_AT_ONCE: Final = 1 << 18
+
 
 def brk(task: Task, address: int) -> int:
-    return task.process.memory.brk(address)
+    limit = task.process.limits.soft(Limit.DATA)
+    return task.memory.brk(address, limit if limit != INFINITY else USER_MAX)
 
 
 def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
-    memory = task.process.memory
+    memory = task.memory
+    if offset % PAGE:
+        raise SyscallError(errno.EINVAL)
+    mapped = mapping_length(length)
+    check_map_flags(flags)
+    _check_limit(task, mapped)
+    shared = flags & MAP_TYPE != MAP_PRIVATE
     if flags & MAP_ANONYMOUS:
-        return memory.map(address, length, protection, flags)
+        if not shared:
+            return memory.map(address, length, protection, flags)
+        with contextlib.closing(task.process.kernel.shared_memory.create(mapped)) as host_file:
+            return memory.map(address, length, protection, flags, Shared(host_file, 0, shared=True, name=b"/dev/zero (deleted)"))
     file = task.process.files.get(fd)
-    shared = flags & 3 in (MAP_SHARED, MAP_SHARED_VALIDATE)
-    if not file.readable or (shared and protection & PROT_WRITE):
+    if not file.readable or (shared and protection & PROT_WRITE and not file.writable):
         raise SyscallError(errno.EACCES)
-    return memory.map(address, length, protection, flags, file.map_file(task.process.machine, writable=False, length=0), offset)
+    if offset + mapped > 1 << 63:
+        raise SyscallError(errno.EOVERFLOW)
+    try:
+        host_file = file.map_file(task.process.machine, writable=shared and file.writable, length=offset + mapped)
+    except SlotsExhaustedError:
+        raise SyscallError(errno.ENOMEM) from None
+    name = file.describe() if file.location is not None else b""
+    return memory.map(address, length, protection, flags, Shared(host_file, offset, shared=shared, name=name))
+
+
+def _check_limit(task: Task, length: int) -> None:
+    limit = task.process.limits.soft(Limit.AS)
+    if limit != INFINITY and task.memory.mapped_bytes + length > limit:
+        raise SyscallError(errno.ENOMEM)
 
 
 def munmap(task: Task, address: int, length: int) -> int:
-    return task.process.memory.unmap(address, length)
+    return task.memory.unmap(address, length)
 
 
 def mprotect(task: Task, address: int, length: int, protection: int) -> int:
-    return task.process.memory.protect(address, length, protection)
+    return task.memory.protect(address, length, protection)
 
 
 def madvise(task: Task, address: int, length: int, advice: int) -> int:
-    return task.process.memory.advise(address, length, advice)
+    return task.memory.advise(address, length, advice)
 
 
-async def mremap(task: Task, address: int, old: int, new: int, flags: int) -> int:
-    answer = 0
-    for answer in task.process.memory.remap(address, old, new, flags):
-        # A zero is a step on the way, no address.
-        if not answer:
-            await asyncio.sleep(0)
-    return answer
+def mremap(task: Task, address: int, old: int, new: int, flags: int, target: int) -> int:
+    if new > old:
+        _check_limit(task, new - old)
+    return task.memory.remap(address, old, new, flags, target)
+
+
+def msync(task: Task, address: int, length: int, flags: int) -> int:
+    return task.memory.sync(address, length, flags)
+
+
+def mincore(task: Task, address: int, length: int, vector: int) -> int:
+    if address % PAGE:
+        raise SyscallError(errno.EINVAL)
+    if not length:
+        return 0
+    pages = -(-length // PAGE)
+    task.memory.check_mapped(address, pages * PAGE)
+    for done in range(0, pages, _PAGES_AT_ONCE):
+        count = min(_PAGES_AT_ONCE, pages - done)
+        task.space.write(vector + done, task.space.present(address + done * PAGE, count * PAGE))
+    return 0
+
+
+# ---------------------------------------------------------------- locking: nothing is ever swapped out
+
+
+def mlock(task: Task, address: int, length: int) -> int:
+    return mlock2(task, address, length, 0)
+
+
+def mlock2(task: Task, address: int, length: int, flags: int) -> int:
+    if flags & ~_MLOCK_ONFAULT:
+        raise SyscallError(errno.EINVAL)
+    length += address % PAGE
+    if not task.process.credentials.is_root and length > task.process.limits.soft(Limit.MEMLOCK):
+        raise SyscallError(errno.ENOMEM if task.process.limits.soft(Limit.MEMLOCK) else errno.EPERM)
+    if length:
+        task.memory.check_mapped(address - address % PAGE, length)
+    return 0
+
+
+def munlock(task: Task, address: int, length: int) -> int:
+    length += address % PAGE
+    if length:
+        task.memory.check_mapped(address - address % PAGE, length)
+    return 0
+
+
+def mlockall(task: Task, flags: int) -> int:
+    if not flags or flags & ~_MCL_ALL or flags == 4:  # noqa: PLR2004  MCL_ONFAULT alone
+        raise SyscallError(errno.EINVAL)
+    if not task.process.credentials.is_root and task.memory.mapped_bytes > task.process.limits.soft(Limit.MEMLOCK):
+        raise SyscallError(errno.ENOMEM if task.process.limits.soft(Limit.MEMLOCK) else errno.EPERM)
+    return 0
+
+
+def munlockall(task: Task) -> int:  # noqa: ARG001
+    return 0

@@ -56,9 +56,9 @@ def statfs(found: Statistics, device: int, flags: int) -> bytes:
     )  # fmt: skip
 
 
-def sysinfo(uptime: int, memory: int, free: int) -> bytes:
-    """struct sysinfo, 112 bytes: seconds since boot, bytes of memory, one process."""
-    return _SYSINFO.pack(uptime, 0, 0, 0, memory, free, 0, 0, 0, 0, 1, 0, 0, 0, 1)
+def sysinfo(uptime: int, memory: int, free: int, processes: int) -> bytes:
+    """struct sysinfo, 112 bytes: seconds since boot, bytes of memory, processes."""
+    return _SYSINFO.pack(uptime, 0, 0, 0, memory, free, 0, 0, 0, 0, processes, 0, 0, 0, 1)
 
 
 def rusage(processor_time: int, resident: int) -> bytes:

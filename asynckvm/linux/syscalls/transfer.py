@@ -1,6 +1,8 @@
 """read(2), write(2) and their kin: bytes between open files and guest memory.
 
-Everything moves in chunks, so that one call holds neither the event loop nor much host memory, however much it asks for.
+The hottest path of all: one buffer that is there, or that fits, is one call of the file and one copy, without a coroutine.
+Everything else moves in chunks, so that one call holds neither the event loop nor much host memory, however much it asks for.
+Source: read(2), write(2), readv(2), pipe(7), setrlimit(2) for RLIMIT_FSIZE.
 """
 
 from __future__ import annotations
@@ -10,159 +12,268 @@ import errno
 import os
 import signal
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestMemoryError
-from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.files import CHUNK
-from asynckvm.linux.usercopy import TRANSFER_MAX, read_int64, read_iovecs, write_uint64
+from asynckvm.linux.errors import INT64_MAX, SyscallError
+from asynckvm.linux.files import CHUNK, OpenFile
+from asynckvm.linux.limits import INFINITY, Limit
+from asynckvm.linux.signals import info as siginfo
+from asynckvm.linux.signals import send
+from asynckvm.linux.usercopy import TRANSFER_MAX, read_iovecs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterator, Sequence
 
-    from asynckvm.linux.files import OpenFile
     from asynckvm.linux.task import Task
 
+_RWF_HIPRI, _RWF_DSYNC, _RWF_SYNC, _RWF_NOWAIT, _RWF_APPEND = 1, 2, 4, 8, 16
+_RWF_READ: Final = _RWF_HIPRI | _RWF_NOWAIT
+_ANYBODY: Final = OpenFile.read_for
+_RWF_WRITE: Final = _RWF_HIPRI | _RWF_DSYNC | _RWF_SYNC | _RWF_NOWAIT | _RWF_APPEND
 
-async def read(task: Task, fd: int, address: int, length: int) -> int:
-    return await _read(task, _readable(task, fd), [(address, min(length, TRANSFER_MAX))], None)
+
+# ---------------------------------------------------------------- calls
+
+
+def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]:
+    file = readable(task, fd)
+    # Who reads makes a difference to a terminal, for one: such files are asked at length.
+    if length > CHUNK or type(file).read_for is not _ANYBODY:
+        return _read(task, file, [(address, min(length, TRANSFER_MAX))], None)
+    try:
+        data = file.read(length)
+    except BlockingIOError:
+        return _read(task, file, [(address, length)], None)
+    try:
+        task.process.memory.space.write(address, data)
+    except GuestMemoryError as error:
+        _rewind(file, error.done - len(data))
+        if not error.done:
+            raise
+        return error.done
+    return len(data)
+
+
+def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]:
+    process = task.process
+    file = writable(task, fd)
+    if length > CHUNK or process.limits.soft(Limit.FSIZE) != INFINITY:
+        return _write(task, file, [(address, min(length, TRANSFER_MAX))], None)
+    space = process.memory.space
+    try:
+        data = space.read(address, length)
+    except GuestMemoryError as error:
+        if not error.done:
+            raise
+        data = space.read(address, error.done)
+    try:
+        done = file.write_for(task, data)
+    except BlockingIOError:
+        if file.nonblocking:
+            raise
+        done = 0
+    except BrokenPipeError:
+        broken_pipe(task)
+        raise
+    return done if done == len(data) else _write_all(task, file, data, None, done)
 
 
 async def readv(task: Task, fd: int, vector: int, count: int) -> int:
-    file = _readable(task, fd)
+    file = readable(task, fd)
     return await _read(task, file, read_iovecs(task.space, vector, count), None)
 
 
-async def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
-    file = _readable(task, fd)
-    return await _read(task, file, [(address, min(length, TRANSFER_MAX))], _offset(offset))
-
-
-async def preadv(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = _readable(task, fd)
-    return await _read(task, file, read_iovecs(task.space, vector, count), _offset(offset))
-
-
-async def write(task: Task, fd: int, address: int, length: int) -> int:
-    return await _write(task, _writable(task, fd), [(address, min(length, TRANSFER_MAX))], None)
-
-
 async def writev(task: Task, fd: int, vector: int, count: int) -> int:
-    file = _writable(task, fd)
+    file = writable(task, fd)
     return await _write(task, file, read_iovecs(task.space, vector, count), None)
 
 
+async def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
+    file = readable(task, fd)
+    return await _read(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+
+
 async def pwrite64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
-    file = _writable(task, fd)
-    return await _write(task, file, [(address, min(length, TRANSFER_MAX))], _offset(offset))
+    file = writable(task, fd)
+    return await _write(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+
+
+async def preadv(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
+    file = readable(task, fd)
+    return await _read(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def pwritev(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = _writable(task, fd)
-    return await _write(task, file, read_iovecs(task.space, vector, count), _offset(offset))
+    file = writable(task, fd)
+    return await _write(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
-async def sendfile(task: Task, out_fd: int, in_fd: int, offset_pointer: int, count: int) -> int:
-    """From a regular file only, as for every file without a page cache behind it: EINVAL."""
-    source, target = _readable(task, in_fd), _writable(task, out_fd)
-    if not stat.S_ISREG(source.attributes().mode):
-        raise SyscallError(errno.EINVAL)
-    start = _offset(read_int64(task.space, offset_pointer)) if offset_pointer else source.seek(0, os.SEEK_CUR)
-    left, position = min(count, TRANSFER_MAX), start
-    try:
-        while left and (data := source.pread(min(left, CHUNK), position)):
-            written = await _write_all(task, target, data, None)
-            position += written
-            left -= written
-            if written < len(data):
-                break
-            await asyncio.sleep(0)
-    except (SyscallError, OSError):
-        if position == start:
-            raise
-    if offset_pointer:
-        write_uint64(task.space, offset_pointer, position)
-    else:
-        source.seek(position, os.SEEK_SET)
-    return position - start
+async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
+    """With -1 as offset it is readv. `high` says nothing where a register holds the whole offset."""
+    file = readable(task, fd)
+    if flags & ~_RWF_READ:
+        raise SyscallError(errno.EOPNOTSUPP)
+    buffers = read_iovecs(task.space, vector, count)
+    return await _read(task, file, buffers, _offset_or_position(offset), waiting=not flags & _RWF_NOWAIT)
 
 
-def _readable(task: Task, fd: int) -> OpenFile:
+async def pwritev2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
+    file = writable(task, fd)
+    if flags & ~_RWF_WRITE:
+        raise SyscallError(errno.EOPNOTSUPP)
+    buffers, waiting = read_iovecs(task.space, vector, count), not flags & _RWF_NOWAIT
+    start = _offset_or_position(offset)
+    if not flags & _RWF_APPEND or not file.positioned:
+        return await _write(task, file, buffers, start, waiting=waiting)
+    if start is None:
+        file.seek(0, os.SEEK_END)
+    return await _write(task, file, buffers, start if start is None else file.attributes().size, waiting=waiting)
+
+
+# ---------------------------------------------------------------- what other calls need too
+
+
+def readable(task: Task, fd: int) -> OpenFile:
+    """The file of a descriptor to read from. EBADF."""
     file = task.process.files.get(fd)
     if not file.readable:
         raise SyscallError(errno.EBADF)
     return file
 
 
-def _writable(task: Task, fd: int) -> OpenFile:
+def writable(task: Task, fd: int) -> OpenFile:
     file = task.process.files.get(fd)
     if not file.writable:
         raise SyscallError(errno.EBADF)
     return file
 
 
-def _offset(offset: int) -> int:
+def checked_offset(offset: int) -> int:
     if offset < 0:
         raise SyscallError(errno.EINVAL)
     return offset
 
 
-async def _read(task: Task, file: OpenFile, buffers: Iterable[tuple[int, int]], offset: int | None) -> int:
-    """Fill the buffers. A regular file is read until they are full or it ends; anything else gives what it has."""
+def broken_pipe(task: Task) -> None:
+    """The thread wrote where nobody will read."""
+    send.send_to_task(task, siginfo.from_kernel(signal.SIGPIPE))
+
+
+def room_for(task: Task, file: OpenFile, offset: int | None, length: int) -> int:
+    """How much of a write RLIMIT_FSIZE allows. EFBIG, with SIGXFSZ, for nothing at all."""
+    limit = task.process.limits.soft(Limit.FSIZE)
+    if limit == INFINITY or not length or not file.positioned:
+        return length
+    attributes = file.attributes()
+    if not stat.S_ISREG(attributes.mode):
+        return length
+    if file.flags & os.O_APPEND:
+        offset = attributes.size
+    elif offset is None:
+        offset = file.seek(0, os.SEEK_CUR)
+    if offset >= limit:
+        send.send_to_task(task, siginfo.from_kernel(signal.SIGXFSZ))
+        raise SyscallError(errno.EFBIG)
+    return min(length, limit - offset)
+
+
+async def write_data(task: Task, file: OpenFile, data: bytes, offset: int | None = None, *, waiting: bool = True) -> int:
+    """Write all of `data`, waiting for room; less when the file is non-blocking or fails later than at its first byte."""
+    room = room_for(task, file, offset, len(data))
+    return await _write_all(task, file, data if room == len(data) else data[:room], offset, 0, waiting=waiting)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _offset_or_position(offset: int) -> int | None:
+    return None if offset == -1 else checked_offset(offset)
+
+
+async def _read(
+    task: Task, file: OpenFile, buffers: Sequence[tuple[int, int]], offset: int | None, *, waiting: bool = True
+) -> int:
+    """Fill the buffers. A regular file is read until they are full or it ends; anything else gives once what it has."""
+    total = sum(length for _, length in buffers)
+    if offset is not None:
+        total = min(total, INT64_MAX - offset)
     done = 0
     try:
-        for address, length in buffers:
-            filled = 0
-            while filled < length:
-                if done:
-                    await asyncio.sleep(0)
-                position = None if offset is None else offset + done
-                data = await _read_some(task, file, length - filled, position, waiting=not done)
-                _deliver(task, file, address + filled, data, offset)
-                filled += len(data)
-                done += len(data)
-                if not data or (filled < length and not file.positioned):
-                    return done
-    except GuestMemoryError as error:
-        if not done + error.done:
-            raise
-        done += error.done
+        while True:
+            left = min(total - done, CHUNK)
+            if offset is not None:
+                data = file.pread(left, offset + done)
+            elif done or not waiting:
+                data = file.read(left)
+            else:
+                data = await file.read_for(task, left)
+            stored = _store(task, buffers, done, data)
+            done += stored
+            if stored < len(data):
+                if offset is None:
+                    _rewind(file, stored - len(data))
+                if not done:
+                    raise SyscallError(errno.EFAULT)
+                return done
+            if not data or done >= total or not file.positioned:
+                return done
+            await asyncio.sleep(0)
     except (SyscallError, OSError):
         if not done:
             raise
     return done
 
 
-def _deliver(task: Task, file: OpenFile, address: int, data: bytes, offset: int | None) -> None:
-    """Write what was read; a regular file's position goes back over what the guest had no room for."""
+def _store(task: Task, buffers: Sequence[tuple[int, int]], start: int, data: bytes) -> int:
+    """How many of the bytes the guest had room for."""
+    space, stored = task.process.memory.space, 0
     try:
-        task.space.write(address, data)
+        for address, piece in _scattered(buffers, start, data):
+            space.write(address, piece)
+            stored += len(piece)
     except GuestMemoryError as error:
-        if offset is None and file.positioned:
-            file.seek(error.done - len(data), os.SEEK_CUR)
-        raise
+        stored += error.done
+    return stored
 
 
-async def _read_some(task: Task, file: OpenFile, length: int, offset: int | None, *, waiting: bool) -> bytes:
-    if offset is not None:
-        return file.pread(length, offset)
-    while True:
-        try:
-            return file.read(length)
-        except BlockingIOError:
-            if not waiting or file.nonblocking:
-                raise
-            await task.wait(file.queue)
+def _scattered(buffers: Sequence[tuple[int, int]], start: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Which piece of `data` goes where, when `start` bytes of the buffers are full."""
+    taken = 0
+    for address, length in buffers:
+        if start >= length:
+            start -= length
+            continue
+        piece = data[taken : taken + length - start]
+        if not piece:
+            return
+        yield address + start, piece
+        taken += len(piece)
+        start = 0
 
 
-async def _write(task: Task, file: OpenFile, buffers: Iterable[tuple[int, int]], offset: int | None) -> int:
+def _rewind(file: OpenFile, distance: int) -> None:
+    """What was read and could not be stored is left in the file, where that is possible."""
+    if file.positioned:
+        file.seek(distance, os.SEEK_CUR)
+
+
+# ---------------------------------------------------------------- writing
+
+
+async def _write(
+    task: Task, file: OpenFile, buffers: Sequence[tuple[int, int]], offset: int | None, *, waiting: bool = True
+) -> int:
     """Write the buffers, gathered: what a pipe takes as one piece stays one piece."""
     done = 0
     try:
         for data in _gather(task, buffers):
             if done:
                 await asyncio.sleep(0)
-            written = await _write_all(task, file, data, None if offset is None else offset + done)
+            position = None if offset is None else offset + done
+            if position is not None and position + len(data) > INT64_MAX:
+                raise SyscallError(errno.EFBIG if position == INT64_MAX else errno.EINVAL)
+            written = await write_data(task, file, data, position, waiting=waiting)
             done += written
             if written < len(data):
                 break
@@ -172,51 +283,54 @@ async def _write(task: Task, file: OpenFile, buffers: Iterable[tuple[int, int]],
     return done
 
 
-def _gather(task: Task, buffers: Iterable[tuple[int, int]]) -> Iterable[bytes]:
+def _gather(task: Task, buffers: Sequence[tuple[int, int]]) -> Iterator[bytes]:
     """The buffers' bytes in pieces of at most CHUNK; what lies before a bad address still comes. At least one piece."""
-    gathered, yielded = bytearray(), False
+    space = task.process.memory.space
+    gathered: list[bytes] = []
+    room = CHUNK
+    yielded = False
     for address, length in buffers:
         taken = 0
         while taken < length:
-            piece = min(length - taken, CHUNK - len(gathered))
+            piece = min(length - taken, room)
             try:
-                gathered += task.space.read(address + taken, piece)
+                gathered.append(space.read(address + taken, piece))
             except GuestMemoryError as error:
                 if error.done:
-                    gathered += task.space.read(address + taken, error.done)
+                    gathered.append(space.read(address + taken, error.done))
                 if gathered:
-                    yield bytes(gathered)
+                    yield b"".join(gathered)
                 raise
             taken += piece
-            if len(gathered) == CHUNK:
-                yield bytes(gathered)
+            room -= piece
+            if not room:
+                yield b"".join(gathered)
                 yielded = True
-                gathered.clear()
+                gathered, room = [], CHUNK
     if gathered or not yielded:
-        yield bytes(gathered)
+        yield b"".join(gathered)
 
 
-async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None) -> int:
-    """Write all of `data`, waiting for room; less when the file is non-blocking or fails later than its first byte."""
-    done = 0
-    while True:
-        try:
+async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None, done: int, *, waiting: bool = True) -> int:
+    """Write what is left of `data` after the first `done` bytes."""
+    try:
+        while True:
             piece = data[done:] if done else data
-            done += file.write(piece) if offset is None else file.pwrite(piece, offset + done)
-        except BlockingIOError:
-            if file.nonblocking:
-                if done:
-                    return done
-                raise
-            await task.wait(file.queue)
-        except BrokenPipeError:
-            task.process.signals.send(signal.SIGPIPE)
-            if done:
+            try:
+                taken = file.write_for(task, piece) if offset is None else file.pwrite(piece, offset + done)
+            except BlockingIOError:
+                if file.nonblocking or not waiting:
+                    raise
+                await task.wait(file.queue)
+                continue
+            done += taken
+            if done >= len(data) or not taken:
                 return done
+    except BrokenPipeError:
+        broken_pipe(task)
+        if not done:
             raise
-        except (SyscallError, OSError):
-            if done:
-                return done
+    except (SyscallError, OSError):
+        if not done:
             raise
-        if done >= len(data):
-            return done
+    return done

@@ -121,7 +121,8 @@ AKVM_API int akvm_memory_status(const struct akvm_machine *machine, struct akvm_
 
 /* ---------------------------------------------------------------- address spaces */
 
-enum { AKVM_READ = 1, AKVM_WRITE = 2, AKVM_EXECUTE = 4 };
+/* AKVM_SHARED is for akvm_space_map: stores go to the file. */
+enum { AKVM_READ = 1, AKVM_WRITE = 2, AKVM_EXECUTE = 4, AKVM_SHARED = 8 };
 
 /* User addresses lie in [AKVM_USER_MIN, AKVM_USER_MAX). */
 #define AKVM_USER_MIN 0x10000
@@ -137,25 +138,42 @@ AKVM_API int akvm_space_fork(struct akvm_space *space, struct akvm_space **child
 /* No context may be attached. Frames and tables return to the machine once no vCPU can reach them. */
 AKVM_API int akvm_space_destroy(struct akvm_space *space);
 /* Replace whatever is mapped in [address, address+length). file NULL: zero-filled private memory. Otherwise `offset` bytes
- * into the file, page-aligned: read-only views share the host's page cache, writes go to private copies. */
+ * into the file, page-aligned: read-only views share the host's page cache, writes go to private copies. With AKVM_SHARED they go
+ * to the file, for everybody to see at once; -EACCES when it is to be written and the file was not opened so. Pages past the
+ * file's end are there as soon as it has grown; until then who touches them has a bus error. */
 AKVM_API int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access, struct akvm_file *file,
 			    uint64_t offset);
 AKVM_API int akvm_space_unmap(struct akvm_space *space, uint64_t address, uint64_t length);
-/* -ENOMEM when part of the range is unmapped (as mprotect). */
+/* -ENOMEM when part of the range is unmapped (as mprotect); -EACCES as in map. */
 AKVM_API int akvm_space_protect(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access);
-/* Drop the contents of private memory in the range: next touch sees zeroes (or the file). As madvise(MADV_DONTNEED). */
+/* Drop the contents of private memory in the range: next touch sees zeroes (or the file). As madvise(MADV_DONTNEED). Shared
+ * memory keeps its contents. */
 AKVM_API int akvm_space_discard(struct akvm_space *space, uint64_t address, uint64_t length);
+/* Move what is mapped in [from, from+length) to [to, to+length) without copying, in place of what is there; nothing is mapped at
+ * `from` afterwards. As mremap(2) with MREMAP_MAYMOVE | MREMAP_FIXED: -EINVAL when the ranges overlap, -EFAULT when part of the
+ * source is unmapped. After a failure all is as it was. */
+AKVM_API int akvm_space_move(struct akvm_space *space, uint64_t from, uint64_t to, uint64_t length);
 /* Copy as the guest itself would: faults pages in, honours protection. Returns bytes copied, short at the first bad page;
  * -EFAULT when not even the first byte could be copied, -ENOMEM when only memory or the space's limit stood in the way.
- * `force` ignores protection (never region bounds): for loaders. */
+ * `force` ignores protection (never region bounds, and not that of shared memory): for loaders. Writes to shared memory go to the
+ * file and never make it longer. */
 AKVM_API int64_t akvm_space_read(struct akvm_space *space, uint64_t address, void *buffer, uint64_t length);
 AKVM_API int64_t akvm_space_write(struct akvm_space *space, uint64_t address, const void *buffer, uint64_t length, bool force);
 /* Length of the NUL-terminated string at `address` copied to buffer without its NUL; -ENAMETOOLONG, -EFAULT. */
 AKVM_API int64_t akvm_space_read_string(struct akvm_space *space, uint64_t address, char *buffer, uint64_t capacity);
+/* The 4 bytes at `address`, a multiple of 4, become `desired` if they are `expected`; what they were goes to *old. Atomic towards
+ * vCPUs that run, in this space and in those that share the memory. -EFAULT and -ENOMEM as write without force. On memory
+ * shared through a file it must not be called while another host process may cut that very page off the file: the page is
+ * made sure of, and then touched. */
+AKVM_API int akvm_space_compare_exchange32(struct akvm_space *space, uint64_t address, uint32_t expected, uint32_t desired,
+					   uint32_t *old);
+/* For each of so many pages 1 when there is something behind it: private memory, or a file's page that was touched through this
+ * space; else 0. -ENOMEM when part of the range is unmapped (as mincore). */
+AKVM_API int akvm_space_present(struct akvm_space *space, uint64_t address, uint64_t pages, uint8_t *out);
 struct akvm_region {
 	uint64_t start, end, offset;
-	uint32_t access;
-	uint32_t file; /* 0: anonymous, else the file's number */
+	uint32_t access; /* with AKVM_SHARED */
+	uint32_t file;   /* 0: anonymous, else the file's number */
 };
 /* First region with end > address; 0 when found, -ENOENT. */
 AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region);
@@ -168,8 +186,13 @@ AKVM_API uint64_t akvm_space_resident(struct akvm_space *space);
 AKVM_API void akvm_space_limit(struct akvm_space *space, uint64_t pages);
 
 /* A host file mapped once per machine and shared by all spaces, with a descriptor of its own. Same inode, same object
- * (reference counted). Only regular files; what a file grows by after it was opened is read as private copies. Thread: any. */
-AKVM_API int akvm_file_open(struct akvm_machine *machine, int fd, struct akvm_file **file);
+ * (reference counted), one for reading and one, from a descriptor open for both and not for appending (-EINVAL), that shared
+ * mappings may write to. Only regular files, memfds among them.
+ * `bytes` is what the mapping is expected to need, if that is more than the file's length now (0: it is not): so much, in whole
+ * 2 MiB, is ready for a file that grows, at the price of 1/512 of it in host kernel memory. Asking for more than there is makes
+ * a larger object, which takes over as references to the old one go. What grows beyond is private copies to a private view;
+ * a shared one is moved over to a larger object when it is touched. Thread: any. */
+AKVM_API int akvm_file_open(struct akvm_machine *machine, int fd, bool writable, uint64_t bytes, struct akvm_file **file);
 AKVM_API void akvm_file_close(struct akvm_file *file);
 
 /* ---------------------------------------------------------------- contexts */
@@ -285,6 +308,17 @@ enum akvm_operation {
 	AKVM_OPERATION_NOTHING,   /* enter ring 0 and come back: a probe of the round trip */
 };
 AKVM_API int akvm_context_operate(struct akvm_context *context, uint32_t vcpu, uint32_t operation);
+
+/* ---------------------------------------------------------------- clocks */
+
+/* The time stamp counter, and what the host's clocks show at that moment. The counter was read within `width` ticks of
+ * CLOCK_MONOTONIC; the other clocks are that one and their distance from it. */
+struct akvm_clock_sample {
+	uint64_t tsc, width;
+	uint64_t monotonic_ns, realtime_ns, boottime_ns, tai_ns;
+};
+/* Every store before the call is visible before the counter is read. Thread: any. */
+AKVM_API void akvm_clock_sample(struct akvm_clock_sample *sample);
 
 /* Name of the host operation behind the calling thread's last failure ("KVM_CREATE_VM", "mmap frames", ...). */
 AKVM_API const char *akvm_last_error(void);

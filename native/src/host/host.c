@@ -28,6 +28,11 @@ static int host_ioctl(int fd, unsigned long request, void *argument)
 	return ioctl(fd, request, argument);
 }
 
+static int host_status_flags(int fd)
+{
+	return fcntl(fd, F_GETFL);
+}
+
 static int host_duplicate(int fd)
 {
 	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -101,7 +106,9 @@ static const struct akvm__host kernel = {
 	.eventfd = eventfd,
 	.write = write,
 	.pread = pread,
+	.pwrite = pwrite,
 	.fstat = fstat,
+	.status_flags = host_status_flags,
 	.duplicate = host_duplicate,
 	.find_entry = host_find_entry,
 	.sigaction = sigaction,

@@ -27,8 +27,10 @@ struct akvm__host {
 	int (*eventfd)(unsigned int initial, int flags);
 	ssize_t (*write)(int fd, const void *buffer, size_t count);
 	ssize_t (*pread)(int fd, void *buffer, size_t count, off_t offset);
+	ssize_t (*pwrite)(int fd, const void *buffer, size_t count, off_t offset);
 	int (*fstat)(int fd, struct stat *status);
-	int (*duplicate)(int fd); /* fcntl(F_DUPFD_CLOEXEC) */
+	int (*status_flags)(int fd); /* fcntl(F_GETFL) */
+	int (*duplicate)(int fd);    /* fcntl(F_DUPFD_CLOEXEC) */
 	/* The last name in `folder` that begins with `prefix`, cut to fit; "" when there is none. */
 	int (*find_entry)(const char *folder, const char *prefix, char *name, size_t bytes);
 	int (*sigaction)(int signal, const struct sigaction *action, struct sigaction *old);

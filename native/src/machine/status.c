@@ -59,7 +59,7 @@ int akvm_space_create(struct akvm_machine *machine, struct akvm_space **space)
 	return akvm__space_create(machine->mm, space);
 }
 
-int akvm_file_open(struct akvm_machine *machine, int fd, struct akvm_file **file)
+int akvm_file_open(struct akvm_machine *machine, int fd, bool writable, uint64_t bytes, struct akvm_file **file)
 {
-	return akvm__file_open(machine->mm, fd, file);
+	return akvm__file_open(machine->mm, fd, writable, bytes, file);
 }

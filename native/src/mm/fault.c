@@ -12,6 +12,8 @@
 
 /* Zeroed pages mapped around a fault: each costs memory, where a file's page costs an entry. */
 enum { ANONYMOUS_AROUND = 8 };
+/* Pages copied around a write to a page that a fork shares: they cost memory too. */
+enum { COPIES_AROUND = 4 };
 
 /* Room for `frames` more pages, in the space's limit and in limbo. Returns enum akvm_fault. */
 static int admit(struct akvm_space *space, uint32_t frames)
@@ -89,12 +91,12 @@ static int map_one(struct akvm_space *space, const struct akvm__vma *vma, uint64
 	if (vma->file == NULL)
 		return map_zero(space, vma, place, entry);
 	page = file_offset(vma, address) / AKVM__PAGE;
-	/* What the file grew by since it was opened lies beyond its slot: such pages are copies too. */
-	if (write || (page >= vma->file->pages && page < file_pages))
+	/* What the file grew by since it was opened may lie beyond its slot: such pages are copies too. */
+	if (!vma->shared && (write || (page >= vma->file->pages && page < file_pages)))
 		return copy_file_page(space, vma, address, place, entry);
-	if (page >= file_pages)
+	if (page >= file_pages || page >= vma->file->pages)
 		return AKVM_FAULT_BUS;
-	*entry = akvm__entry_make(vma->file->gpa + page * AKVM__PAGE, AKVM__SMALL, vma->access, false);
+	*entry = akvm__entry_make(vma->file->gpa + page * AKVM__PAGE, AKVM__SMALL, vma->access, vma->shared);
 	akvm__page_set(space, place, *entry);
 	return AKVM_FAULT_NONE;
 }
@@ -124,7 +126,24 @@ static void map_around(struct akvm_space *space, const struct akvm__vma *vma, ui
 	}
 }
 
-static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, bool write, struct akvm__place place,
+/*
+ * The file has grown beyond the slot of a shared region, which must show the file itself: the region goes over to a larger
+ * object. Its pages do too, as they are touched. Where there is no such object to be had, the touch will be told BUS.
+ */
+static void follow_growth(struct akvm_space *space, struct akvm__vma *vma)
+{
+	struct akvm_file *larger;
+
+	if (akvm__limbo_reserve(&space->limbo, 1) != 0 ||
+	    akvm__files_open(&space->mm->files, vma->file->fd, vma->file->writable, 0, &larger) != 0)
+		return;
+	akvm__pages_clear(space, vma->start, vma->end, false);
+	akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)vma->file);
+	vma->file = larger;
+	space->limbo.owed++;
+}
+
+static int populate(struct akvm_space *space, struct akvm__vma *vma, uint64_t address, bool write, struct akvm__place place,
 		    uint64_t *entry)
 {
 	uint64_t file_pages = vma->file != NULL ? akvm__file_pages_now(vma->file) : 0;
@@ -133,6 +152,9 @@ static int populate(struct akvm_space *space, const struct akvm__vma *vma, uint6
 	/* An entry at level 2 or above is empty: no table, so nothing is mapped in the 2 MiB around. */
 	if (vma->file == NULL && place.level > 1 && map_huge(space, vma, address, entry))
 		return AKVM_FAULT_NONE;
+	if (vma->shared && file_offset(vma, address) / AKVM__PAGE >= vma->file->pages &&
+	    file_offset(vma, address) / AKVM__PAGE < file_pages)
+		follow_growth(space, vma);
 	fault = akvm__walk_make(space, address, 1, &place);
 	if (fault != 0)
 		return fault == -EDQUOT ? AKVM_FAULT_LIMIT : AKVM_FAULT_MEMORY;
@@ -174,30 +196,71 @@ static int copy_page(struct akvm_space *space, const struct akvm__vma *vma, uint
 	return AKVM_FAULT_NONE;
 }
 
-/* Make the page at `place` this space's alone, and writable if the region is. */
-static int own(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, struct akvm__place place,
-	       uint64_t *entry)
+/* The neighbours' turn: those that nobody else holds any more become writable, which costs an entry each; a few are copied, while
+ * there is memory for it. Either is a tenth of the fault it saves. */
+static void own_around(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, struct akvm__place place)
+{
+	struct akvm__frames *frames = &space->mm->frames;
+	const struct akvm__mm_hooks *hooks = &space->mm->hooks;
+	uint32_t around = space->mm->fault_around, fault = place.index, first = fault - fault % around;
+	bool copies = akvm__frames_used(frames) < frames->bytes / AKVM__PAGE / 2 &&
+		      hooks->settled(hooks->opaque, space, space->generation);
+
+	for (uint32_t index = first; index < first + around; index++) {
+		uint64_t at = address + index * AKVM__PAGE - fault * AKVM__PAGE, entry;
+
+		place.index = (uint16_t)index;
+		entry = akvm__entry_get(space, place);
+		if (at < vma->start || at >= vma->end || !(entry & AKVM__ENTRY_PRESENT) || entry & AKVM__ENTRY_WRITE ||
+		    !akvm__entry_private(entry))
+			continue;
+		if (akvm__frames_exclusive(frames, akvm__entry_gpa(entry), AKVM__SMALL))
+			akvm__entry_set(space, place, akvm__entry_make(akvm__entry_gpa(entry), AKVM__SMALL, vma->access, true));
+		else if (copies && index / COPIES_AROUND == fault / COPIES_AROUND)
+			copies = copy_page(space, vma, at, place, &entry) == AKVM_FAULT_NONE;
+	}
+}
+
+/* A private page becomes this space's alone, and writable if the region is. */
+static int own_private(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags,
+		       struct akvm__place place, uint64_t *entry)
 {
 	const struct akvm__mm_hooks *hooks = &space->mm->hooks;
 	uint64_t gpa = akvm__entry_gpa(*entry);
 	uint32_t size = akvm__entry_size(*entry);
+	int fault = AKVM_FAULT_NONE;
 
-	if (*entry & AKVM__ENTRY_WRITE)
-		return AKVM_FAULT_NONE;
-	if (!akvm__entry_private(*entry))
-		return copy_file_page(space, vma, address, place, entry);
 	if (akvm__frames_exclusive(&space->mm->frames, gpa, size)) {
 		*entry = akvm__entry_make(gpa, size, vma->access, true);
 		akvm__entry_set(space, place, *entry);
-		return AKVM_FAULT_NONE;
+	} else {
+		/* A vCPU that has not yet seen the page become read-only would write to the old copy behind our back. */
+		if (flags & AKVM__PAGE_GUEST && !hooks->settled(hooks->opaque, space, space->generation))
+			return AKVM_FAULT_NONE;
+		fault = copy_page(space, vma, address, place, entry);
 	}
-	/* A vCPU that has not yet seen the page become read-only would write to the old copy behind our back. */
-	if (flags & AKVM__PAGE_GUEST && !hooks->settled(hooks->opaque, space, space->generation))
-		return AKVM_FAULT_NONE;
-	return copy_page(space, vma, address, place, entry);
+	if (fault == AKVM_FAULT_NONE && size == AKVM__SMALL && flags & AKVM__PAGE_GUEST)
+		own_around(space, vma, address, place);
+	return fault;
 }
 
-int akvm__page_in(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, uint64_t *entry)
+/* Make the page at `place` writable if the region is, and this space's alone unless it is shared. */
+static int own(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, struct akvm__place place,
+	       uint64_t *entry)
+{
+	if (*entry & AKVM__ENTRY_WRITE)
+		return AKVM_FAULT_NONE;
+	if (vma->shared) {
+		*entry = akvm__entry_make(akvm__entry_gpa(*entry), AKVM__SMALL, vma->access, true);
+		akvm__entry_set(space, place, *entry);
+		return AKVM_FAULT_NONE;
+	}
+	if (!akvm__entry_private(*entry))
+		return copy_file_page(space, vma, address, place, entry);
+	return own_private(space, vma, address, flags, place, entry);
+}
+
+int akvm__page_in(struct akvm_space *space, struct akvm__vma *vma, uint64_t address, uint32_t flags, uint64_t *entry)
 {
 	struct akvm__place place;
 	int fault = AKVM_FAULT_NONE;
@@ -218,7 +281,7 @@ int akvm__space_fault(struct akvm_space *space, uint64_t address, uint32_t acces
 {
 	/* Write and execute permission imply read, as the page tables have it. */
 	uint32_t need = access & AKVM_WRITE ? AKVM_WRITE : access & AKVM_EXECUTE ? AKVM_EXECUTE : ~0u;
-	const struct akvm__vma *vma;
+	struct akvm__vma *vma;
 	uint64_t entry;
 	int fault;
 

@@ -2,11 +2,12 @@
  * Host files: see files.h.
  *
  * A duplicate of the caller's descriptor is kept, so that the inode stays the one it was and its bytes can be copied with
- * pread(), which fails where a load would kill.
+ * pread() and pwrite(), which fail where a load or store would kill.
  */
 #include "files.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,8 +16,8 @@
 #include "host/host.h"
 #include "pagetable.h"
 
-/* Interrupted reads of one page in a row after which the host is taken to be unable to read it. */
-enum { READ_ATTEMPTS = 1000 };
+/* Interrupted copies of one page in a row after which the host is taken to be unable to make them. */
+enum { COPY_ATTEMPTS = 1000 };
 
 int akvm__files_create(struct akvm__files *files, const struct akvm__mm_hooks *hooks, uint32_t slots_max)
 {
@@ -111,8 +112,8 @@ static void unplace(struct akvm__files *files, struct akvm_file *file)
 /* Map the file and give it a slot. */
 static int back(struct akvm__files *files, struct akvm_file *file)
 {
-	void *host = AKVM__HOST->mmap(NULL, file->pages * AKVM__PAGE, PROT_READ, MAP_SHARED, file->fd, 0);
-	int error;
+	int protection = file->writable ? PROT_READ | PROT_WRITE : PROT_READ, error;
+	void *host = AKVM__HOST->mmap(NULL, file->pages * AKVM__PAGE, protection, MAP_SHARED, file->fd, 0);
 
 	if (host == MAP_FAILED)
 		return akvm__fail("mmap file", errno);
@@ -126,7 +127,8 @@ static int back(struct akvm__files *files, struct akvm_file *file)
 		drop_slot(files, file->slot);
 		return akvm__fail("guest-physical room for file", -error);
 	}
-	error = files->hooks->set_slot(files->hooks->opaque, file->slot, 1, file->gpa, host, file->pages * AKVM__PAGE);
+	error = files->hooks->set_slot(files->hooks->opaque, file->slot, !file->writable, file->gpa, host,
+				       file->pages * AKVM__PAGE);
 	if (error) {
 		unplace(files, file);
 		drop_slot(files, file->slot);
@@ -134,17 +136,14 @@ static int back(struct akvm__files *files, struct akvm_file *file)
 	return error;
 }
 
-static int open_new(struct akvm__files *files, int fd, const struct stat *status, struct akvm_file **out)
+static int open_new(struct akvm__files *files, int fd, const struct akvm_file *like, uint32_t number, struct akvm_file **out)
 {
 	struct akvm_file *file = AKVM__HOST->calloc(1, sizeof(*file)), **bucket;
 	int error = 0;
 
 	if (file == NULL)
 		return akvm__fail("allocate file", ENOMEM);
-	file->device = status->st_dev;
-	file->inode = status->st_ino;
-	file->pages = ((uint64_t)status->st_size + AKVM__PAGE - 1) / AKVM__PAGE;
-	file->gpa_bytes = (file->pages * AKVM__PAGE + AKVM__HUGE_PAGE - 1) & ~(AKVM__HUGE_PAGE - 1);
+	*file = *like;
 	file->fd = AKVM__HOST->duplicate(fd);
 	if (file->fd < 0)
 		error = akvm__fail("dup file", errno);
@@ -157,7 +156,7 @@ static int open_new(struct akvm__files *files, int fd, const struct stat *status
 	}
 	file->files = files;
 	file->references = 1;
-	file->number = ++files->number;
+	file->number = number ? number : ++files->number;
 	if (file->number == 0)
 		file->number = ++files->number;
 	bucket = bucket_of(files, file->device, file->inode);
@@ -167,25 +166,60 @@ static int open_new(struct akvm__files *files, int fd, const struct stat *status
 	return 0;
 }
 
-int akvm__files_open(struct akvm__files *files, int fd, struct akvm_file **out)
+/* What the object must be at least; its GPA is not yet known. */
+static int describe(int fd, bool writable, uint64_t bytes, struct akvm_file *like)
 {
 	struct stat status;
-	struct akvm_file *file;
-	int error = 0;
+	int flags = 0;
 
 	if (AKVM__HOST->fstat(fd, &status) != 0)
 		return akvm__fail("fstat file", errno);
 	if (!S_ISREG(status.st_mode))
 		return akvm__fail("open file: not a regular file", EINVAL);
+	if (writable)
+		flags = AKVM__HOST->status_flags(fd);
+	if (flags < 0)
+		return akvm__fail("fcntl file", errno);
+	/* pwrite() would go to the end of the file, whatever the offset. */
+	if (writable && ((flags & O_ACCMODE) != O_RDWR || flags & O_APPEND))
+		return akvm__fail("open file: not for reading and writing anywhere", EINVAL);
+	if (bytes < (uint64_t)status.st_size)
+		bytes = (uint64_t)status.st_size;
+	if (bytes > AKVM__GPA_FILES_END - AKVM_GPA_FILES)
+		return akvm__fail("guest-physical room for file", ENOSPC);
+	bytes = (bytes + AKVM__HUGE_PAGE - 1) & ~(AKVM__HUGE_PAGE - 1);
+	*like = (struct akvm_file){
+		.device = status.st_dev,
+		.inode = status.st_ino,
+		.pages = bytes / AKVM__PAGE,
+		.gpa_bytes = bytes,
+		.writable = writable,
+	};
+	return 0;
+}
+
+int akvm__files_open(struct akvm__files *files, int fd, bool writable, uint64_t bytes, struct akvm_file **out)
+{
+	struct akvm_file *file, like;
+	uint32_t number = 0;
+	int error = describe(fd, writable, bytes, &like);
+
+	if (error)
+		return error;
 	pthread_mutex_lock(&files->lock);
-	file = *bucket_of(files, status.st_dev, status.st_ino);
-	while (file != NULL && (file->device != status.st_dev || file->inode != status.st_ino))
-		file = file->next;
+	/* Later ones come first, and are larger. */
+	for (file = *bucket_of(files, like.device, like.inode); file != NULL; file = file->next) {
+		if (file->device != like.device || file->inode != like.inode || file->writable != writable)
+			continue;
+		number = file->number;
+		if (file->pages >= like.pages)
+			break;
+	}
 	if (file != NULL) {
 		file->references++;
 		*out = file;
 	} else {
-		error = open_new(files, fd, &status, out);
+		error = open_new(files, fd, &like, number, out);
 	}
 	pthread_mutex_unlock(&files->lock);
 	return error;
@@ -204,7 +238,7 @@ static void destroy(struct akvm__files *files, struct akvm_file *file)
 
 	if (file->pages > 0) {
 		/* A slot that cannot be removed stays, file and all, for the next one who opens it: nothing may take its place. */
-		if (files->hooks->set_slot(files->hooks->opaque, file->slot, 1, file->gpa, file->host, 0) != 0)
+		if (files->hooks->set_slot(files->hooks->opaque, file->slot, !file->writable, file->gpa, file->host, 0) != 0)
 			return;
 		unplace(files, file);
 		drop_slot(files, file->slot);
@@ -253,7 +287,7 @@ int akvm__file_copy(const struct akvm_file *file, uint64_t offset, void *buffer,
 	for (uint32_t attempts = 0; done < length;) {
 		ssize_t count = AKVM__HOST->pread(file->fd, (uint8_t *)buffer + done, length - done, (off_t)(offset + done));
 
-		if (count < 0 && (errno != EINTR || ++attempts == READ_ATTEMPTS))
+		if (count < 0 && (errno != EINTR || ++attempts == COPY_ATTEMPTS))
 			return -EFAULT;
 		if (count == 0)
 			break;
@@ -265,6 +299,55 @@ int akvm__file_copy(const struct akvm_file *file, uint64_t offset, void *buffer,
 	if (done == 0 && offset / AKVM__PAGE >= akvm__file_pages_now(file))
 		return -EFAULT;
 	memset((uint8_t *)buffer + done, 0, length - done);
+	return 0;
+}
+
+/* Bytes of [offset, offset + length), inside one page, that the file holds now; -EFAULT when it holds none of the page. */
+static int64_t held(const struct akvm_file *file, uint64_t offset, uint32_t length)
+{
+	struct stat status;
+	uint64_t size;
+
+	if (AKVM__HOST->fstat(file->fd, &status) != 0)
+		return -EFAULT;
+	size = (uint64_t)status.st_size;
+	if (size <= (offset & ~(AKVM__PAGE - 1)))
+		return -EFAULT;
+	if (size <= offset)
+		return 0;
+	return size - offset < length ? (int64_t)(size - offset) : length;
+}
+
+int akvm__file_store(const struct akvm_file *file, uint64_t offset, const void *buffer, uint32_t length)
+{
+	int64_t left = held(file, offset, length);
+
+	if (left < 0)
+		return -EFAULT;
+	for (uint32_t attempts = 0; left > 0;) {
+		ssize_t count = AKVM__HOST->pwrite(file->fd, buffer, (size_t)left, (off_t)offset);
+
+		if (count == 0 || (count < 0 && (errno != EINTR || ++attempts == COPY_ATTEMPTS)))
+			return -EFAULT;
+		if (count < 0)
+			continue;
+		buffer = (const uint8_t *)buffer + count;
+		offset += (uint64_t)count;
+		left -= count;
+	}
+	return 0;
+}
+
+int akvm__file_compare_exchange(const struct akvm_file *file, uint64_t offset, uint32_t *word, uint32_t desired)
+{
+	uint32_t *place;
+
+	if (offset / AKVM__PAGE >= file->pages)
+		return -EFAULT;
+	place = (uint32_t *)(void *)(file->host + offset);
+	if (AKVM__HOST->madvise(file->host + offset / AKVM__PAGE * AKVM__PAGE, AKVM__PAGE, MADV_POPULATE_WRITE) != 0)
+		return -EFAULT;
+	(void)__atomic_compare_exchange_n(place, word, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	return 0;
 }
 

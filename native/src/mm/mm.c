@@ -116,9 +116,9 @@ uint64_t akvm__mm_kernel_root(struct akvm__mm *mm)
 	return akvm__tables_gpa(mm->kernel_root);
 }
 
-int akvm__file_open(struct akvm__mm *mm, int fd, struct akvm_file **file)
+int akvm__file_open(struct akvm__mm *mm, int fd, bool writable, uint64_t bytes, struct akvm_file **file)
 {
-	return akvm__files_open(&mm->files, fd, file);
+	return akvm__files_open(&mm->files, fd, writable, bytes, file);
 }
 
 static uint64_t counter(uint64_t *value)

@@ -44,7 +44,7 @@ void akvm__mm_status(struct akvm__mm *mm, struct akvm_memory_status *status);
 uint64_t akvm__mm_kernel_root(struct akvm__mm *mm);
 
 int akvm__space_create(struct akvm__mm *mm, struct akvm_space **space);
-int akvm__file_open(struct akvm__mm *mm, int fd, struct akvm_file **file);
+int akvm__file_open(struct akvm__mm *mm, int fd, bool writable, uint64_t bytes, struct akvm_file **file);
 
 /* What a vCPU needs to enter a space. Id: unique for the life of the machine, never 0. */
 uint64_t akvm__space_id(const struct akvm_space *space);

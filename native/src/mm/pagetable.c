@@ -6,6 +6,7 @@
  */
 #include "pagetable.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #include "akvm/layout.h"
@@ -160,6 +161,15 @@ void akvm__page_clear(struct akvm_space *space, struct akvm__place place)
 	akvm__mm_count(&space->mm->counters.limbo_frames, size);
 }
 
+void akvm__table_drop(struct akvm_space *space, uint64_t entry)
+{
+	uint32_t table = akvm__tables_index(entry);
+
+	assert(space->mm->tables.tables[table].used == 0);
+	space->tables--;
+	akvm__limbo_push(&space->limbo, AKVM__LIMBO_TABLE, akvm__tables_gpa(table));
+}
+
 /* Recursion is as deep as the tables: four. */
 static int visit(struct akvm__visitor *visitor, uint32_t table, uint32_t level, uint64_t base)
 {
@@ -187,10 +197,9 @@ static int visit(struct akvm__visitor *visitor, uint32_t table, uint32_t level, 
 		error = visit(visitor, below, level - 1, address);
 		if (error)
 			return error;
-		if (space->mm->tables.tables[below].used == 0) {
+		if (space->mm->tables.tables[below].used == 0 && !visitor->keep_tables) {
 			akvm__entry_set(space, place, 0);
-			space->tables--;
-			akvm__limbo_push(&space->limbo, AKVM__LIMBO_TABLE, akvm__tables_gpa(below));
+			akvm__table_drop(space, entry);
 		}
 	}
 	return 0;

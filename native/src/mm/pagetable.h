@@ -36,7 +36,8 @@ struct akvm__visitor {
 	int (*page)(struct akvm__visitor *visitor, struct akvm__place place, uint64_t entry, uint64_t address);
 	uint32_t access; /* for the caller's page() */
 	struct akvm_space *child;
-	bool keep_files;
+	bool keep_files, keep_tables;
+	uint64_t distance;
 	uint64_t visited;
 };
 
@@ -62,8 +63,11 @@ void akvm__page_set(struct akvm_space *space, struct akvm__place place, uint64_t
 /* Take away whatever page is there; frames go to limbo. */
 void akvm__page_clear(struct akvm_space *space, struct akvm__place place);
 
-/* Visit; stops at the first page() that fails and returns its error. Tables left without entries are taken away. */
+/* Visit; stops at the first page() that fails and returns its error. Tables left without entries are taken away, unless
+ * keep_tables. */
 int akvm__pages_visit(struct akvm__visitor *visitor);
+/* The table that `entry`, which is about to change, points to has no entries: it goes. */
+void akvm__table_drop(struct akvm_space *space, uint64_t entry);
 /* Take away the pages of [start, end), which no large page straddles; with keep_files only the private ones. */
 void akvm__pages_clear(struct akvm_space *space, uint64_t start, uint64_t end, bool keep_files);
 

@@ -105,9 +105,28 @@ uint32_t akvm__regions_insert(struct akvm__regions *regions, const struct akvm__
 	return index;
 }
 
+void akvm__regions_move(struct akvm__regions *regions, uint32_t first, uint32_t last, uint64_t distance)
+{
+	uint32_t moved = last - first, index;
+	/* They wait behind the others: what closes up and makes way again ends before that. */
+	struct akvm__vma *array = regions->array, *aside = array + regions->count;
+
+	memcpy(aside, array + first, moved * sizeof(*array));
+	akvm__regions_remove(regions, first, last);
+	for (uint32_t i = 0; i < moved; i++) {
+		aside[i].start += distance;
+		aside[i].end += distance;
+	}
+	index = akvm__regions_find(regions, aside->start);
+	memmove(array + index + moved, array + index, (regions->count - index) * sizeof(*array));
+	memcpy(array + index, aside, moved * sizeof(*array));
+	regions->count += moved;
+}
+
 static bool one_mapping(const struct akvm__vma *left, const struct akvm__vma *right)
 {
-	if (left->end != right->start || left->access != right->access || left->file != right->file)
+	if (left->end != right->start || left->access != right->access || left->file != right->file ||
+	    left->shared != right->shared)
 		return false;
 	return left->file == NULL || left->offset + (left->end - left->start) == right->offset;
 }

@@ -16,6 +16,7 @@ struct akvm__vma {
 	uint64_t offset;        /* of start in the file */
 	struct akvm_file *file; /* NULL: anonymous. One reference for each region */
 	uint32_t access;        /* AKVM_READ | AKVM_WRITE | AKVM_EXECUTE */
+	bool shared;            /* stores go to the file */
 };
 
 struct akvm__regions {
@@ -38,6 +39,8 @@ struct akvm_file *akvm__regions_split(struct akvm__regions *regions, uint64_t ad
 void akvm__regions_remove(struct akvm__regions *regions, uint32_t first, uint32_t last);
 /* Insert where nothing is; returns its index. Needs room for one. */
 uint32_t akvm__regions_insert(struct akvm__regions *regions, const struct akvm__vma *vma);
+/* Regions [first, last) go `distance` (modulo 2^64) further, to where nothing is. Needs room for as many. */
+void akvm__regions_move(struct akvm__regions *regions, uint32_t first, uint32_t last, uint64_t distance);
 /* Join neighbours among regions [first, last] that are one mapping in pieces, in one pass. `joined` is told of each file that
  * then has one reference too many. */
 void akvm__regions_join(struct akvm__regions *regions, uint32_t first, uint32_t last,

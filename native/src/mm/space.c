@@ -14,6 +14,8 @@
 /* References that cutting two regions and inserting one can add. */
 enum { RANGE_REFERENCES = 3, RANGE_REGIONS = 3 };
 
+enum { ACCESS_ALL = AKVM_READ | AKVM_WRITE | AKVM_EXECUTE };
+
 void akvm__space_lock(struct akvm_space *space)
 {
 	pthread_mutex_lock(&space->lock);
@@ -100,8 +102,7 @@ void akvm__space_clear(struct akvm_space *space)
 	space->cleared = true;
 }
 
-/* 0, or -EINVAL for a range that is not whole pages of user space. */
-static int check_range(uint64_t address, uint64_t length)
+int akvm__range_check(uint64_t address, uint64_t length)
 {
 	if (address % AKVM__PAGE != 0 || length % AKVM__PAGE != 0 || address < AKVM_USER_MIN || address > AKVM_USER_MAX)
 		return -EINVAL;
@@ -130,8 +131,7 @@ static void hold_file(struct akvm_space *space, struct akvm_file *file)
 	space->limbo.owed++;
 }
 
-/* Make `address` a boundary between regions. */
-static void cut(struct akvm_space *space, uint64_t address)
+void akvm__range_cut(struct akvm_space *space, uint64_t address)
 {
 	hold_file(space, akvm__regions_split(&space->regions, address));
 }
@@ -145,36 +145,47 @@ static void drop_joined(void *opaque, struct akvm_file *file)
 	akvm__file_drop(file);
 }
 
-/* Join whatever can be joined from the region before `start` up to the one at `end`. */
-static void join(struct akvm_space *space, uint64_t start, uint64_t end)
+void akvm__range_join(struct akvm_space *space, uint64_t start, uint64_t end)
 {
 	uint32_t first = akvm__regions_find(&space->regions, start - 1);
 
 	akvm__regions_join(&space->regions, first, akvm__regions_find(&space->regions, end), drop_joined, space);
 }
 
+void akvm__range_forget(struct akvm_space *space, uint64_t start, uint64_t end)
+{
+	uint32_t first = akvm__regions_find(&space->regions, start);
+
+	remove_regions(space, first, akvm__regions_find(&space->regions, end));
+}
+
 static void unmap_range(struct akvm_space *space, uint64_t start, uint64_t end)
 {
-	uint32_t first;
-
-	cut(space, start);
-	cut(space, end);
+	akvm__range_cut(space, start);
+	akvm__range_cut(space, end);
 	akvm__pages_clear(space, start, end, false);
-	first = akvm__regions_find(&space->regions, start);
-	remove_regions(space, first, akvm__regions_find(&space->regions, end));
+	akvm__range_forget(space, start, end);
+}
+
+/* Stores are asked for that the file was not opened for. */
+static bool unwritable(const struct akvm__vma *vma, uint32_t access)
+{
+	return vma->shared && access & AKVM_WRITE && !vma->file->writable;
 }
 
 int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access, struct akvm_file *file,
 		   uint64_t offset)
 {
-	struct akvm__vma vma = { address, address + length, file ? offset : 0, file, access };
-	int error = check_range(address, length);
+	struct akvm__vma vma = { address, address + length, file ? offset : 0, file, access & ACCESS_ALL, access & AKVM_SHARED };
+	int error = akvm__range_check(address, length);
 
-	if (error == 0 && (length == 0 || access & ~(uint32_t)(AKVM_READ | AKVM_WRITE | AKVM_EXECUTE)))
+	if (error == 0 && (length == 0 || access & ~(uint32_t)(ACCESS_ALL | AKVM_SHARED) || (vma.shared && file == NULL)))
 		error = -EINVAL;
 	if (error == 0 && file != NULL &&
 	    (file->files != &space->mm->files || offset % AKVM__PAGE != 0 || offset > INT64_MAX - length))
 		error = -EINVAL;
+	if (error == 0 && unwritable(&vma, access))
+		error = -EACCES;
 	if (error)
 		return akvm__fail("map", -error);
 	akvm__space_begin(space);
@@ -183,7 +194,7 @@ int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, 
 		unmap_range(space, address, address + length);
 		hold_file(space, file);
 		akvm__regions_insert(&space->regions, &vma);
-		join(space, address, address + length);
+		akvm__range_join(space, address, address + length);
 	}
 	akvm__space_end(space);
 	return error ? akvm__fail("map", -error) : 0;
@@ -191,7 +202,7 @@ int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, 
 
 int akvm_space_unmap(struct akvm_space *space, uint64_t address, uint64_t length)
 {
-	int error = check_range(address, length);
+	int error = akvm__range_check(address, length);
 
 	if (error != 0 || length == 0)
 		return akvm__fail("unmap", EINVAL);
@@ -212,7 +223,7 @@ static int protect_page(struct akvm__visitor *visitor, struct akvm__place place,
 
 	(void)address;
 	if (!akvm__entry_private(entry)) {
-		/* A file's page needs no place to wait: the next fault finds it again. */
+		/* A file's page needs no place to wait: the next fault finds it again, and makes a shared one writable. */
 		if (visitor->access == 0)
 			akvm__page_clear(space, place);
 		else
@@ -234,27 +245,29 @@ int akvm_space_protect(struct akvm_space *space, uint64_t address, uint64_t leng
 		.page = protect_page,
 		.access = access,
 	};
-	int error = check_range(address, length);
+	struct akvm__regions *regions = &space->regions;
+	int error = akvm__range_check(address, length);
 
-	if (error != 0 || access & ~(uint32_t)(AKVM_READ | AKVM_WRITE | AKVM_EXECUTE))
+	if (error != 0 || access & ~(uint32_t)ACCESS_ALL)
 		return akvm__fail("protect", EINVAL);
 	if (length == 0)
 		return 0;
 	akvm__space_begin(space);
-	if (!akvm__regions_cover(&space->regions, visitor.start, visitor.end))
+	if (!akvm__regions_cover(regions, visitor.start, visitor.end))
 		error = -ENOMEM;
+	for (uint32_t i = akvm__regions_find(regions, address);
+	     error == 0 && i < regions->count && regions->array[i].start < visitor.end; i++)
+		error = unwritable(&regions->array[i], access) ? -EACCES : 0;
 	if (error == 0)
 		error = prepare(space, visitor.start, visitor.end);
 	if (error == 0) {
-		struct akvm__regions *regions = &space->regions;
-
-		cut(space, visitor.start);
-		cut(space, visitor.end);
+		akvm__range_cut(space, visitor.start);
+		akvm__range_cut(space, visitor.end);
 		for (uint32_t i = akvm__regions_find(regions, address);
 		     i < regions->count && regions->array[i].start < visitor.end; i++)
 			regions->array[i].access = access;
 		(void)akvm__pages_visit(&visitor);
-		join(space, visitor.start, visitor.end);
+		akvm__range_join(space, visitor.start, visitor.end);
 	}
 	akvm__space_end(space);
 	return error ? akvm__fail("protect", -error) : 0;
@@ -262,7 +275,7 @@ int akvm_space_protect(struct akvm_space *space, uint64_t address, uint64_t leng
 
 int akvm_space_discard(struct akvm_space *space, uint64_t address, uint64_t length)
 {
-	int error = check_range(address, length);
+	int error = akvm__range_check(address, length);
 
 	if (error)
 		return akvm__fail("discard", -error);
@@ -292,12 +305,29 @@ int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_re
 		region->start = vma->start;
 		region->end = vma->end;
 		region->offset = vma->offset;
-		region->access = vma->access;
+		region->access = vma->access | (vma->shared ? AKVM_SHARED : 0);
 		region->file = vma->file ? vma->file->number : 0;
 		error = 0;
 	}
 	akvm__space_end(space);
 	return error;
+}
+
+int akvm_space_present(struct akvm_space *space, uint64_t address, uint64_t pages, uint8_t *out)
+{
+	uint64_t length = pages * AKVM__PAGE;
+	struct akvm__place place;
+	int error = pages > AKVM_USER_MAX / AKVM__PAGE ? -EINVAL : akvm__range_check(address, length);
+
+	if (error)
+		return akvm__fail("present", -error);
+	akvm__space_begin(space);
+	if (!akvm__regions_cover(&space->regions, address, address + length))
+		error = -ENOMEM;
+	for (uint64_t i = 0; error == 0 && i < pages; i++)
+		out[i] = akvm__walk(space, address + i * AKVM__PAGE, &place) != 0;
+	akvm__space_end(space);
+	return error ? akvm__fail("present", -error) : 0;
 }
 
 int akvm_space_settled(struct akvm_space *space)

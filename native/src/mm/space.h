@@ -75,14 +75,22 @@ void akvm__entry_set(struct akvm_space *space, struct akvm__place place, uint64_
 void akvm__space_publish(struct akvm_space *space);
 void akvm__limbo_drain(struct akvm_space *space);
 
-/* fault.c. The page at `address`, which lies in `vma`, is there afterwards, and is this space's alone for AKVM__PAGE_WRITE:
- * its entry goes to *entry. Protection is the caller's to check. With AKVM__PAGE_GUEST it may return AKVM_FAULT_NONE without
+/* fault.c. The page at `address`, which lies in `vma`, is there afterwards, and for AKVM__PAGE_WRITE is shared memory or this
+ * space's alone: its entry goes to *entry. Protection is the caller's to check. With AKVM__PAGE_GUEST it may return AKVM_FAULT_NONE without
  * having done so, when the guest must come back once the space is settled. Returns enum akvm_fault. */
 enum { AKVM__PAGE_WRITE = 1, AKVM__PAGE_GUEST = 2 };
-int akvm__page_in(struct akvm_space *space, const struct akvm__vma *vma, uint64_t address, uint32_t flags, uint64_t *entry);
+int akvm__page_in(struct akvm_space *space, struct akvm__vma *vma, uint64_t address, uint32_t flags, uint64_t *entry);
 
 /* space.c */
 int akvm__space_new(struct akvm__mm *mm, struct akvm_space **space);
+/* 0, or -EINVAL for a range that is not whole pages of user space. */
+int akvm__range_check(uint64_t address, uint64_t length);
+/* Make `address` a boundary between regions; needs room for one, and for one reference in limbo. */
+void akvm__range_cut(struct akvm_space *space, uint64_t address);
+/* Regions between two boundaries go, and with them their references; their pages are gone already. */
+void akvm__range_forget(struct akvm_space *space, uint64_t start, uint64_t end);
+/* Join whatever can be joined from the region before `start` up to the one at `end`. */
+void akvm__range_join(struct akvm_space *space, uint64_t start, uint64_t end);
 /* Unmap everything and forget the regions. */
 void akvm__space_clear(struct akvm_space *space);
 

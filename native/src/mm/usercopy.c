@@ -2,7 +2,7 @@
  * Copies between host buffers and guest memory, by the guest's own rules: pages fault in, protection holds, and what the
  * guest could not touch ends the copy.
  *
- * File pages are never read through the host's mapping of the file, and never written at all.
+ * File pages are never read or written through the host's mapping of the file.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,27 +16,59 @@
 
 enum copy_kind { COPY_READ, COPY_WRITE, COPY_FORCE };
 
-/* Copy within one page. 0, -EFAULT, or -ENOMEM when the page would be there but for the machine's memory or the space's limit. */
-static int copy_page(struct akvm_space *space, uint64_t address, uint8_t *buffer, uint32_t length, enum copy_kind kind)
+/* Nobody's force reaches others: what is shared is written only by right. */
+static bool permits(const struct akvm__vma *vma, enum copy_kind kind)
 {
-	const struct akvm__vma *vma = akvm__regions_at(&space->regions, address);
-	uint64_t entry, offset;
+	if (kind == COPY_READ)
+		return vma->access != 0;
+	return vma->access & AKVM_WRITE || (kind == COPY_FORCE && !vma->shared);
+}
+
+/* Where the byte at an address is: in a frame, or at an offset of a file. */
+struct found {
 	uint8_t *host;
+	const struct akvm_file *file; /* NULL: in a frame */
+	uint64_t offset;
+};
+
+/* 0, -EFAULT, or -ENOMEM when the page would be there but for the machine's memory or the space's limit. */
+static int find(struct akvm_space *space, uint64_t address, enum copy_kind kind, struct found *found)
+{
+	struct akvm__vma *vma = akvm__regions_at(&space->regions, address);
+	uint64_t entry;
 	int fault;
 
-	if (vma == NULL || (kind == COPY_READ && vma->access == 0) || (kind == COPY_WRITE && !(vma->access & AKVM_WRITE)))
+	if (vma == NULL || !permits(vma, kind))
 		return -EFAULT;
 	fault = akvm__page_in(space, vma, address, kind == COPY_READ ? 0 : AKVM__PAGE_WRITE, &entry);
 	if (fault != AKVM_FAULT_NONE)
 		return fault == AKVM_FAULT_MEMORY || fault == AKVM_FAULT_LIMIT ? -ENOMEM : -EFAULT;
-	if (!akvm__entry_private(entry))
-		return akvm__file_copy(vma->file, vma->offset + (address - vma->start), buffer, length);
-	offset = address % (akvm__entry_size(entry) * AKVM__PAGE);
-	host = akvm__frames_host(&space->mm->frames, akvm__entry_gpa(entry)) + offset;
+	if (akvm__entry_private(entry)) {
+		found->file = NULL;
+		found->offset = address % (akvm__entry_size(entry) * AKVM__PAGE);
+		found->host = akvm__frames_host(&space->mm->frames, akvm__entry_gpa(entry)) + found->offset;
+	} else {
+		found->file = vma->file;
+		found->offset = vma->offset + (address - vma->start);
+	}
+	return 0;
+}
+
+/* Copy within one page; errors as find(). */
+static int copy_page(struct akvm_space *space, uint64_t address, uint8_t *buffer, uint32_t length, enum copy_kind kind)
+{
+	struct found found;
+	int error = find(space, address, kind, &found);
+
+	if (error)
+		return error;
+	if (found.file != NULL)
+		return kind == COPY_READ ? akvm__file_copy(found.file, found.offset, buffer, length)
+					 : akvm__file_store(found.file, found.offset, buffer, length);
 	if (kind == COPY_READ)
-		memcpy(buffer, host, length);
+		memcpy(buffer, found.host, length);
 	else
-		memcpy(host, buffer, length);
+		memcpy(found.host, buffer, length);
 	return 0;
 }
 
@@ -82,6 +114,36 @@ int64_t akvm_space_write(struct akvm_space *space, uint64_t address, const void 
 {
 	/* Only read from: one routine copies both ways. */
 	return copy(space, address, (uint8_t *)(uintptr_t)buffer, length, force ? COPY_FORCE : COPY_WRITE);
+}
+
+static int compare_exchange(struct akvm_space *space, uint64_t address, uint32_t *word, uint32_t desired)
+{
+	struct found found;
+	int error = find(space, address, COPY_WRITE, &found);
+
+	if (error == 0 && found.file != NULL)
+		return akvm__file_compare_exchange(found.file, found.offset, word, desired);
+	if (error == 0)
+		(void)__atomic_compare_exchange_n((uint32_t *)(void *)found.host, word, desired, false, __ATOMIC_SEQ_CST,
+						  __ATOMIC_SEQ_CST);
+	return error;
+}
+
+int akvm_space_compare_exchange32(struct akvm_space *space, uint64_t address, uint32_t expected, uint32_t desired, uint32_t *old)
+{
+	int error = -ENOMEM;
+
+	if (address % sizeof(*old) != 0)
+		return akvm__fail("compare and exchange guest memory", EINVAL);
+	for (unsigned tries = 0; error == -ENOMEM && tries < 2; tries++) {
+		if (tries > 0 && !akvm__reap_wait(space->mm))
+			break;
+		*old = expected;
+		akvm__space_begin(space);
+		error = compare_exchange(space, address, old, desired);
+		akvm__space_end(space);
+	}
+	return error ? akvm__fail("compare and exchange guest memory", -error) : 0;
 }
 
 int64_t akvm_space_read_string(struct akvm_space *space, uint64_t address, char *buffer, uint64_t capacity)

@@ -1,5 +1,7 @@
 """The ELF parser: what it takes, what it refuses and why, and that no bytes make it do anything else."""
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,13 +74,56 @@ def test_another_architecture_is_named(options: dict[str, object], name: str) ->
     assert caught.value.problem is ElfProblem.WRONG_ARCHITECTURE
 
 
+def test_zeroes_need_no_place_in_the_file() -> None:
+    image = parse_bytes(elf(Header(), Header(flags=R | W, offset=0x12345, address=0x500000, file_bytes=0)))
+    assert image.segments[1].memory_bytes == 0x200
+
+
 @pytest.mark.parametrize("length", [4, 63, 64, 100, 0x1FF])
 def test_every_cut_is_noticed(length: int) -> None:
     assert problem(elf()[:length]) is ElfProblem.TRUNCATED
 
 
-def test_a_dynamic_program_is_told_from_a_broken_one() -> None:
-    assert problem(elf(Header(kind=PT_INTERP), Header())) is ElfProblem.DYNAMIC
+def interpreted(name: bytes, *more: Header) -> bytes:
+    """A program whose dynamic linker's name lies at 0x180."""
+    header = Header(kind=PT_INTERP, offset=0x180, file_bytes=len(name), memory_bytes=len(name))
+    data = elf(header, *more, Header())
+    return data[:0x180] + name + data[0x180 + len(name) :]
+
+
+def test_a_dynamic_program_names_its_linker() -> None:
+    assert parse_bytes(interpreted(b"/lib/ld.so\0")).interpreter == b"/lib/ld.so"
+    assert parse_bytes(interpreted(b"/a\0b\0")).interpreter == b"/a"
+    assert parse_bytes(elf()).interpreter is None
+
+
+@pytest.mark.parametrize("name", [b"", b"\0", b"/lib/ld.so", b"/" * 4096 + b"\0"])
+def test_a_linker_without_a_usable_name(name: bytes) -> None:
+    assert problem(interpreted(name)) is ElfProblem.MALFORMED
+
+
+def test_the_linkers_name_beyond_the_end_and_a_second_one() -> None:
+    assert problem(elf(Header(kind=PT_INTERP, offset=0x1F8, file_bytes=9), Header())) is ElfProblem.TRUNCATED
+    second = Header(kind=PT_INTERP, offset=0x180, file_bytes=2)
+    assert problem(interpreted(b"a\0", second)) is ElfProblem.TWO_INTERPRETERS
+
+
+def test_every_problem_has_its_error_number() -> None:
+    others = {
+        ElfProblem.TWO_INTERPRETERS: errno.EINVAL,
+        ElfProblem.BAD_INTERPRETER: errno.ELIBBAD,
+        ElfProblem.SCRIPT_LOOP: errno.ELOOP,
+    }
+    for kind in ElfProblem:
+        assert ElfError(kind, "x").errno == others.get(kind, errno.ENOEXEC)
+
+
+def test_where_code_and_data_lie() -> None:
+    code = Header(address=0x401000, offset=0x1000, file_bytes=0x234, memory_bytes=0x234)
+    data = Header(flags=R | W, address=0x403000, offset=0x2000, file_bytes=0x100, memory_bytes=0x5000)
+    image = parse_bytes(elf(Header(flags=R), code, data, size=0x2100))
+    assert image.code == (0x400000, 0x401234)
+    assert image.data == (0x403000, 0x403100)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +170,6 @@ def test_no_bytes_make_it_fail_otherwise(data: st.DataObject) -> None:
     end = 0
     for segment in image.segments:
         assert end <= segment.address < segment.end <= USER_MAX
-        assert segment.offset + segment.file_bytes <= len(raw)
+        assert segment.offset + segment.file_bytes <= len(raw) or not segment.file_bytes
         assert segment.file_bytes <= segment.memory_bytes
         end = segment.end

@@ -9,14 +9,26 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import DescriptorTable, OpenFile
 from asynckvm.linux.files.host import Directory, HostDescriptor
-from asynckvm.linux.streams import Capture, NonBlockingStream, ReadyStream, SocketStream, Source, host_stream
+from asynckvm.linux.streams import (
+    Capture,
+    InputPipe,
+    NonBlockingStream,
+    OutputPipe,
+    ReadyStream,
+    SocketStream,
+    Source,
+    host_stream,
+)
 from asynckvm.linux.vfs import View
+from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT, READABLE, wait
+from support.fake_task import DATA, FakeTask
 
 SECONDS = 5
 
@@ -35,6 +47,11 @@ def close(ends: list[int], index: int) -> None:
     ends[index] = -1
 
 
+async def until(stream: OpenFile, events: int) -> None:
+    while not stream.poll() & events:
+        await wait((stream.queue,))
+
+
 def is_blocking(fd: int) -> bool:
     return not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
 
@@ -46,7 +63,7 @@ class TestHostStreams:
         with pytest.raises(BlockingIOError):
             stream.read(10)
         async with asyncio.timeout(SECONDS):
-            waiting = asyncio.create_task(stream.ready(writing=False))
+            waiting = asyncio.create_task(until(stream, POLLIN))
             await asyncio.sleep(0)
             os.write(pipe[1], b"hello")
             await waiting
@@ -63,7 +80,7 @@ class TestHostStreams:
             while True:
                 stream.write(b"x" * 65536)
         async with asyncio.timeout(SECONDS):
-            waiting = asyncio.create_task(stream.ready(writing=True))
+            waiting = asyncio.create_task(until(stream, POLLOUT))
             await asyncio.sleep(0)
             assert not waiting.done()
             os.read(pipe[0], 1 << 20)
@@ -75,14 +92,14 @@ class TestHostStreams:
     async def test_a_wait_can_be_cancelled_and_begun_again(self, pipe: list[int]) -> None:
         stream = host_stream(pipe[0])
         for _ in range(2):
-            waiting = asyncio.create_task(stream.ready(writing=False))
+            waiting = asyncio.create_task(until(stream, POLLIN))
             await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
         os.write(pipe[1], b"x")
         async with asyncio.timeout(SECONDS):
-            await stream.ready(writing=False)
+            await until(stream, POLLIN)
         stream.close()
 
     def test_a_pipe_nobody_reads(self, pipe: list[int]) -> None:
@@ -113,7 +130,7 @@ class TestHostStreams:
             stream.read(10)
         right.send(b"hello")
         async with asyncio.timeout(SECONDS):
-            await stream.ready(writing=False)
+            await until(stream, POLLIN)
         assert stream.read(10) == b"hello"
         assert stream.write(b"answer") == 6
         assert right.recv(10) == b"answer"
@@ -123,24 +140,26 @@ class TestHostStreams:
         right.close()
 
     async def test_a_terminal(self) -> None:
+        task: Any = FakeTask()
         controller, terminal = pty.openpty()
         stream = host_stream(terminal)
         assert isinstance(stream, NonBlockingStream)
-        assert len(stream.query(0x5401)) == 36
-        assert len(stream.query(0x5413)) == 8
+        assert stream.ioctl(task, 0x5401, DATA) == 0
+        assert stream.ioctl(task, 0x5413, DATA) == 0
         with pytest.raises(SyscallError, match="ENOTTY"):
-            stream.query(0x5402)
+            stream.ioctl(task, 0x5402, DATA)
         with pytest.raises(SyscallError, match="ESPIPE"):
             stream.pread(1, 0)
         os.write(controller, b"line\n")
         async with asyncio.timeout(SECONDS):
-            await stream.ready(writing=False)
+            await until(stream, POLLIN)
         assert stream.read(10) == b"line\n"
         stream.close()
         os.close(controller)
         os.close(terminal)
 
     def test_a_regular_file_shares_its_position(self, tmp_path: Path) -> None:
+        task: Any = FakeTask()
         path = tmp_path / "file"
         path.write_bytes(b"one two three")
         with path.open("rb", buffering=0) as file:
@@ -152,7 +171,7 @@ class TestHostStreams:
             assert file.read(3) == b"two"
             assert stream.seek(0, os.SEEK_SET) == 0
             with pytest.raises(OSError, match="Inappropriate"):
-                stream.query(0x5401)
+                stream.ioctl(task, 0x5401, DATA)
             stream.close()
             assert file.read(3) == b"one"
 
@@ -172,8 +191,10 @@ class TestHostStreams:
 
 def test_bytes_to_read() -> None:
     source = Source(b"abcdef")
+    assert source.poll() == READABLE | POLLHUP
     assert [source.read(4), source.read(4), source.read(4)] == [b"abcd", b"ef", b""]
-    assert stat.S_ISFIFO(source.status().st_mode)
+    assert source.poll() == POLLHUP
+    assert stat.S_ISFIFO(source.attributes().mode)
     assert (source.readable, source.writable) == (True, False)
     with pytest.raises(SyscallError, match="ESPIPE"):
         source.seek(0, 0)
@@ -187,6 +208,99 @@ def test_a_capture_has_a_bound() -> None:
     with pytest.raises(SyscallError, match="ENOSPC"):
         capture.write(b"g")
     assert bytes(capture.data) == b"abcde"
+    assert capture.overflowed
+
+
+class TestHostQueue:
+    @pytest.mark.every_loop
+    async def test_the_loop_watches_only_while_somebody_waits(self, pipe: list[int]) -> None:
+        stream = host_stream(pipe[0])
+        wakes: list[int] = []
+        woken = asyncio.Event()
+
+        def watcher(events: int) -> None:
+            wakes.append(events)
+            woken.set()
+
+        async with asyncio.timeout(SECONDS):
+            stream.queue.watch(watcher)
+            os.write(pipe[1], b"x")
+            await woken.wait()
+            assert wakes == [READABLE]
+            for _ in range(10):  # level-triggered watching would wake again and again
+                await asyncio.sleep(0)
+            assert len(wakes) == 1
+            stream.queue.unwatch(watcher)
+            os.write(pipe[1], b"x")
+            await until(stream, POLLIN)
+            assert len(wakes) == 1
+            woken.clear()
+            stream.queue.watch(watcher)
+            await woken.wait()
+        assert stream.read(10) == b"xx"
+        stream.close()
+
+    @pytest.mark.every_loop
+    async def test_an_end_is_seen(self, pipe: list[int]) -> None:
+        stream = host_stream(pipe[0])
+        async with asyncio.timeout(SECONDS):
+            waiting = asyncio.create_task(until(stream, POLLHUP))
+            await asyncio.sleep(0)
+            close(pipe, 1)
+            await waiting
+        assert stream.read(1) == b""
+        stream.close()
+
+    async def test_no_descriptor_is_left(self, pipe: list[int]) -> None:
+        before = set(os.listdir("/proc/self/fd"))
+        stream = host_stream(pipe[0])
+        waiting = asyncio.create_task(until(stream, POLLIN))
+        await asyncio.sleep(0)
+        stream.close()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert set(os.listdir("/proc/self/fd")) == before
+
+
+class TestPipesToThisProcess:
+    async def test_input(self) -> None:
+        stream = InputPipe()
+        async with asyncio.timeout(SECONDS):
+            writing = asyncio.create_task(stream.write(b"a" * 200_000))
+            received = b""
+            while len(received) < 200_000:
+                await until(stream.file, POLLIN)
+                received += stream.file.read(1 << 20)
+            await writing
+        stream.close()
+        stream.close()
+        assert received == b"a" * 200_000
+        assert stream.file.read(1) == b""
+        stream.file.close()
+        with pytest.raises(BrokenPipeError):
+            await stream.write(b"x")
+
+    async def test_output(self) -> None:
+        stream = OutputPipe()
+        stream.file.hold()
+
+        async def produce() -> None:
+            for number in range(5):
+                stream.file.write(b"%d" % number)
+                await asyncio.sleep(0)
+            stream.file.release()
+
+        async with asyncio.timeout(SECONDS):
+            producing = asyncio.create_task(produce())
+            assert b"".join([data async for data in stream]) == b"01234"
+            await producing
+
+    async def test_output_that_nobody_wants(self) -> None:
+        stream = OutputPipe()
+        stream.close()
+        stream.close()
+        with pytest.raises(BrokenPipeError):
+            stream.file.write(b"x")
 
 
 class Counted(OpenFile):
@@ -207,7 +321,7 @@ class TestDescriptorTable:
         assert table.add(file) == 1
         assert table.add(file, lowest=10) == 10
         assert file.closed == 0
-        table.close_all()
+        table.drop()
         assert file.closed == 1
 
     def test_its_bound(self) -> None:

@@ -71,6 +71,8 @@ class FakeCore:
         self.spaces: dict[int, Any] = {}
         self.answers: dict[int, Any] = {}
         self.files = 0
+        self.opened: tuple[int, bool, int] | None = None
+        self.moved: tuple[int, int, int] | None = None
         self.limit = 0
         self.exhausted = self.END  # no frames are left for addresses from here on
         self.settled = True
@@ -324,6 +326,27 @@ class FakeCore:
     def akvm_space_discard(self, space: Any, address: int, length: int) -> int:
         return 0
 
+    def akvm_space_move(self, space: Any, source: int, to: int, length: int) -> int:
+        self.moved = (source, to, length)
+        return 0 if self.START <= source and source + length <= self.END else -errno.EFAULT
+
+    def akvm_space_compare_exchange32(self, space: Any, address: int, expected: int, desired: int, old: Any) -> int:
+        if address % 4:
+            return -errno.EINVAL
+        if self._copyable(address, 4) != 4:
+            return self._copyable(address, 4)
+        at = address - self.START
+        word = self._bytes(space)[at : at + 4]
+        old[0] = int.from_bytes(word, "little")
+        if old[0] == expected:
+            self._bytes(space)[at : at + 4] = desired.to_bytes(4, "little")
+        return 0
+
+    def akvm_space_present(self, space: Any, address: int, pages: int, out: Any) -> int:
+        for page in range(pages):
+            out[page] = page % 2
+        return 0 if self.START <= address and address + pages * 4096 <= self.END else -errno.ENOMEM
+
     def akvm_space_read(self, space: Any, address: int, buffer: Any, length: int) -> int:
         count = self._copyable(address, length)
         if count > 0:
@@ -363,8 +386,9 @@ class FakeCore:
     def akvm_space_limit(self, space: Any, pages: int) -> None:
         self.limit = pages
 
-    def akvm_file_open(self, machine: Any, fd: int, out: Any) -> int:
+    def akvm_file_open(self, machine: Any, fd: int, writable: bool, length: int, out: Any) -> int:
         self.files += 1
+        self.opened = (fd, writable, length)
         out[0] = self.ffi.cast("struct akvm_file *", 9)
         return 0
 

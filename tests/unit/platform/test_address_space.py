@@ -70,6 +70,54 @@ async def test_bad_addresses_tell_where(machine: Machine, monkeypatch: pytest.Mo
     space.close()
 
 
+async def test_moves(machine: Machine, core: FakeCore) -> None:
+    space = machine.create_address_space()
+    space.move(START, 1 << 30, 8192)
+    assert core.moved == (START, 1 << 30, 8192)
+    with pytest.raises(GuestMemoryError) as caught:
+        space.move(END - 4096, 1 << 30, 8192)
+    assert caught.value.address == END
+    for source, to, length in (
+        (START + 1, END, 4096),
+        (START, END + 1, 4096),
+        (START, END, 1),
+        (START, END, 0),
+        (START, -4096, 4096),
+    ):
+        with pytest.raises(UsageError):
+            space.move(source, to, length)
+    space.close()
+
+
+async def test_compare_and_exchange(machine: Machine, core: FakeCore) -> None:
+    space = machine.create_address_space()
+    assert space.compare_exchange(START, 0, (1 << 32) - 1) == 0
+    assert space.compare_exchange(START, 0, 5) == (1 << 32) - 1
+    assert space.read(START, 5) == b"\xff" * 4 + b"\0"
+    with pytest.raises(GuestMemoryError) as caught:
+        space.compare_exchange(END, 0, 1)
+    assert caught.value.address == END
+    core.exhausted = START + 4096
+    with pytest.raises(OutOfMemoryError):
+        space.compare_exchange(START + 4096, 0, 1)
+    for address, expected, desired in ((START + 2, 0, 1), (START, -1, 1), (START, 0, 1 << 32), (-4, 0, 1)):
+        with pytest.raises(UsageError):
+            space.compare_exchange(address, expected, desired)
+    space.close()
+
+
+async def test_which_pages_are_present(machine: Machine) -> None:
+    space = machine.create_address_space()
+    assert space.present(START, 3 * 4096) == b"\0\1\0"
+    with pytest.raises(GuestMemoryError) as caught:
+        space.present(END - 4096, 8192)
+    assert caught.value.address == END
+    for address, length in ((START + 1, 4096), (START, 100), (START, 0), (START, 1 << 40)):
+        with pytest.raises(UsageError):
+            space.present(address, length)
+    space.close()
+
+
 async def test_running_out_of_memory_is_no_bad_address(machine: Machine, core: FakeCore) -> None:
     space = machine.create_address_space()
     core.exhausted = START + 8192
@@ -137,8 +185,20 @@ async def test_host_files(machine: Machine, core: FakeCore, tmp_path: Path) -> N
         space.map(START, 4096, Access.READ, file=file)
     with path.open() as stream:
         dropped = machine.open_file(stream.fileno())
+        assert core.opened == (stream.fileno(), False, 0)
+        assert not dropped.writable
     del dropped
     assert core.files == 0
+    with path.open("r+") as stream, machine.open_file(stream.fileno(), writable=True, length=5000) as file:
+        assert core.opened == (stream.fileno(), True, 5000)
+        assert file.writable
+        space.map(START, 4096, Access.READ, file=file, shared=True)
+    with path.open("a+") as stream, machine.open_file(stream.fileno(), writable=True):
+        assert core.opened is not None
+        assert core.opened[0] != stream.fileno(), "an open file that does not append"
+    for length in (-1, 1 << 63):
+        with pytest.raises(UsageError, match="not a length"):
+            machine.open_file(path, length=length)
     with pytest.raises(FileNotFoundError):
         machine.open_file(tmp_path / "none")
     space.close()

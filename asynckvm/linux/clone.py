@@ -1,0 +1,154 @@
+"""Making threads and processes: clone(2), clone3(2), fork(2) and vfork(2) are one function with flags.
+
+A new thread is a context of the same address space. A new process has a copy of the address space, made copy-on-write by the
+platform, unless it shares its parent's (CLONE_VM): until it executes a program, as after vfork(2), or for good.
+Source: clone(2), kernel/fork.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.process import Process
+from asynckvm.linux.task import Task
+from asynckvm.model.memory import USER_MAX
+from asynckvm.model.registers import RegisterIndex
+
+if TYPE_CHECKING:
+    from asynckvm.linux.memory import Memory
+
+VM, FS, FILES, SIGHAND, PIDFD = 0x100, 0x200, 0x400, 0x800, 0x1000
+VFORK, PARENT, THREAD, SYSVSEM, SETTLS = 0x4000, 0x8000, 0x10000, 0x40000, 0x80000
+PARENT_SETTID, CHILD_CLEARTID, CHILD_SETTID, IO = 0x100000, 0x200000, 0x1000000, 0x80000000
+CLEAR_SIGHAND: Final = 0x1_0000_0000
+_NAMESPACES: Final = 0x7E02_0080  # CLONE_NEW*
+_INTO_CGROUP: Final = 0x2_0000_0000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What clone3(2) takes: `stack` is the new stack pointer, 0 for the caller's."""
+
+    flags: int
+    exit_signal: int = 0
+    stack: int = 0
+    tls: int = 0
+    parent_tid: int = 0
+    child_tid: int = 0
+    pidfd: int = 0
+
+
+async def clone(parent: Task, request: Request) -> int:
+    """Make the thread or process and start it; its number. The caller goes on at once, after vfork(2) once the child has."""
+    flags = request.flags
+    _check(parent, flags)
+    kernel = parent.process.kernel
+    number = kernel.take_number()
+    memory = await _memory(parent, flags)
+    try:
+        context = kernel.machine.create_context(memory.space)
+    except BaseException:
+        memory.drop()
+        raise
+    process = parent.process if flags & THREAD else _make_process(parent, number, memory, request)
+    child = Task(process, context, number, parent.name, parent.mask)
+    _set_up(parent, child, request)
+    process.tasks[number] = child
+    if flags & PIDFD:
+        from asynckvm.linux.files import pidfd  # noqa: PLC0415  its module is above this one
+
+        pidfd.install(parent, process, request.pidfd)
+    if flags & PARENT_SETTID:
+        parent.space.write(request.parent_tid, number.to_bytes(4, "little"))
+    if flags & CHILD_SETTID:
+        child.space.write(request.child_tid, number.to_bytes(4, "little"))
+    kernel.start(child)
+    if flags & VFORK and not flags & THREAD:
+        while process.borrows_memory and not process.exited:
+            await parent.wait(process.detached, killable=True)
+    return number
+
+
+def _check(parent: Task, flags: int) -> None:
+    if flags & _NAMESPACES:
+        raise SyscallError(errno.EPERM)
+    if flags & _INTO_CGROUP:
+        raise SyscallError(errno.EOPNOTSUPP)
+    invalid = (
+        flags & THREAD and not flags & SIGHAND,
+        flags & SIGHAND and not flags & VM,
+        flags & SIGHAND and flags & CLEAR_SIGHAND,
+        # Threads that share neither files nor their view of the file system: no C library makes such, and nothing here could.
+        flags & THREAD and flags & (FS | FILES) != FS | FILES,
+        flags & PIDFD and flags & THREAD,
+    )
+    if any(invalid):
+        raise SyscallError(errno.EINVAL)
+    if parent.dying:
+        raise SyscallError(errno.EAGAIN)
+
+
+async def _memory(parent: Task, flags: int) -> Memory:
+    if flags & THREAD:
+        return parent.memory
+    if flags & VM:
+        return parent.memory.share()
+    memory = parent.memory.fork()
+    if len(parent.process.tasks) > 1 or parent.memory.users > 1:
+        # Others may be running in it, and store to pages that are the child's too by now.
+        await parent.space.shootdown()
+    return memory
+
+
+def _make_process(parent: Task, number: int, memory: Memory, request: Request) -> Process:
+    old, flags = parent.process, request.flags
+    actions = old.actions if flags & SIGHAND else old.actions.copy()
+    if flags & CLEAR_SIGHAND:
+        actions = old.actions.executed()
+    process = Process(
+        old.kernel,
+        number,
+        old.group,
+        memory,
+        old.files.share() if flags & FILES else old.files.copy(),
+        old.fs if flags & FS else old.fs.copy(),
+        old.credentials,
+        actions,
+        old.limits.copy(),
+        old.program,
+    )
+    process.borrows_memory = bool(flags & VM)
+    process.exit_signal = request.exit_signal
+    process.dumpable = old.dumpable
+    process.origin = old.origin
+    process.timer_slack = old.timer_slack
+    process.personality = old.personality
+    process.nice = old.nice
+    process.affinity = old.affinity
+    process.parent = old.parent if flags & PARENT else old
+    if process.parent is not None:
+        process.parent.children[number] = process
+    old.group.processes[number] = process
+    old.kernel.processes[number] = process
+    return process
+
+
+def _set_up(parent: Task, child: Task, request: Request) -> None:
+    words = child.context.words
+    words[:20] = parent.context.words[:20]
+    words[RegisterIndex.rax] = 0
+    if request.stack:
+        words[RegisterIndex.rsp] = request.stack
+    if request.flags & SETTLS:
+        if request.tls >= USER_MAX:
+            raise SyscallError(errno.EPERM)
+        words[RegisterIndex.fs_base] = request.tls
+    child.context.xsave = parent.context.xsave
+    child.context.answers = parent.context.answers if child.process is parent.process else {}
+    if not request.flags & VM or request.flags & VFORK:
+        child.altstack = parent.altstack
+    if request.flags & CHILD_CLEARTID:
+        child.clear_child_tid = request.child_tid

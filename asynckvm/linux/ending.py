@@ -1,0 +1,142 @@
+"""How threads and processes end: what is given back when, who is told, and what is left for the parent to collect.
+
+A thread that ends tells whoever joins it (clear_child_tid, robust futexes); with the last one goes the process, which stays as a
+zombie, a pid and a status, until its parent has asked. Source: exit(2), wait(2), kernel/exit.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+from typing import TYPE_CHECKING
+
+from asynckvm.errors import AsyncKvmError, ClosedError, GuestError
+from asynckvm.linux import futex
+from asynckvm.linux.signals import info as siginfo
+from asynckvm.linux.signals import numbers, send
+from asynckvm.linux.status import ExitStatus
+
+if TYPE_CHECKING:
+    from asynckvm.linux.process import Process
+    from asynckvm.linux.task import Task
+
+
+def end_task(task: Task) -> None:
+    """The thread has left ring 3 for good. Never raises for a guest's doing."""
+    process, kernel = task.process, task.process.kernel
+    kernel.tasks.pop(task.tid, None)
+    # As the kernel does: a bad pointer is nobody's concern any more.
+    with contextlib.suppress(AsyncKvmError):
+        futex.release_robust(task)
+    if task.clear_child_tid:
+        with contextlib.suppress(AsyncKvmError):
+            task.space.write(task.clear_child_tid, bytes(4))
+            kernel.futexes.wake(futex.key_of(task, task.clear_child_tid, private=False), 1)
+    with contextlib.suppress(ClosedError):
+        process.past_ns += task.cpu_ns
+    process.tasks.pop(task.tid, None)
+    task.pending.discard(numbers.MASK_ALL)
+    task.context.close()
+    if not process.tasks:
+        _end_process(process)
+    else:
+        send.retarget(task, numbers.MASK_ALL)
+        process.exit_queue.wake()  # execve() waits for the other threads
+
+
+def _end_process(process: Process) -> None:
+    kernel = process.kernel
+    if process.ended is None:
+        process.ended = ExitStatus(code=0)
+    process.timers.close()
+    process.pending.discard(numbers.MASK_ALL)
+    with contextlib.suppress(ClosedError, GuestError):
+        process.resident_max = max(process.resident_max, process.space.resident)
+    process.files.drop()
+    release_memory(process)
+    process.exited = True
+    _orphan_children(process)
+    _leave_session(process)
+    process.exit_queue.wake()
+    kernel.observer.ended(process, process.ended)
+    _tell_parent(process)
+
+
+def release_memory(process: Process) -> None:
+    """The process has no more business with its address space: it is gone, or has another one."""
+    process.memory.drop()
+    if process.borrows_memory:
+        process.borrows_memory = False
+        process.detached.wake()
+
+
+def _orphan_children(process: Process) -> None:
+    reaper = process.parent
+    while reaper is not None and (reaper.exited or not reaper.is_subreaper):
+        reaper = reaper.parent
+    for child in list(process.children.values()):
+        del process.children[child.pid]
+        child.parent = reaper
+        child.has_lost_parent = True
+        if child.death_signal and not child.exited:
+            send.send_to_process(child, siginfo.from_kernel(child.death_signal))
+        if reaper is not None:
+            reaper.children[child.pid] = child
+            reaper.child_queue.wake()
+        elif child.exited:
+            _forget(child)
+        elif child.group.orphaned:
+            _continue_orphans(child)
+
+
+def _continue_orphans(child: Process) -> None:
+    """A stopped group that nobody could continue any more is told so. Source: setpgid(2), POSIX."""
+    group = child.group
+    if any(member.job.stopped for member in group.processes.values()):
+        for number in (signal.SIGHUP, signal.SIGCONT):
+            for member in list(group.processes.values()):
+                if not member.exited:
+                    send.send_to_process(member, siginfo.from_kernel(number))
+
+
+def _leave_session(process: Process) -> None:
+    session = process.session
+    if session.leader is process:
+        session.leader = None
+        if session.terminal is not None:
+            session.terminal.hang_up(session)
+
+
+def _tell_parent(process: Process) -> None:
+    parent = process.parent
+    if parent is None or parent.exited:
+        _forget(process)
+        return
+    ended = process.ended or ExitStatus(code=0)
+    code, status = (numbers.CLD_EXITED, ended.code or 0) if ended.signal is None else (numbers.CLD_KILLED, ended.signal)
+    action = parent.actions[signal.SIGCHLD]
+    forgotten = process.exit_signal == signal.SIGCHLD and (action.handler == numbers.SIG_IGN or action.flags & numbers.SA_NOCLDWAIT)
+    if process.exit_signal and not (forgotten and action.handler == numbers.SIG_IGN):
+        user, ticks = process.credentials.ruid, (process.cpu_ns // 10_000_000, 0)
+        report = siginfo.from_child(code, process.pid, user, status, ticks)
+        send.send_to_process(parent, dataclasses.replace(report, number=process.exit_signal))
+    if forgotten:
+        collect(process)
+    parent.child_queue.wake()
+
+
+def collect(process: Process) -> None:
+    """The parent has asked for the status of the zombie (or said that it never will)."""
+    parent = process.parent
+    if parent is not None:
+        parent.children_ns += process.cpu_ns + process.children_ns
+        parent.resident_max_children = max(parent.resident_max_children, process.resident_max, process.resident_max_children)
+    _forget(process)
+
+
+def _forget(process: Process) -> None:
+    if process.parent is not None:
+        process.parent.children.pop(process.pid, None)
+    process.kernel.processes.pop(process.pid, None)
+    process.leave_group()

@@ -1,0 +1,151 @@
+"""The kernel object: what all processes of one sandbox share, and the asyncio tasks that drive their threads.
+
+It owns the numbers of processes and threads, and the end of them all: `close()` returns when no thread is left. Everything else
+that belongs to a sandbox as a whole hangs off it: futexes, the network, limits. Thread: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.errors import ClosedError, InternalError
+from asynckvm.linux import dispatch
+from asynckvm.linux.clock_page import ClockPage
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.pipe import PipePages
+from asynckvm.linux.futex import FutexTable
+from asynckvm.linux.shared_memory import SharedMemory
+from asynckvm.linux.signals.queue import Account
+from asynckvm.linux.sockets.network import Network
+from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.vdso import Vdso
+
+if TYPE_CHECKING:
+    from asynckvm.linux.groups import ProcessGroup
+    from asynckvm.linux.process import Process
+    from asynckvm.linux.report import Observer
+    from asynckvm.linux.task import Task
+    from asynckvm.linux.vfs import Mounts
+    from asynckvm.platform import AddressSpace, Machine
+
+# The first number given away: 1 is init's, the parent of orphans.
+_FIRST_PID: Final = 2
+_PIDS: Final = 32768
+THREADS: Final = 512
+_PAGE: Final = 4096
+_CLOSE_SECONDS: Final = 10.0
+
+
+class Kernel:
+    """`threads` bounds how many threads exist at a time, in all processes (EAGAIN)."""
+
+    def __init__(self, machine: Machine, observer: Observer, *, threads: int = THREADS, memory_pages: int = 0) -> None:
+        self.machine = machine
+        self.observer = observer
+        self.threads_max = threads
+        self.memory_pages = memory_pages
+        self.processors = machine.config.vcpus
+        self.processes: dict[int, Process] = {}
+        self.tasks: dict[int, Task] = {}
+        self.groups: dict[int, ProcessGroup] = {}
+        self.futexes = FutexTable()
+        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
+        self.mounts: Mounts
+        self.signal_account = Account()
+        self.pipe_pages = PipePages()
+        self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
+        self.vdso = Vdso(machine, self._clock_page)
+        self.network = Network()
+        self._last_pid = _FIRST_PID - 1
+        self._drivers: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+
+    def open(self) -> None:
+        """Begin to keep time for the guests. Needs the running loop."""
+        self._clock_page.start(asyncio.get_running_loop())
+
+    # ------------------------------------------------------------ numbers
+
+    def take_number(self) -> int:
+        """A number for a process or thread that nobody has. EAGAIN when there are too many threads."""
+        if len(self.tasks) >= self.threads_max:
+            raise SyscallError(errno.EAGAIN)
+        for _ in range(_PIDS):
+            self._last_pid = self._last_pid + 1 if self._last_pid < _PIDS - 1 else _FIRST_PID
+            number = self._last_pid
+            if number not in self.tasks and number not in self.processes and number not in self.groups:
+                return number
+        raise SyscallError(errno.EAGAIN)
+
+    # ------------------------------------------------------------ threads
+
+    def start(self, task: Task) -> None:
+        """Let the thread run."""
+        self.tasks[task.tid] = task
+        driver = asyncio.get_running_loop().create_task(dispatch.drive(task), name=f"task {task.tid}")
+        self._drivers.add(driver)
+        driver.add_done_callback(self._driven)
+
+    def _driven(self, driver: asyncio.Task[None]) -> None:
+        self._drivers.discard(driver)
+        error = asyncio.CancelledError() if driver.cancelled() else driver.exception()
+        if error is not None:
+            self.fail(error)
+
+    def limit_memory(self, space: AddressSpace) -> None:
+        """Bound a new address space as this sandbox is."""
+        if self.memory_pages:
+            space.limit(self.memory_pages)
+
+    def memory_shown(self) -> tuple[int, int]:
+        """Bytes of memory that programs are told of: all and free."""
+        status = self.machine.counters().memory
+        total, used = status.frames_total * _PAGE, status.frames_used * _PAGE
+        if self.memory_pages:
+            total = min(total, self.memory_pages * _PAGE)
+        return total, max(total - used, 0)
+
+    # ------------------------------------------------------------ the end
+
+    def end_run(self, origin: Process) -> None:
+        """End what is left of the processes that descend from `origin`, which the host started."""
+        for process in list(self.processes.values()):
+            if process.origin is origin:
+                process.end(ExitStatus(signal=signal.SIGKILL))
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why this kernel cannot go on, if something went wrong that is no guest's doing."""
+        return self._failure
+
+    def fail(self, error: BaseException) -> None:
+        """End every process; who waits for one is told by `check`."""
+        if self._failure is None:
+            self._failure = error
+        self.kill_all("the sandbox failed")
+
+    def check(self) -> None:
+        """Raise what made the kernel fail."""
+        if self._failure is not None:
+            raise self._failure
+
+    def kill_all(self, reason: str) -> None:
+        """As SIGKILL to every process."""
+        for process in list(self.processes.values()):
+            process.end(ExitStatus(signal=signal.SIGKILL, reason=reason))
+
+    async def close(self) -> None:
+        """End every process and wait until no thread runs. Bounded: InternalError. Idempotent."""
+        self.kill_all("the sandbox was closed")
+        if self._drivers:
+            _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
+            if late:
+                raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
+        self.shared_memory.close()
+        self.vdso.close()
+        self._clock_page.close()
+        if self._failure is not None and not isinstance(self._failure, ClosedError):
+            raise self._failure

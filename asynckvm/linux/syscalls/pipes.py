@@ -1,0 +1,68 @@
+"""System calls that make pipes, and fcntl(2)'s two requests about their size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.errors import GuestMemoryError
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.pipe import PipeEnd, pipe_ends
+
+if TYPE_CHECKING:
+    from asynckvm.linux.files import OpenFile
+    from asynckvm.linux.task import Task
+
+F_SETPIPE_SZ: Final = 1031
+F_GETPIPE_SZ: Final = 1032
+_PAIR: Final = struct.Struct("<ii")
+
+
+def pipe(task: Task, pair: int) -> int:
+    return pipe2(task, pair, 0)
+
+
+def pipe2(task: Task, pair: int, flags: int) -> int:
+    if flags & ~(os.O_CLOEXEC | os.O_NONBLOCK | os.O_DIRECT):
+        raise SyscallError(errno.EINVAL)
+    process = task.process
+    owner = process.credentials
+    ends = pipe_ends(
+        process.kernel.pipe_pages,
+        flags & ~os.O_CLOEXEC,
+        user=owner.euid,
+        group=owner.egid,
+    )
+    add_pair(task, pair, ends, close_on_exec=bool(flags & os.O_CLOEXEC))
+    return 0
+
+
+def add_pair(task: Task, address: int, pair: tuple[OpenFile, OpenFile], *, close_on_exec: bool) -> None:
+    """Two new files, or none: their descriptors as two ints at `address`."""
+    files = task.process.files
+    first, second = pair
+    second.hold()
+    try:
+        one = files.add(first, close_on_exec=close_on_exec)
+        try:
+            two = files.add(second, close_on_exec=close_on_exec)
+        except SyscallError:
+            files.close(one)
+            raise
+    finally:
+        second.release()
+    try:
+        task.space.write(address, _PAIR.pack(one, two))
+    except GuestMemoryError:
+        files.close(one)
+        files.close(two)
+        raise
+
+
+def fcntl_pipe(file: OpenFile, command: int, argument: int) -> int:
+    """F_SETPIPE_SZ and F_GETPIPE_SZ. EBADF for a file that is no pipe."""
+    if not isinstance(file, PipeEnd):
+        raise SyscallError(errno.EBADF)
+    return file.pipe.resize(argument & 0xFFFF_FFFF) if command == F_SETPIPE_SZ else file.pipe.capacity

@@ -1,0 +1,70 @@
+"""System calls on the machine as a whole: its name, its random numbers, and what only its administrator may do."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.errors import GuestMemoryError
+from asynckvm.linux import uts
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files import CHUNK
+from asynckvm.linux.usercopy import TRANSFER_MAX
+
+if TYPE_CHECKING:
+    from asynckvm.linux.task import Task
+
+_GRND_FLAGS: Final = 7
+_GRND_RANDOM, _GRND_INSECURE = 2, 4
+_MEMBARRIER_QUERY: Final = 0
+# GLOBAL, GLOBAL_EXPEDITED, its registration, PRIVATE_EXPEDITED, its registration.
+_MEMBARRIER_COMMANDS: Final = 1 | 2 | 4 | 8 | 16
+
+
+def uname(task: Task, buffer: int) -> int:
+    task.space.write(buffer, uts.utsname())
+    return 0
+
+
+async def getrandom(task: Task, buffer: int, length: int, flags: int) -> int:
+    if flags & ~_GRND_FLAGS or flags & (_GRND_RANDOM | _GRND_INSECURE) == _GRND_RANDOM | _GRND_INSECURE:
+        raise SyscallError(errno.EINVAL)
+    length, done = min(length, TRANSFER_MAX), 0
+    while done < length:
+        try:
+            task.space.write(buffer + done, os.urandom(min(CHUNK, length - done)))
+        except GuestMemoryError:
+            if not done:
+                raise
+            break
+        done += min(CHUNK, length - done)
+        if done < length:
+            await asyncio.sleep(0)
+    return done
+
+
+async def membarrier(task: Task, command: int, flags: int, processor: int) -> int:  # noqa: ARG001
+    """Every thread in ring 3 passes a barrier when it is made to leave it, which a shootdown does."""
+    if flags:
+        raise SyscallError(errno.EINVAL)
+    if command == _MEMBARRIER_QUERY:
+        return _MEMBARRIER_COMMANDS
+    if command not in (1, 2, 4, 8, 16):
+        raise SyscallError(errno.EINVAL)
+    if command in (1, 2, 8):
+        for other in task.process.tasks.values():
+            if other is not task and other.in_guest:
+                await other.leave_guest()
+    return 0
+
+
+def forbidden(task: Task, *_: object) -> int:  # noqa: ARG001
+    """What only the administrator of a whole machine may do."""
+    raise SyscallError(errno.EPERM)
+
+
+def absent(task: Task, *_: object) -> int:  # noqa: ARG001
+    """What every program asks for and can do without: no word about it in the log, and no way to here."""
+    return -errno.ENOSYS

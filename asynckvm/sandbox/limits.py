@@ -1,0 +1,29 @@
+"""What a sandbox may use: every bound with its unit, and what happens at it. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from asynckvm.errors import UsageError
+
+MEBIBYTE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one sandbox. Bytes and numbers.
+
+    `memory`: private memory of each process; one that needs more is killed (reason "memory limit"). `processes`: threads of all
+    processes; more are refused with EAGAIN. `output`: bytes of stdout and of stderr that one run may write; the run is ended at
+    more (reason "output limit"). `files`: bytes in the sandbox's own file systems; more are refused with ENOSPC.
+    """
+
+    memory: int = 512 * MEBIBYTE
+    processes: int = 256
+    output: int = 16 * MEBIBYTE
+    files: int = 256 * MEBIBYTE
+
+    def __post_init__(self) -> None:
+        if self.memory < MEBIBYTE or self.processes < 1 or self.output < 0 or self.files < 0:
+            raise UsageError("limits: memory of at least 1 MiB, at least one process, nothing negative")

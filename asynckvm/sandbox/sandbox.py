@@ -1,0 +1,234 @@
+"""A sandbox: a file system, limits and processes of its own, in which commands are run.
+
+    async with Sandbox() as sandbox:
+        result = await sandbox.run(["python3", "-c", code], timeout=5)
+
+Puts a kernel of `asynckvm.linux` together, starts programs in it and reports how they ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+from asynckvm.errors import ClosedError, UsageError
+from asynckvm.linux.files import DescriptorTable
+from asynckvm.linux.kernel import Kernel
+from asynckvm.linux.report import Reporter
+from asynckvm.linux.start import Start, find_program, start
+from asynckvm.linux.status import Cause, ExitStatus
+from asynckvm.linux.streams import Capture, Source, host_stream
+from asynckvm.linux.syscalls.table import name_of
+from asynckvm.platform import Machine
+from asynckvm.sandbox import root
+from asynckvm.sandbox.binds import Bind, BindLike, bind_of
+from asynckvm.sandbox.limits import Limits
+from asynckvm.sandbox.result import CompletedProcess, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Self, TypeAlias
+
+    from asynckvm.linux.credentials import Credentials
+    from asynckvm.linux.files import OpenFile
+    from asynckvm.linux.process import Process
+    from asynckvm.linux.report import Observer
+
+    # Bytes to read; a host descriptor, which stays the caller's; an open file; None for /dev/null.
+    Input: TypeAlias = bytes | int | OpenFile | None
+
+ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+WORK: Final = "/work"
+_PAGE: Final = 4096
+
+
+class Sandbox:
+    """Open it with `async with`. Runs may overlap: they share files and see each other's processes. Thread: loop.
+
+    `machine`: one that several sandboxes share; without, the sandbox opens its own. `binds`: what it sees of the host beside
+    the read-only default root. `env`: in place of ENVIRONMENT. `cwd`: where runs begin. `credentials`: who its programs are,
+    by default root of the sandbox when the host's user is, else a user of the same numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        machine: Machine | None = None,
+        binds: Iterable[BindLike] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: str = WORK,
+        limits: Limits | None = None,
+        credentials: Credentials | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.limits = limits if limits is not None else Limits()
+        self.env = dict(ENVIRONMENT if env is None else env)
+        self.cwd = cwd
+        self._binds: list[Bind] = [bind_of(bind) for bind in binds]
+        self._given = machine
+        self._machine: Machine | None = None
+        self._kernel: Kernel | None = None
+        self._credentials = credentials if credentials is not None else root.default_credentials()
+        self._observer = observer if observer is not None else Reporter()
+
+    async def __aenter__(self) -> Self:
+        if self._kernel is not None:
+            raise UsageError("a sandbox is entered once")
+        self._machine = self._given if self._given is not None else await Machine.open()
+        try:
+            self._kernel = Kernel(
+                self._machine, self._observer, threads=self.limits.processes, memory_pages=self.limits.memory // _PAGE
+            )
+            self._kernel.open()
+            root.build(self._kernel, self._binds, self.limits, self._credentials)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End every process and give everything back. Idempotent."""
+        kernel, self._kernel = self._kernel, None
+        machine, self._machine = self._machine, None
+        try:
+            if kernel is not None:
+                await kernel.close()
+        finally:
+            if machine is not None and self._given is None:
+                await machine.close()
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel its programs see. Raises ClosedError."""
+        if self._kernel is None:
+            raise ClosedError("the sandbox is not open")
+        return self._kernel
+
+    async def run(
+        self,
+        args: Sequence[str | bytes],
+        *,
+        input: Input = b"",  # noqa: A002  as subprocess.run has it
+        stdout: int | OpenFile | None = None,
+        stderr: int | OpenFile | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  a result, not an exception
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        check: bool = False,
+    ) -> CompletedProcess:
+        """Run a command to its end; how it ended is the result, also for a timeout (seconds) or another limit.
+
+        `stdout` and `stderr` are captured, unless a host descriptor or open file is given. The run has ended when its first
+        process has; what other processes that one left behind are killed then. When this call is cancelled, they all are,
+        before CancelledError leaves it. Raises FileNotFoundError, PermissionError and other OSErrors as execve(2) fails,
+        elf.ElfError, and ProcessError with `check`.
+        """
+        began = time.monotonic()
+        captures = [Capture(self.limits.output) if stream is None else None for stream in (stdout, stderr)]
+        files = DescriptorTable()
+        try:
+            streams = (_source(input), *(capture or _sink(given) for capture, given in zip(captures, (stdout, stderr), strict=True)))
+            for number, stream in enumerate(streams):
+                files.replace(number, stream)
+            process = self._start(args, files, env, cwd)
+        except BaseException:
+            files.drop()
+            raise
+        for capture in captures:
+            if capture is not None:
+                capture.on_overflow = lambda: _end(process, Cause.OUTPUT)
+        await self._wait(process, timeout)
+        result = _result(args, process, captures, time.monotonic() - began)
+        if check:
+            result.check_returncode()
+        return result
+
+    def _start(
+        self, args: Sequence[str | bytes], files: DescriptorTable, env: Mapping[str, str] | None, cwd: str | None
+    ) -> Process:
+        if not args:
+            raise UsageError("a command is at least the name of a program")
+        environment = self.env if env is None else dict(env)
+        settings = Start(
+            arguments=[os.fsencode(argument) for argument in args],
+            environment=[os.fsencode(f"{name}={value}") for name, value in environment.items()],
+            directory=os.fsencode(cwd if cwd is not None else self.cwd),
+            credentials=self._credentials,
+            files=files,
+        )
+        name = find_program(self.kernel, settings, os.fsencode(environment.get("PATH", os.defpath)))
+        return start(self.kernel, name, settings)
+
+    async def _wait(self, process: Process, timeout: float | None) -> None:  # noqa: ASYNC109
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def look(events: int) -> None:  # noqa: ARG001
+            if process.exited and not ended.done():
+                ended.set_result(None)
+
+        process.exit_queue.watch(look)
+        try:
+            look(0)
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(ended)
+        except TimeoutError:
+            await _stop(process, ended, Cause.TIMEOUT)
+        except asyncio.CancelledError:
+            await _stop(process, ended, Cause.CANCELLED)
+            raise
+        finally:
+            process.exit_queue.unwatch(look)
+            process.kernel.end_run(process)
+        process.kernel.check()
+
+
+async def _stop(process: Process, ended: asyncio.Future[None], cause: Cause) -> None:
+    """End the run and wait until its first process is off its vCPU and gone; bounded by the platform's own bounds."""
+    _end(process, cause)
+    await asyncio.shield(ended)
+
+
+def _end(process: Process, cause: Cause) -> None:
+    process.end(ExitStatus(signal=signal.SIGKILL, reason=cause.value, cause=cause))
+
+
+def _source(stream: Input) -> OpenFile:
+    if stream is None:
+        return Source(b"")
+    if isinstance(stream, (bytes, bytearray, memoryview)):
+        return Source(bytes(stream))
+    return host_stream(stream) if isinstance(stream, int) else stream
+
+
+def _sink(stream: int | OpenFile | None) -> OpenFile:
+    return host_stream(stream) if isinstance(stream, int) else stream  # type: ignore[return-value]
+
+
+def _result(
+    args: Sequence[str | bytes], process: Process, captures: Sequence[Capture | None], wall_time: float
+) -> CompletedProcess:
+    status = process.ended or ExitStatus(code=0)
+    stdout, stderr = (bytes(capture.data) if capture is not None else b"" for capture in captures)
+    with contextlib.suppress(ClosedError):
+        process.kernel.check()
+    return CompletedProcess(
+        args=tuple(os.fsdecode(argument) for argument in args),
+        returncode=status.returncode,
+        stdout=stdout,
+        stderr=stderr,
+        reason=reason_of(status),
+        signal=status.signal,
+        fault=status.fault,
+        detail=status.reason,
+        wall_time=wall_time,
+        cpu_time=(process.cpu_ns + process.children_ns) / 1e9,
+        peak_memory=max(process.resident_max, process.resident_max_children) * _PAGE,
+        syscalls={name_of(number): count for number, count in process.calls.most_common()},
+    )
