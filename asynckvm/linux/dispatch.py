@@ -122,10 +122,8 @@ async def _answer(task: Task, exit_: Syscall) -> int:
 
 
 def _number_of(error: Exception) -> int:
-    if isinstance(error, ElfError):
-        return error.problem.errno
-    if isinstance(error, ArgumentsTooLongError):
-        return errno.E2BIG
+    if isinstance(error, (ElfError, ArgumentsTooLongError)):
+        return error.errno
     if isinstance(error, GuestStringError):
         return errno.ENAMETOOLONG
     if isinstance(error, OutOfMemoryError):

@@ -243,9 +243,10 @@ def _check(segment: Segment, size: int, header: _Header, previous: Segment | Non
         raise ElfError(ElfProblem.MALFORMED, f"{where} has {segment.file_bytes} bytes for {segment.memory_bytes}")
     if page_down(segment.address) < lowest or page_up(segment.end) > USER_MAX:
         raise ElfError(ElfProblem.MALFORMED, f"{where}, {segment.memory_bytes} bytes, leaves user space")
-    if segment.offset % PAGE != segment.address % PAGE:
+    # Where nothing of the file is mapped, its offset means nothing either.
+    if segment.file_bytes and segment.offset % PAGE != segment.address % PAGE:
         raise ElfError(ElfProblem.MALFORMED, f"{where} and its file offset {segment.offset:#x} differ within a page")
-    if segment.offset + segment.file_bytes > size:
+    if segment.file_bytes and segment.offset + segment.file_bytes > size:
         raise ElfError(ElfProblem.TRUNCATED, f"{where} ends at byte {segment.offset + segment.file_bytes} of {size}")
     if previous is not None and segment.address < previous.end:
         raise ElfError(ElfProblem.MALFORMED, f"{where} overlaps or precedes the one at {previous.address:#x}")

@@ -76,7 +76,7 @@ def load(kernel: Kernel, prepared: loader.Executable, credentials: Credentials, 
             Auxiliary.SECURE: int(credentials.is_secure),
         }
         kernel.limit_memory(space)
-        loaded = loader.load(space, kernel.machine, prepared, vector, stack_limit=stack)
+        loaded = loader.load(space, kernel.machine, prepared, vector, vdso=kernel.vdso, stack_limit=stack)
         context = kernel.machine.create_context(space)
     except BaseException:
         space.close()

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
+from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.shared_memory import SharedMemory
 from asynckvm.linux.signals.queue import Account
+from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.vdso import Vdso
 
 if TYPE_CHECKING:
     from asynckvm.linux.groups import ProcessGroup
@@ -51,9 +55,17 @@ class Kernel:
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
         self.mounts: Mounts
         self.signal_account = Account()
+        self.pipe_pages = PipePages()
+        self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
+        self.vdso = Vdso(machine, self._clock_page)
+        self.network = Network()
         self._last_pid = _FIRST_PID - 1
         self._drivers: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+
+    def open(self) -> None:
+        """Begin to keep time for the guests. Needs the running loop."""
+        self._clock_page.start(asyncio.get_running_loop())
 
     # ------------------------------------------------------------ numbers
 
@@ -133,5 +145,7 @@ class Kernel:
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
         self.shared_memory.close()
+        self.vdso.close()
+        self._clock_page.close()
         if self._failure is not None and not isinstance(self._failure, ClosedError):
             raise self._failure

@@ -14,7 +14,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux import elf, script, stack
 from asynckvm.linux.elf import ElfError, ElfProblem
@@ -34,6 +34,7 @@ from asynckvm.model.memory import HUGE_PAGE, PAGE, USER_MAX, Access
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from asynckvm.linux.files import OpenFile
     from asynckvm.linux.vdso import Vdso
     from asynckvm.platform import AddressSpace, HostFile, Machine
 
@@ -52,34 +53,20 @@ _SIGNAL_FRAME: Final = 440 + 15
 _STATE_EXTRA: Final = 4 + 63
 
 
-class Attributes(Protocol):
-    @property
-    def size(self) -> int: ...
-
-
-class ExecutableFile(Protocol):
-    """An open regular file that may be executed."""
-
-    def pread(self, length: int, offset: int) -> bytes: ...
-    def attributes(self) -> Attributes: ...
-    def map_file(self, machine: Machine) -> HostFile: ...
-    def close(self) -> None: ...
-
-
 @dataclass(slots=True)
 class Executable:
     """What is to be loaded: the program's file, that of its dynamic linker if it has one, and its final arguments.
 
     `name` is what was executed (AT_EXECFN), which for a script is the script, while `file` is the program that runs it. Close it
-    after loading: `opened` are the files that `prepare` opened.
+    after loading, which releases the files that `prepare` opened.
     """
 
     name: bytes
     arguments: list[bytes]
     environment: list[bytes]
-    file: ExecutableFile
+    file: OpenFile
     image: elf.Image
-    linker: tuple[ExecutableFile, elf.Image] | None
+    linker: tuple[OpenFile, elf.Image] | None
     opened: contextlib.ExitStack
 
     def close(self) -> None:
@@ -87,8 +74,8 @@ class Executable:
 
 
 def prepare(
-    file: ExecutableFile,
-    open_file: Callable[[bytes], ExecutableFile],
+    file: OpenFile,
+    open_file: Callable[[bytes], OpenFile],
     name: bytes,
     arguments: Sequence[bytes],
     environment: Sequence[bytes],
@@ -98,17 +85,21 @@ def prepare(
 ) -> Executable:
     """Everything execve(2) may refuse, in its order. `file` stays the caller's.
 
-    `open_file` opens an interpreter by its name, as execve opens a program. `stack_limit` is RLIMIT_STACK. Not `reachable`:
-    the program was given by a descriptor that is closed before it runs, so no interpreter could read a script. Raises
-    ElfError, stack.ArgumentsTooLongError, SyscallError, and what `open_file` raises.
+    `open_file` opens an interpreter by its name as execve opens a program: EACCES for what is no executable regular file.
+    `stack_limit` is RLIMIT_STACK. Not `reachable`: the program was given by a descriptor that is closed before it runs, so no
+    interpreter could read a script. Raises ElfError, stack.ArgumentsTooLongError, SyscallError, and what `open_file` raises.
     """
     arguments, environment = list(arguments) or [b""], list(environment)
     stack.check_lengths(arguments, environment, name, stack_limit)
     with contextlib.ExitStack() as opened:
 
-        def opening(path: bytes) -> ExecutableFile:
+        def opening(path: bytes) -> OpenFile:
+            # The kernel's own look-up takes an empty name for the working directory, and a directory is not executed.
+            if not path:
+                raise SyscallError(errno.EACCES)
             interpreter = open_file(path)
-            opened.callback(interpreter.close)
+            interpreter.hold()
+            opened.callback(interpreter.release)
             return interpreter
 
         running = name
@@ -133,11 +124,11 @@ def prepare(
         return Executable(name, arguments, environment, file, image, linker, opened.pop_all())
 
 
-def _parse(file: ExecutableFile) -> elf.Image:
+def _parse(file: OpenFile) -> elf.Image:
     return elf.parse(lambda offset, length: file.pread(length, offset), file.attributes().size)
 
 
-def _parse_linker(file: ExecutableFile, name: bytes) -> elf.Image:
+def _parse_linker(file: OpenFile, name: bytes) -> elf.Image:
     if file.attributes().size < elf.HEADER_BYTES:
         raise SyscallError(errno.EIO)
     try:
@@ -183,12 +174,12 @@ def load(
     """
     image = program.image
     base = _program_base(image, random)
-    _map_image(space, image, base, program.file.map_file(machine))
+    _map_image(space, machine, image, base, program.file)
     entry, linker_base = base + image.entry, 0
     if program.linker is not None:
         file, linker = program.linker
         linker_base = _linker_base(linker, (base + image.start, base + image.end), random)
-        _map_image(space, linker, linker_base, file.map_file(machine))
+        _map_image(space, machine, linker, linker_base, file)
         entry = linker_base + linker.entry
     room = vdso.size if vdso is not None else 0
     top = USER_MAX - room - PAGE * (int.from_bytes(random(4), "little") % STACK_SHIFT_PAGES)
@@ -262,12 +253,14 @@ def _vdso_base(top: int, room: int, random: Callable[[int], bytes]) -> int:
     return top + PAGE * (int.from_bytes(random(2), "little") % ((end - room - top) // PAGE + 1))
 
 
-def _map_image(space: AddressSpace, image: elf.Image, base: int, file: HostFile) -> None:
+def _map_image(space: AddressSpace, machine: Machine, image: elf.Image, base: int, file: OpenFile) -> None:
+    length = max((segment.offset + segment.file_bytes for segment in image.segments if segment.file_bytes), default=0)
+    view = file.map_file(machine, writable=False, length=length) if length else None
     for segment in image.segments:
-        _map_segment(space, segment, base, file)
+        _map_segment(space, segment, base, view)
 
 
-def _map_segment(space: AddressSpace, segment: elf.Segment, base: int, file: HostFile) -> None:
+def _map_segment(space: AddressSpace, segment: elf.Segment, base: int, file: HostFile | None) -> None:
     start = base + segment.address
     file_end = page_up(start + segment.file_bytes) if segment.file_bytes else page_down(start)
     memory_end = page_up(start + segment.memory_bytes)

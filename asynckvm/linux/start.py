@@ -15,7 +15,8 @@ from asynckvm.linux.limits import Limit, Limits
 from asynckvm.linux.process import Process
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.task import Task
-from asynckvm.linux.vfs import Caller, FileSystemContext, open_program, resolve
+from asynckvm.linux.vfs import Caller, FileSystemContext, resolve
+from asynckvm.linux.vfs.opening import find_program as open_by_path
 
 if TYPE_CHECKING:
     from asynckvm.linux.credentials import Credentials
@@ -36,7 +37,7 @@ class Start:
     def caller(self, kernel: Kernel) -> Caller:
         """Paths are walked as the new process would. OSError when its directory cannot be entered."""
         top = kernel.mounts.root
-        outside = Caller(FileSystemContext(top), self.credentials)
+        outside = Caller(FileSystemContext(kernel.mounts, top), self.credentials)
         try:
             directory = resolve(outside, top, self.directory)
             outside.check(directory.node.attributes(), os.X_OK)
@@ -44,7 +45,7 @@ class Start:
                 raise SyscallError(errno.ENOTDIR)
         except SyscallError as error:
             raise OSError(error.number, os.strerror(error.number), os.fsdecode(self.directory)) from None
-        return Caller(FileSystemContext(top, directory), self.credentials)
+        return Caller(FileSystemContext(kernel.mounts, top, directory), self.credentials)
 
 
 def find_program(kernel: Kernel, start: Start, search: bytes) -> bytes:
@@ -73,7 +74,7 @@ def start(kernel: Kernel, name: bytes, settings: Start) -> Process:
     caller = settings.caller(kernel)
 
     def open_file(path: bytes) -> OpenFile:
-        return open_program(caller, caller.fs.directory, path)
+        return open_by_path(caller, caller.fs.directory, path)
 
     limits = Limits.default(kernel.threads_max)
     try:

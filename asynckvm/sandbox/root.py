@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 from typing import TYPE_CHECKING
 
 from asynckvm.linux.credentials import Credentials
-from asynckvm.linux.vfs import bind_host, default_root
+from asynckvm.linux.vfs import default
+from asynckvm.linux.vfs.procfs import ProcFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,19 @@ def default_credentials() -> Credentials:
 
 def build(kernel: Kernel, binds: Sequence[Bind], limits: Limits, credentials: Credentials) -> None:
     """Give the kernel its mounts. OSError for a bind whose source is not there."""
-    kernel.mounts = default_root(kernel, credentials, limits.files)
-    for bind in binds:
-        bind_host(kernel.mounts, os.fsencode(bind.source), os.fsencode(bind.target), writable=bind.writable)
+    kernel.mounts = default.build(
+        user=_user(credentials),
+        binds=[default.Bind(bind.source, bind.target, bind.writable) for bind in binds],
+        proc=ProcFileSystem(kernel),
+        size=limits.files,
+    )
+
+
+def _user(credentials: Credentials) -> default.User:
+    if credentials.ruid == 0:
+        return default.User()
+    try:
+        name = pwd.getpwuid(credentials.ruid).pw_name
+    except KeyError:
+        name = "user"
+    return default.User(name, credentials.ruid, credentials.rgid)

@@ -83,6 +83,7 @@ class Sandbox:
             self._kernel = Kernel(
                 self._machine, self._observer, threads=self.limits.processes, memory_pages=self.limits.memory // _PAGE
             )
+            self._kernel.open()
             root.build(self._kernel, self._binds, self.limits, self._credentials)
         except BaseException:
             await self.close()

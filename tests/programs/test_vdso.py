@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import struct
 import subprocess
@@ -15,10 +16,13 @@ from typing import NamedTuple
 
 import pytest
 
-from asynckvm.linux import Program, loader
+from asynckvm.linux import loader
 from asynckvm.linux.clock_page import ClockPage
+from asynckvm.linux.files.host import HostDescriptor
+from asynckvm.linux.loader import Loaded
 from asynckvm.linux.vdso import Vdso
 from asynckvm.model.exits import Instruction, Syscall
+from asynckvm.model.memory import PAGE, Access
 from asynckvm.model.registers import RegisterIndex
 from asynckvm.platform import AddressSpace, Context, Machine
 from support.pace import paced
@@ -62,16 +66,22 @@ def program(tmp_path: Path) -> Path:
     return target
 
 
+def _no_interpreter(name: bytes) -> HostDescriptor:
+    raise AssertionError(f"a static program asked for {name!r}")
+
+
 @contextlib.asynccontextmanager
-async def loaded(machine: Machine, path: Path, page: ClockPage) -> AsyncIterator[tuple[AddressSpace, Context]]:
+async def loaded(machine: Machine, path: Path, page: ClockPage) -> AsyncIterator[tuple[AddressSpace, Context, Loaded]]:
     space = machine.create_address_space()
-    with contextlib.closing(Vdso(machine, page)) as vdso, Program(path) as program:
-        with contextlib.closing(program.prepare([b"clocks"], [])) as executable:
-            where = loader.load(space, machine, executable, {}, vdso=vdso)
+    file = HostDescriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC), os.O_RDONLY)
+    with contextlib.closing(file), contextlib.closing(Vdso(machine, page)) as vdso:
+        executable = loader.prepare(file, _no_interpreter, b"clocks", [b"clocks"], [])
+        where = loader.load(space, machine, executable, {}, vdso=vdso)
+        executable.close()
         context = machine.create_context(space)
         context.registers = context.registers.replace(rip=where.entry, rsp=where.stack_pointer)
         try:
-            yield space, context
+            yield space, context, where
         finally:
             context.close()
             space.close()
@@ -81,7 +91,7 @@ async def run(machine: Machine, path: Path, page: ClockPage, *, wait: bool) -> R
     """Answer the few calls this guest makes. `wait`: begin when the page is valid."""
     calls: Counter[int] = Counter()
     result = Run(-1, {}, {})
-    async with asyncio.timeout(paced(40)), loaded(machine, path, page) as (space, context):
+    async with asyncio.timeout(paced(40)), loaded(machine, path, page) as (space, context, _):
         while True:
             exit_ = await context.switch()
             assert isinstance(exit_, Syscall), exit_
@@ -143,7 +153,7 @@ async def test_a_closed_page_sends_guests_back_to_their_calls(machine: Machine, 
     """One that a guest still has mapped."""
     page = ClockPage(counter_exact=True)
     page.start(asyncio.get_running_loop())
-    async with asyncio.timeout(paced(20)), loaded(machine, program, page) as (_, context):
+    async with asyncio.timeout(paced(20)), loaded(machine, program, page) as (_, context, _):
         while not page.valid:
             await asyncio.sleep(0.005)
         page.close()
@@ -154,3 +164,19 @@ async def test_a_closed_page_sends_guests_back_to_their_calls(machine: Machine, 
         exit_ = await context.switch()
         assert isinstance(exit_, Syscall)
         assert exit_.number == CLOCK_GETTIME
+
+
+async def test_what_a_guest_writes_there_is_its_own(machine: Machine, program: Path) -> None:
+    """Time is told to all guests by one page."""
+    with contextlib.closing(ClockPage(counter_exact=True)) as page:
+        async with loaded(machine, program, page) as (space, _, where), loaded(machine, program, page) as (other, _, elsewhere):
+            told = os.pread(page.fd, PAGE, 0)
+            assert space.read(where.vdso[0], PAGE) == told
+            space.protect(where.vdso[0], PAGE, Access.READ | Access.WRITE)
+            space.write(where.vdso[0], b"x" * PAGE)
+            assert space.read(where.vdso[0], PAGE) == b"x" * PAGE
+            assert os.pread(page.fd, PAGE, 0) == told
+            page.update()
+            told = os.pread(page.fd, PAGE, 0)
+            assert told[:8] == (2).to_bytes(8, "little")
+            assert other.read(elsewhere.vdso[0], PAGE) == told

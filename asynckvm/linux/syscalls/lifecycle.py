@@ -13,11 +13,12 @@ from asynckvm.linux import children, clone, execve
 from asynckvm.linux.children import Report
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import pidfd
-from asynckvm.linux.stack import STRING_BYTES_MAX, STRINGS_BYTES_MAX
+from asynckvm.linux.stack import STRING_BYTES_MAX
 from asynckvm.linux.status import ExitStatus
 from asynckvm.linux.syscalls import structs
+from asynckvm.linux.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, caller_of, check_flags, location_of, start_of
 from asynckvm.linux.usercopy import read_uint64
-from asynckvm.linux.vfs import resolve
+from asynckvm.linux.vfs import opening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,16 +27,14 @@ if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
 
-AT_FDCWD: Final = -100
-_AT_SYMLINK_NOFOLLOW: Final = 0x100
-_AT_EMPTY_PATH: Final = 0x1000
 _CLONE_ARGS: Final = struct.Struct("<8Q")
 _CLONE_ARGS_MAX: Final = 88  # those of Linux 6: also set_tid, set_tid_size, cgroup
 _PAGE: Final = 4096
 _SIGNALS: Final = 64
 _P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
 _SIGINFO: Final = struct.Struct("<iii4xiIi100x")
-_POINTERS: Final = 512  # read at a time
+# Read at most; what of it a stack has room for is checked when it is laid out.
+_STRINGS_BYTES: Final = 6 << 20
 
 
 # ---------------------------------------------------------------- making
@@ -83,29 +82,27 @@ async def execve_(task: Task, path: bytes, arguments: int, environment: int) -> 
 
 
 async def execveat(task: Task, directory: int, path: bytes, arguments: int, environment: int, flags: int) -> int:
-    if flags & ~(_AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH):
-        raise SyscallError(errno.EINVAL)
-    process = task.process
+    check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
+    process, caller = task.process, caller_of(task)
     reachable = True
     name = path
-    if not path and flags & _AT_EMPTY_PATH:
-        opened = process.files.get(directory)
+    if not path and flags & AT_EMPTY_PATH:
         name = b"/dev/fd/%d" % directory
         reachable = not process.files.closes_on_exec(directory)
-        file = resolve.open_program(process, opened.location, b"")
+        file = opening.find_program(caller, location_of(task, directory), b"")
     else:
-        start = process.files.get(directory).location if directory != AT_FDCWD and not path.startswith(b"/") else None
-        if start is not None:
+        start = start_of(task, directory, path)
+        if directory != AT_FDCWD and not path.startswith(b"/"):
             name = b"/dev/fd/%d/%s" % (directory, path)
             reachable = not process.files.closes_on_exec(directory)
-        file = resolve.open_program(process, start, path, follow=not flags & _AT_SYMLINK_NOFOLLOW)
+        file = opening.find_program(caller, start, path, follow=not flags & AT_SYMLINK_NOFOLLOW)
     file.hold()
     try:
-        budget = [STRINGS_BYTES_MAX]
+        budget = [_STRINGS_BYTES]
         argv, envp = _strings(task, arguments, budget), _strings(task, environment, budget)
 
         def open_file(interpreter: bytes) -> OpenFile:
-            return resolve.open_program(process, None, interpreter)
+            return opening.find_program(caller, process.fs.directory, interpreter)
 
         await execve.execute(task, file, open_file, name, argv, envp, reachable=reachable)
     finally:
@@ -197,7 +194,7 @@ def _wanted_by(task: Task, kind: int, number: int) -> Callable[[Process], bool]:
         return _wanted(task, -number)
     if kind == _P_PIDFD:
         file = task.process.files.get(number)
-        if not isinstance(file, pidfd.PidFile):
+        if not isinstance(file, pidfd.ProcessFile):
             raise SyscallError(errno.EBADF)
         return lambda child: child is file.process
     raise SyscallError(errno.EINVAL)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import GuestStringError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.memory import MemoryFile
+from asynckvm.linux.files.pipe import Pipe, open_fifo
 from asynckvm.linux.syscalls.paths import AT_FDCWD, caller_of, check_flags, start_of
 from asynckvm.linux.vfs import Location, Owner, opening
 from asynckvm.linux.vfs.opening import O_TMPFILE
@@ -103,8 +104,8 @@ async def _open_fifo(task: Task, location: Location, flags: int) -> int:
     kernel, node = task.process.kernel, location.node
     endpoint = node.endpoint()
     if endpoint.pipe is None:
-        endpoint.pipe = kernel.make_fifo(node.attributes)
-    file = await kernel.open_fifo(task, endpoint.pipe, flags)
+        endpoint.pipe = Pipe(kernel.pipe_pages, node.attributes)
+    file = await open_fifo(task, endpoint.pipe, flags)
     file.location = location
     location.node.settle()
     return task.process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))

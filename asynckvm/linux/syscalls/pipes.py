@@ -32,8 +32,8 @@ def pipe2(task: Task, pair: int, flags: int) -> int:
     ends = pipe_ends(
         process.kernel.pipe_pages,
         flags & ~os.O_CLOEXEC,
-        user=owner.effective_user,
-        group=owner.effective_group,
+        user=owner.euid,
+        group=owner.egid,
     )
     add_pair(task, pair, ends, close_on_exec=bool(flags & os.O_CLOEXEC))
     return 0

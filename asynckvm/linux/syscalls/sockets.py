@@ -35,8 +35,7 @@ _OPTION_MAX: Final = 4096
 
 
 def network_of(task: Task) -> Network:
-    network: Network = task.process.kernel.network  # type: ignore[attr-defined]
-    return network
+    return task.process.kernel.network
 
 
 def get_socket(task: Task, fd: int) -> Socket:
@@ -50,8 +49,8 @@ def get_socket(task: Task, fd: int) -> Socket:
 
 
 def credentials_of(task: Task) -> Credentials:
-    identity = task.process.identity
-    return Credentials(identity.pid, identity.user, identity.group)
+    credentials = task.process.credentials
+    return Credentials(task.process.pid, credentials.euid, credentials.egid)
 
 
 def caller_of(task: Task) -> Caller:

@@ -1,6 +1,6 @@
 """The virtual file system: a tree of mounts, each of one kind of file system, and the walk of paths through them.
 
-`node` has the nouns and `location` says where one was reached; `mounts` is the tree, `resolve` the walk, `caller` on whose behalf.
+`node` has the nouns and `location` says where one was reached; `mounts` is the tree, `resolve` the walk, `caller` for whom.
 `names`, `opening`, `changes` are what system calls ask for, with Linux's checks. Kinds: `host` (by `openat2`), `tmpfs`.
 """
 

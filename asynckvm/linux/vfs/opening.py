@@ -43,6 +43,14 @@ def open_file(caller: Caller, start: Location, path: bytes, flags: int, mode: in
     return open_found(caller, find(caller, start, path, flags, mode, resolve), flags)
 
 
+def find_program(caller: Caller, start: Location, path: bytes, *, follow: bool = True) -> OpenFile:
+    """A file to be executed, by its path; b"" is `start` itself. Errors as execve(2) has them."""
+    location = Walk(caller, start).to(path, follow=follow) if path else start
+    if location.node.is_link:
+        raise SyscallError(errno.ELOOP)
+    return open_program(caller, location)
+
+
 def open_program(caller: Caller, location: Location) -> OpenFile:
     """A regular file to be executed, for reading. EACCES when the caller may not, or nobody may from there."""
     attributes = location.node.attributes()

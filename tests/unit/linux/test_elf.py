@@ -74,6 +74,11 @@ def test_another_architecture_is_named(options: dict[str, object], name: str) ->
     assert caught.value.problem is ElfProblem.WRONG_ARCHITECTURE
 
 
+def test_zeroes_need_no_place_in_the_file() -> None:
+    image = parse_bytes(elf(Header(), Header(flags=R | W, offset=0x12345, address=0x500000, file_bytes=0)))
+    assert image.segments[1].memory_bytes == 0x200
+
+
 @pytest.mark.parametrize("length", [4, 63, 64, 100, 0x1FF])
 def test_every_cut_is_noticed(length: int) -> None:
     assert problem(elf()[:length]) is ElfProblem.TRUNCATED
@@ -165,6 +170,6 @@ def test_no_bytes_make_it_fail_otherwise(data: st.DataObject) -> None:
     end = 0
     for segment in image.segments:
         assert end <= segment.address < segment.end <= USER_MAX
-        assert segment.offset + segment.file_bytes <= len(raw)
+        assert segment.offset + segment.file_bytes <= len(raw) or not segment.file_bytes
         assert segment.file_bytes <= segment.memory_bytes
         end = segment.end

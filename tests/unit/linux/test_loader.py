@@ -1,13 +1,16 @@
 """From files to an address space: what is opened in which order, what is refused, and what is mapped where."""
 
 import errno
+import os
 from collections.abc import Callable
 
 import pytest
 
 from asynckvm.errors import AsyncKvmError
+from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.elf import ElfError, ElfProblem
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files import OpenFile
 from asynckvm.linux.layout import MMAP_WINDOWS, STACK_BYTES
 from asynckvm.linux.loader import Executable, Loaded, load, prepare
 from asynckvm.linux.stack import ArgumentsTooLongError, Auxiliary
@@ -18,11 +21,6 @@ from support.fake_platform import FakeMachine, FakeSpace
 LINKER = elf(Header(address=0, align=0x10000), kind=ET_DYN, entry=0x180)
 
 
-class Attributes:
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-
 class View:
     """What map_file() gives: as much of a HostFile as a FakeSpace looks at."""
 
@@ -31,10 +29,11 @@ class View:
         self.number = number
 
 
-class File:
-    """An open file that is some bytes."""
+class File(OpenFile):
+    """An open file that is some bytes. Somebody holds it."""
 
     def __init__(self, data: bytes, number: int = 1) -> None:
+        super().__init__(os.O_RDONLY)
         self.data = data
         self.number = number
         self.open = True
@@ -43,10 +42,12 @@ class File:
         return self.data[offset : offset + length]
 
     def attributes(self) -> Attributes:
-        return Attributes(len(self.data))
+        return Attributes(1, 2, 0o100755, size=len(self.data))
 
-    def map_file(self, machine: object) -> View:
+    def map_file(self, machine: object, *, writable: bool, length: int) -> View:  # type: ignore[override]
         assert self.open
+        assert not writable
+        assert length <= len(self.data)
         return View(self.data, self.number)
 
     def close(self) -> None:
@@ -141,7 +142,7 @@ def test_a_read_only_tail_keeps_what_the_file_has_there() -> None:
 
 
 def test_a_segment_of_zeroes_alone() -> None:
-    space, _ = load_bytes(elf(Header(), Header(flags=R | W, address=0x500000, file_bytes=0, memory_bytes=0x1800)))
+    space, _ = load_bytes(elf(Header(), Header(flags=R | W, offset=0x12345, address=0x500000, file_bytes=0, memory_bytes=0x1800)))
     assert space.read(0x500000, 0x2000) == bytes(0x2000)
 
 
@@ -256,6 +257,9 @@ def test_no_arguments_are_one_empty_one() -> None:
 def test_what_execve_refuses() -> None:
     assert number(lambda: prepared(b"#!/nowhere\n")) == errno.ENOENT
     assert number(lambda: prepared(b"#!\n")) == errno.ENOEXEC
+    assert number(lambda: prepared(b"#!\0\n")) == errno.EACCES
+    assert number(lambda: prepared(dynamic(b""))) == errno.ENOEXEC
+    assert number(lambda: prepared(dynamic(b"\0"))) == errno.EACCES
     assert number(lambda: prepared(b"text")) == errno.ENOEXEC
     assert number(lambda: prepared(b"#!/sh\n", Files(sh=b"text"))) == errno.ENOEXEC
     assert number(lambda: prepared(b"#!/sh\n", Files(sh=elf()), reachable=False)) == errno.ENOENT
