@@ -33,7 +33,7 @@ class FakeTask:
         self.saved_mask: int | None = None
         self.pending = SimpleNamespace(mask=0)
         kernel = SimpleNamespace(pipe_pages=PipePages(), processes={})
-        credentials = SimpleNamespace(effective_user=1000, effective_group=100)
+        credentials = SimpleNamespace(euid=1000, egid=100, is_root=False)
         self.process: Any = SimpleNamespace(
             files=DescriptorTable(),
             kernel=kernel,

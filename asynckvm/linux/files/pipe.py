@@ -72,10 +72,10 @@ class Pipe:
     def __init__(
         self,
         pages: PipePages,
+        attributes: Callable[[], Attributes] | None = None,
         *,
         user: int = 0,
         group: int = 0,
-        attributes: Callable[[], Attributes] | None = None,
     ) -> None:
         self.anonymous = attributes is None
         self.inode = next(_inodes)

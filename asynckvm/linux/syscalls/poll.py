@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestMemoryError
-from asynckvm.linux.errors import ERESTARTNOHAND, ERESTARTSYS, RESTARTS, SyscallError
+from asynckvm.linux.errors import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTSYS, RESTARTS, SyscallError
+from asynckvm.linux.signals import send
 from asynckvm.linux.usercopy import NANOSECONDS, read_timespec, read_uint64, write_timespec
 from asynckvm.linux.wait import (
     POLLERR,
@@ -34,7 +35,6 @@ _POLLFD: Final = struct.Struct("<iHH")
 _TIMEVAL: Final = struct.Struct("<qq")
 _MASK_ARGUMENT: Final = struct.Struct("<QQ")
 _SIGSET_BYTES: Final = 8
-_UNBLOCKABLE: Final = 1 << 9 - 1 | 1 << 19 - 1  # SIGKILL, SIGSTOP
 _MICROSECONDS: Final = 1_000_000
 _WORD_BITS: Final = 64
 # What each of select's sets asks for: fs/select.c.
@@ -75,8 +75,9 @@ def signal_mask(task: Task, address: int, size: int) -> Iterator[None]:
         return
     if size != _SIGSET_BYTES:
         raise SyscallError(errno.EINVAL)
-    mask = read_uint64(task.space, address) & ~_UNBLOCKABLE
-    before, task.saved_mask, task.mask = task.mask, task.mask, mask
+    mask = read_uint64(task.space, address)
+    before = task.saved_mask = task.mask
+    send.set_mask(task, mask)
     interrupted = False
     try:
         yield
@@ -85,7 +86,8 @@ def signal_mask(task: Task, address: int, size: int) -> Iterator[None]:
         raise
     finally:
         if not interrupted:
-            task.mask, task.saved_mask = before, None
+            send.set_mask(task, before)
+            task.saved_mask = None
 
 
 @contextlib.contextmanager
@@ -117,8 +119,18 @@ async def wait_for(task: Task, files: Sequence[OpenFile], look: Callable[[], int
 
 
 async def poll(task: Task, address: int, count: int, milliseconds: int) -> int:
-    with _not_restarted_by_handlers():
-        return await _poll(task, address, count, deadline_ms(milliseconds))
+    return await _poll_again(task, address, count, deadline_ms(milliseconds))
+
+
+async def _poll_again(task: Task, address: int, count: int, until: int | None) -> int:
+    """After a signal without a handler it goes on for what is left of its time."""
+    try:
+        return await _poll(task, address, count, until)
+    except SyscallError as error:
+        if error.number != ERESTARTSYS:
+            raise
+        task.restart = lambda: _poll_again(task, address, count, until)
+        raise SyscallError(ERESTART_RESTARTBLOCK) from None
 
 
 async def ppoll(task: Task, address: int, count: int, timespec: int, mask: int, size: int) -> int:

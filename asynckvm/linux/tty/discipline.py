@@ -213,27 +213,34 @@ class Discipline:
 
     def _edit(self, byte: int) -> bool:
         """Whether the character means something to the line."""
-        extended = self._has(t.IEXTEN)
         if byte == _NEWLINE:
             if self._has(t.ECHO | t.ECHONL):
                 self.output.echo(b"\n")
             self._finish(b"\n")
         elif self._is(byte, t.VEOF):
             self._finish(b"")
-        elif self._is(byte, t.VEOL) or (extended and self._is(byte, t.VEOL2)):
+        elif self._is(byte, t.VEOL):
             self._echo(byte)
             self._finish(bytes((byte,)))
         elif self._is(byte, t.VERASE):
             self._erase()
         elif self._is(byte, t.VKILL):
             self._kill(byte)
-        elif extended and self._is(byte, t.VWERASE):
+        else:
+            return self._has(t.IEXTEN) and self._edit_extended(byte)
+        return True
+
+    def _edit_extended(self, byte: int) -> bool:
+        if self._is(byte, t.VEOL2):
+            self._echo(byte)
+            self._finish(bytes((byte,)))
+        elif self._is(byte, t.VWERASE):
             self._erase_word()
-        elif extended and self._is(byte, t.VLNEXT):
+        elif self._is(byte, t.VLNEXT):
             self._literal = True
             if self._has(t.ECHO) and self._has(t.ECHOCTL):
                 self.output.echo(b"^\b")
-        elif extended and self._is(byte, t.VREPRINT) and self._has(t.ECHO):
+        elif self._is(byte, t.VREPRINT) and self._has(t.ECHO):
             self._echo(byte)
             self.output.echo(b"\n")
             for typed in self._line:
@@ -307,7 +314,7 @@ class Discipline:
             return 2
         return 0 if byte < 0x20 or byte == 0x7F else 1
 
-    def _width(self, line: bytes) -> int:
+    def _width(self, line: bytearray) -> int:
         width = 0
         for byte in line:
             if not (self.termios.iflag & t.IUTF8 and byte & 0xC0 == 0x80):

@@ -1,4 +1,4 @@
-"""What a terminal shows: bytes on their way to the master side, after output processing. Source: termios(3), drivers/tty/n_tty.c."""
+"""What a terminal shows: bytes on their way to the master side, after output processing. Source: termios(3)."""
 
 from __future__ import annotations
 

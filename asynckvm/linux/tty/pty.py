@@ -1,4 +1,4 @@
-"""The two sides of a terminal as open files, and the terminals of a sandbox: /dev/ptmx, /dev/pts, /dev/tty. Source: pty(7), pts(4)."""
+"""The two sides of a terminal as open files, and a sandbox's terminals: /dev/ptmx, /dev/pts, /dev/tty. Source: pty(7)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Master(OpenFile):
 
     def close(self) -> None:
         self._terminals.forget(self.terminal)
-        self.terminal.hang_up()
+        self.terminal.disconnect()
 
 
 class Slave(OpenFile):
@@ -109,12 +109,9 @@ class Slave(OpenFile):
             await task.wait(self.queue, until=until)
         return b"" if terminal.hung_up else terminal.take(min(length, CHUNK))
 
-    def read(self, length: int) -> bytes:
-        if not length or self.terminal.hung_up:
-            return b""
-        if not self.terminal.readable(1):
-            raise would_block()
-        return self.terminal.take(min(length, CHUNK))
+    def read(self, length: int) -> bytes:  # noqa: ARG002
+        """Who reads is not known here, and matters: nobody may."""
+        raise would_block()
 
     def write_for(self, task: Task, data: bytes) -> int:
         if not self.terminal.hung_up:
@@ -185,7 +182,7 @@ class Terminals:
         if terminal.locked and not unlocked:
             raise SyscallError(errno.EIO)
         process = task.process
-        if terminal.exclusive and process.credentials.effective_user != 0:
+        if terminal.exclusive and not process.credentials.is_root:
             raise SyscallError(errno.EBUSY)
         slave = Slave(self, terminal, flags & ~os.O_NOCTTY)
         session = process.session

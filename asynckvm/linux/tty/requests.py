@@ -12,6 +12,8 @@ from asynckvm.linux.tty import termios as t
 from asynckvm.linux.tty.termios import Termios, WindowSize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asynckvm.linux.task import Task
     from asynckvm.linux.tty.terminal import Terminal
 
@@ -30,20 +32,39 @@ _N_TTY: Final = 0
 _KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP})
 
 
+# Requests that only ask for a number; queues are seen from each side.
+_ANSWERS: Final[dict[int, Callable[[Terminal], int]]] = {
+    TIOCGETD: lambda terminal: _N_TTY,  # noqa: ARG005
+    TIOCGEXCL: lambda terminal: int(terminal.exclusive),
+    TIOCGDEV: lambda terminal: os.makedev(136, terminal.number),
+}
+_GETTING: Final[dict[int, Callable[[Terminal], bytes]]] = {
+    TCGETS: lambda terminal: terminal.termios.pack(),
+    TCGETS2: lambda terminal: terminal.termios.pack_2(),
+    TIOCGWINSZ: lambda terminal: terminal.window.pack(),
+}
+_SLAVE_ANSWERS: Final[dict[int, Callable[[Terminal], int]]] = _ANSWERS | {
+    FIONREAD: lambda terminal: terminal.discipline.available,
+    TIOCOUTQ: lambda terminal: len(terminal.output),
+}
+_MASTER_ANSWERS: Final[dict[int, Callable[[Terminal], int]]] = _ANSWERS | {
+    FIONREAD: lambda terminal: len(terminal.output),
+    TIOCOUTQ: lambda terminal: terminal.discipline.available,
+    TIOCGPTN: lambda terminal: terminal.number,
+    TIOCGPTLCK: lambda terminal: int(terminal.locked),
+}
+
+
 def slave(task: Task, terminal: Terminal, request: int, argument: int) -> int:
     """A request on the side that programs use."""
-    if request == FIONREAD:
-        _write_int(task, argument, terminal.discipline.available)
-    elif request == TIOCOUTQ:
-        _write_int(task, argument, len(terminal.output))
-    elif request == TIOCGPGRP:
-        _check_controlled(task, terminal)
-        _write_int(task, argument, terminal.foreground.id if terminal.foreground is not None else 0)
-    elif request == TIOCGSID:
-        _check_controlled(task, terminal)
-        _write_int(task, argument, terminal.session.id if terminal.session is not None else 0)
+    if request in _SLAVE_ANSWERS:
+        _write_int(task, argument, _SLAVE_ANSWERS[request](terminal))
+    elif request in (TIOCGPGRP, TIOCGSID):
+        if not terminal.controls(task.process):
+            raise SyscallError(errno.ENOTTY)
+        _tell_owner(task, terminal, request, argument)
     elif request == TIOCSCTTY:
-        terminal.become_controlling(task.process, steal=argument == 1 and task.process.credentials.effective_user == 0)
+        terminal.become_controlling(task.process, steal=argument == 1 and task.process.credentials.is_root)
     elif request == TIOCNOTTY:
         terminal.give_up(task.process)
     elif request == TIOCSTI:
@@ -55,49 +76,37 @@ def slave(task: Task, terminal: Terminal, request: int, argument: int) -> int:
 
 def master(task: Task, terminal: Terminal, request: int, argument: int) -> int:
     """A request on the side that shows the terminal: settings are those of the slave, and nobody is in the background."""
-    if request == FIONREAD:
-        _write_int(task, argument, len(terminal.output))
-    elif request == TIOCOUTQ:
-        _write_int(task, argument, terminal.discipline.available)
-    elif request == TIOCGPTN:
-        _write_int(task, argument, terminal.number)
+    if request in _MASTER_ANSWERS:
+        _write_int(task, argument, _MASTER_ANSWERS[request](terminal))
+    elif request in (TIOCGPGRP, TIOCGSID):
+        _tell_owner(task, terminal, request, argument)
     elif request == TIOCSPTLCK:
         terminal.locked = bool(_read_int(task, argument))
-    elif request == TIOCGPTLCK:
-        _write_int(task, argument, int(terminal.locked))
-    elif request == TIOCGPGRP:
-        _write_int(task, argument, terminal.foreground.id if terminal.foreground is not None else 0)
-    elif request == TIOCGSID:
-        if terminal.session is None:
-            raise SyscallError(errno.ENOTTY)
-        _write_int(task, argument, terminal.session.id)
     elif request == TIOCSIG:
         if argument not in _KEYS:
             raise SyscallError(errno.EINVAL)
         terminal.signal_foreground(argument)
-    elif request in (TIOCSCTTY, TIOCNOTTY, TIOCSTI):
-        raise SyscallError(errno.ENOTTY)
     else:
         _either(task, terminal, request, argument, background=False)
     return 0
 
 
+def _tell_owner(task: Task, terminal: Terminal, request: int, argument: int) -> None:
+    """tcgetpgrp(3), tcgetsid(3)."""
+    if request == TIOCGPGRP:
+        _write_int(task, argument, terminal.foreground.id if terminal.foreground is not None else 0)
+    elif terminal.session is None:
+        raise SyscallError(errno.ENOTTY)
+    else:
+        _write_int(task, argument, terminal.session.id)
+
+
 def _either(task: Task, terminal: Terminal, request: int, argument: int, *, background: bool) -> None:
     """What is the same on both sides. Changes from the `background` stop the process."""
-    if request == TCGETS:
-        task.space.write(argument, terminal.termios.pack())
-    elif request == TCGETS2:
-        task.space.write(argument, terminal.termios.pack_2())
+    if request in _GETTING:
+        task.space.write(argument, _GETTING[request](terminal))
     elif request in _SETTING:
-        size = t.BYTES_2 if request in (TCSETS2, TCSETSW2, TCSETSF2) else t.BYTES
-        termios = Termios.unpack(task.space.read(argument, size))
-        if background:
-            terminal.check_change(task)
-        if request in _FLUSHING:
-            terminal.flush(typed=True, shown=False)
-        terminal.set_termios(termios)
-    elif request == TIOCGWINSZ:
-        task.space.write(argument, terminal.window.pack())
+        _set_termios(task, terminal, request, argument, background=background)
     elif request == TIOCSWINSZ:
         terminal.set_window(WindowSize.unpack(task.space.read(argument, t.WINDOW_BYTES)))
     elif request == TIOCSPGRP:
@@ -105,18 +114,34 @@ def _either(task: Task, terminal: Terminal, request: int, argument: int, *, back
     elif request in (TCSBRK, TCSBRKP, TCXONC, TCFLSH):
         if background:
             terminal.check_change(task)
-        _control(terminal, request, argument, typed_here=not background)
-    else:
-        _small(task, terminal, request, argument)
+        _control(terminal, request, argument, background=background)
+    elif request in (TIOCEXCL, TIOCNXCL):
+        terminal.exclusive = request == TIOCEXCL
+    elif request != TIOCSETD:
+        raise SyscallError(errno.ENOTTY)
+    elif _read_int(task, argument) != _N_TTY:
+        raise SyscallError(errno.EINVAL)
 
 
-def _control(terminal: Terminal, request: int, argument: int, *, typed_here: bool) -> None:
+def _set_termios(task: Task, terminal: Terminal, request: int, argument: int, *, background: bool) -> None:
+    """tcsetattr(3). What was written is shown already, so that there is nothing to wait for."""
+    size = t.BYTES_2 if request in (TCSETS2, TCSETSW2, TCSETSF2) else t.BYTES
+    termios = Termios.unpack(task.space.read(argument, size))
+    if background:
+        terminal.check_change(task)
+    if request in _FLUSHING:
+        terminal.flush(typed=True, shown=False)
+    terminal.set_termios(termios)
+
+
+def _control(terminal: Terminal, request: int, argument: int, *, background: bool) -> None:
     """tcflush(3) and tcflow(3); a break or a drain has nothing to do or to wait for."""
     if request == TCFLSH:
         if argument not in (_TCIFLUSH, _TCOFLUSH, _TCIOFLUSH):
             raise SyscallError(errno.EINVAL)
-        near, far = argument in (_TCIFLUSH, _TCIOFLUSH), argument in (_TCOFLUSH, _TCIOFLUSH)
-        terminal.flush(typed=far if typed_here else near, shown=near if typed_here else far)
+        # Input of the one side is output of the other.
+        incoming, outgoing = argument != _TCOFLUSH, argument != _TCIFLUSH
+        terminal.flush(typed=incoming if background else outgoing, shown=outgoing if background else incoming)
     elif request == TCXONC:
         if argument in (_TCOOFF, _TCOON):
             terminal.set_stopped(stopped=argument == _TCOOFF)
@@ -124,30 +149,9 @@ def _control(terminal: Terminal, request: int, argument: int, *, typed_here: boo
             raise SyscallError(errno.EINVAL)
 
 
-def _small(task: Task, terminal: Terminal, request: int, argument: int) -> None:
-    if request in (TIOCEXCL, TIOCNXCL):
-        terminal.exclusive = request == TIOCEXCL
-    elif request == TIOCGEXCL:
-        _write_int(task, argument, int(terminal.exclusive))
-    elif request == TIOCGETD:
-        _write_int(task, argument, _N_TTY)
-    elif request == TIOCSETD:
-        if _read_int(task, argument) != _N_TTY:
-            raise SyscallError(errno.EINVAL)
-    elif request == TIOCGDEV:
-        _write_int(task, argument, os.makedev(136, terminal.number))
-    else:
-        raise SyscallError(errno.ENOTTY)
-
-
-def _check_controlled(task: Task, terminal: Terminal) -> None:
-    if not terminal.controls(task.process):
-        raise SyscallError(errno.ENOTTY)
-
-
 def _type(task: Task, terminal: Terminal, argument: int) -> None:
     """TIOCSTI: as if the byte were typed. A way to make others run commands, so only for the privileged, as newer kernels do."""
-    if task.process.credentials.effective_user != 0:
+    if not task.process.credentials.is_root:
         raise SyscallError(errno.EIO)
     terminal.receive(task.space.read(argument, 1))
 

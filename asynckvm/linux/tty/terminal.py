@@ -37,8 +37,8 @@ class Terminal:
     """Number `number` of /dev/pts. `slave_queue` is woken for programs, `master_queue` for who shows the terminal."""
 
     def __init__(self, number: int, send: Send) -> None:
-        self.number = number
-        self.window = WindowSize()
+        self.number: int = number
+        self.window: WindowSize = WindowSize()
         self.session: Session | None = None
         self.foreground: ProcessGroup | None = None
         self.slave_queue = WaitQueue()
@@ -47,7 +47,7 @@ class Terminal:
         self.hung_up = False
         # TIOCSPTLCK: the slave cannot be opened yet.
         self.locked = True
-        self.exclusive = False
+        self.exclusive: bool = False
         # Open files of the slave side, and whether there ever was one.
         self.slaves = 0
         self.used = False
@@ -89,12 +89,10 @@ class Terminal:
         """Whether a read of `length`, or of any size, need not wait for more; VTIME is not looked at."""
         if self.termios.lflag & t.ICANON:
             return self.discipline.has_line
-        minimum = max(1, self.termios.cc[t.VMIN])
-        if length is None:
-            minimum = 1 if self.termios.cc[t.VTIME] else minimum
-        else:
-            minimum = min(minimum, length)
-        return self.discipline.available >= minimum
+        wanted = max(1, self.termios.cc[t.VMIN])
+        if length is None and self.termios.cc[t.VTIME]:
+            wanted = 1
+        return self.discipline.available >= (wanted if length is None else min(wanted, length))
 
     def deadline(self, began_ns: int) -> int | None:
         """When a read that began then takes what there is, though it is less than VMIN or nothing; None for never."""
@@ -147,8 +145,8 @@ class Terminal:
             self.slave_queue.wake(WRITABLE)
         return data
 
-    def hang_up(self) -> None:
-        """The master side was closed: as if the line broke. The session loses its terminal."""
+    def disconnect(self) -> None:
+        """The master side was closed, as if the line broke: the session loses its terminal."""
         self.hung_up = True
         session, group = self.session, self.foreground
         self._let_go()
@@ -213,19 +211,25 @@ class Terminal:
         self.foreground = process.group
         session.terminal = self
 
-    def give_up(self, process: Process, *, exiting: bool = False) -> None:
-        """TIOCNOTTY, or the end of the process: the terminal is the session's no longer if its leader says so."""
+    def give_up(self, process: Process) -> None:
+        """TIOCNOTTY: from the leader it means that the whole session has the terminal no longer."""
         if not self.controls(process):
             raise SyscallError(errno.ENOTTY)
-        if process.session.leader is not process:
-            return
+        if process.session.leader is process:
+            self._leave((signal.SIGHUP, signal.SIGCONT))
+
+    def hang_up(self, session: Session) -> None:
+        """The leader of the session has ended."""
+        if self.session is session:
+            self._leave((signal.SIGHUP,))
+
+    def _leave(self, numbers: tuple[int, ...]) -> None:
         group = self.foreground
         self._let_go()
         if group is not None:
             members = list(group.processes.values())
-            self._send(members, signal.SIGHUP)
-            if not exiting:
-                self._send(members, signal.SIGCONT)
+            for number in numbers:
+                self._send(members, number)
 
     def _let_go(self) -> None:
         if self.session is not None:
