@@ -48,7 +48,7 @@ class Sandbox:
         )  # fmt: skip
         self.terminals = Terminals(lambda processes, number: None)
         self.mounts = self.kernel.mounts = Mounts(Tmpfs(Budget(1 << 20, 100)))
-        root = Caller(FileSystemContext(self.mounts.root), Credentials())
+        root = Caller(FileSystemContext(self.mounts), Credentials())
         self.root = root
         for name in (b"/proc", b"/dev", b"/home"):
             make(root, self.mounts.root, name, stat.S_IFDIR | 0o755)
@@ -73,7 +73,7 @@ class Sandbox:
         process: Any = SimpleNamespace(
             kernel=self.kernel, pid=pid, group=group, session=group.session, parent_pid=1, credentials=Credentials.of(user, user),
             memory=SimpleNamespace(space=space, heap_start=HEAP, heap_end=HEAP + 2 * PAGE, names={}), files=DescriptorTable(),
-            fs=FileSystemContext(self.mounts.root, location), program=SimpleNamespace(loaded=loaded, location=location),
+            fs=FileSystemContext(self.mounts, directory=location), program=SimpleNamespace(loaded=loaded, location=location),
             limits=Limits.default(10), actions=ActionTable(), pending=SignalQueue(), job=SimpleNamespace(stopped=0), tasks={},
             children_ns=0, cpu_ns=25 * 10**6, started_ns=10**9, calls=collections.Counter({0: 3}), exited=False, dumpable=1,
             exit_signal=17, oom_adjustment=0, resident_max=0,
@@ -183,7 +183,9 @@ def test_the_sandbox_as_a_whole(sandbox: Sandbox) -> None:
         opened(process, b"/proc/version", os.O_WRONLY).write(b"x")
 
 
-@pytest.mark.parametrize("path", [b"/proc", b"/proc/self", b"/proc/self/task/7", b"/proc/sys/kernel", b"/proc/sys/vm", b"/proc/net"])
+@pytest.mark.parametrize(
+    "path", [b"/proc", b"/proc/self", b"/proc/self/task/7", b"/proc/sys/kernel", b"/proc/sys/vm", b"/proc/net"]
+)
 def test_all_that_is_listed_is_there_and_can_be_read(sandbox: Sandbox, path: bytes) -> None:
     process = sandbox.process(7)
     caller = caller_of(process)
@@ -213,7 +215,9 @@ def test_what_a_process_is(sandbox: Sandbox) -> None:
     assert b"\nState:\tR (running)\n" in status
     assert b"\nVmRSS:\t      24 kB\n" in status
     assert text(process, b"/proc/self/statm").startswith(b"6 6 ")
-    assert b"Max open files            1024                 4096                 files     \n" in text(process, b"/proc/self/limits")
+    assert b"Max open files            1024                 4096                 files     \n" in text(
+        process, b"/proc/self/limits"
+    )
     process.tasks[7].waiting = True
     assert text(process, b"/proc/self/stat").split()[2] == b"S"
     attributes = resolve(caller_of(process), process.fs.directory, b"/proc/7").node.attributes()
@@ -324,7 +328,7 @@ def test_files_without_a_name(sandbox: Sandbox) -> None:
     process = sandbox.process(7)
     reading, writing = pipe_ends(PipePages())
     output = Capture()
-    for file in (reading, writing, EventFile(0, 0), output):
+    for file in (reading, writing, EventFile(0, 0, semaphore=False), output):
         process.files.add(file)
     assert link(process, b"/proc/self/fd/1") == b"pipe:[%d]" % reading.pipe.inode
     assert link(process, b"/proc/self/fd/2") == b"anon_inode:[eventfd]"
