@@ -202,12 +202,10 @@ async def _read(
     try:
         while True:
             left = min(total - done, CHUNK)
-            if offset is not None:
-                data = file.pread(left, offset + done)
-            elif done or not waiting:
-                data = file.read(left)
-            else:
+            if offset is None and waiting and not done:
                 data = await file.read_for(task, left)
+            else:
+                data = file.read(left) if offset is None else file.pread(left, offset + done)
             stored = _store(task, buffers, done, data)
             done += stored
             if stored < len(data):
