@@ -144,6 +144,7 @@ class Kernel:
             _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
+        self.network.close()
         self.shared_memory.close()
         self.vdso.close()
         self._clock_page.close()
