@@ -174,10 +174,10 @@ def test_races_with_somebody_who_swaps_directories_and_links(files: Files, host:
                 [b"/mnt/swap/secret", b"/mnt/trap/secret", b"/mnt/deep/moved/secret", b"/mnt/swap/../swap/secret"]
             )
             new = path.replace(b"secret", b"new%d" % number)
-            for call, arguments in (
-                (files.read, (path,)), (files.write, (path, b"harmless")), (files.write, (new, b"x")), (files.mkdir, (new,)),
-                (files.link, (path, new)), (files.rename, (new, new + b"r")), (files.truncate, (new, 5)), (files.chmod, (path, 0o666)),
-                (files.unlink, (new,)), (files.rmdir, (new,)), (files.unlink, (new + b"r",)),
+            for call, *arguments in (
+                (files.read, path), (files.write, path, b"harmless"), (files.write, new, b"x"), (files.mkdir, new),
+                (files.link, path, new), (files.rename, new, new + b"r"), (files.truncate, new, 5), (files.chmod, path, 0o666),
+                (files.unlink, new), (files.rmdir, new), (files.unlink, new + b"r"),
             ):  # fmt: skip
                 reached += not failure(call, *arguments)
             if not failure(files.stat, path):
