@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 O_TMPFILE: Final = 0o20200000
 # What is done at once and not kept in the flags of the open file.
 _ONCE: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
+_CREATES: Final = os.O_CREAT | O_TMPFILE & ~os.O_DIRECTORY
+_WANTED: Final = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
 _PATH_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _SPECIAL: Final = (b"", b".", b"..")
 # Somebody else on the host may create or remove the same name again and again.
@@ -66,7 +68,7 @@ def open_program(caller: Caller, location: Location) -> OpenFile:
 def find(caller: Caller, start: Location, path: bytes, flags: int, mode: int, resolve: int = 0) -> Found:
     """Walk, and create what is missing when `flags` ask for it."""
     walk = Walk(caller, start, resolve)
-    if flags & os.O_PATH or not flags & (os.O_CREAT | O_TMPFILE & ~os.O_DIRECTORY):
+    if flags & os.O_PATH or not flags & _CREATES:
         return Found(walk.to(path, follow=not flags & os.O_NOFOLLOW), created=False)
     if flags & O_TMPFILE == O_TMPFILE:
         return Found(_unnamed(caller, walk.to(path), flags, mode), created=True)
@@ -130,7 +132,7 @@ def check_open(caller: Caller, found: Found, flags: int) -> Attributes:
         raise SyscallError(errno.ENXIO)
     if found.created:
         return attributes
-    wanted = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK}.get(flags & O_ACCESS, os.R_OK | os.W_OK)
+    wanted = _WANTED.get(flags & O_ACCESS, os.R_OK | os.W_OK)
     changing = writing or bool(flags & os.O_TRUNC)
     if changing and stat.S_ISREG(mode) and location.mount.read_only:
         raise SyscallError(errno.EROFS)

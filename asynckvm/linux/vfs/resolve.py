@@ -133,7 +133,7 @@ class Walk:
                     self._up()
                     continue
                 found = self.child(name)
-            if found.node.type == _LINK and (names or follow):
+            if found.entry.node.type == _LINK and (names or follow):
                 path = self.follow(found)
                 if path is not None:
                     names += self._begin(path)
@@ -143,16 +143,14 @@ class Walk:
     def _leap(self, names: list[bytes], keep: int) -> Location:
         """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
         location = self.location
-        count = 1
-        while count < len(names) - keep and names[-count - 1] not in _DOTS:
-            count += 1
-        taken = names[: -count - 1 : -1]
-        if max(map(len, taken)) > NAME_MAX:
-            # Only once the names before it are known to be directories.
-            return self._step(names)
-        entry = location.entry
-        if location.mount.children:
-            taken = taken[: entry.names_to_mount(taken, location.mount.children)]
+        entry, mount = location.entry, location.mount
+        first = len(names) - 1
+        while first > keep and names[first - 1] not in _DOTS:
+            first -= 1
+        taken = names[first:]
+        taken.reverse()
+        if mount.children:
+            taken = taken[: entry.names_to_mount(taken, mount.children)]
         try:
             found = entry.look(taken, self.caller)
         except SyscallError as error:
@@ -161,8 +159,8 @@ class Walk:
             return self._step(names)
         del names[-len(taken) :]
         if found.node.type == _LINK:
-            self.location = Location(location.mount, found.up() or found)
-        return self._cross(Location(location.mount, found))
+            self.location = Location(mount, found.up() or found)
+        return self._cross(Location(mount, found)) if mount.children else Location(mount, found)
 
     def _step(self, names: list[bytes]) -> Location:
         self._check_search()
