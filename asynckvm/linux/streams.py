@@ -230,17 +230,20 @@ class Source(_PipeLike):
 
 
 class Capture(_PipeLike):
-    """A buffer to write into: `data`. Beyond `limit` bytes writes fail with ENOSPC, and `overflowed` is true."""
+    """A buffer to write into: `data`. Beyond `limit` bytes writes fail with ENOSPC; the first such calls `on_overflow`."""
 
     def __init__(self, limit: int = CAPTURE_BYTES_MAX) -> None:
         super().__init__(os.O_WRONLY)
         self.data = bytearray()
         self.limit = limit
         self.overflowed = False
+        self.on_overflow: Callable[[], None] = _nothing
 
     def write(self, data: bytes) -> int:
         room = self.limit - len(self.data)
-        self.overflowed = self.overflowed or len(data) > room
+        if len(data) > room and not self.overflowed:
+            self.overflowed = True
+            self.on_overflow()
         if data and room <= 0:
             raise SyscallError(errno.ENOSPC)
         self.data += data[:room]
@@ -248,6 +251,10 @@ class Capture(_PipeLike):
 
     def poll(self) -> int:
         return WRITABLE
+
+
+def _nothing() -> None:
+    pass
 
 
 class InputPipe:

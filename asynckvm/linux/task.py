@@ -79,6 +79,11 @@ class Task:
         process = self.process
         return bool((self.pending.mask | process.pending.mask) & ~self.mask) or self.dying or bool(process.job.stopped)
 
+    @property
+    def waiting(self) -> bool:
+        """It sleeps in a system call."""
+        return self._waiting is not None
+
     def replace_context(self, context: Context) -> None:
         """execve(2): go on in another address space."""
         self._past_ns += self.context.counters.ran_ns

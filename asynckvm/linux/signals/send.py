@@ -102,7 +102,7 @@ def _limit(process: Process) -> int:
 def _notice(tasks: Iterable[Task], mask: int) -> None:
     """Tell the first thread that can take one of these; the kernel, too, prefers the first one, the leader."""
     for task in tasks:
-        if mask & ~task.mask:
+        if mask & ~task.mask and not task.dying:
             task.notice()
             return
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import INT64_MAX, SyscallError
-from asynckvm.linux.files import CHUNK
+from asynckvm.linux.files import CHUNK, OpenFile
 from asynckvm.linux.limits import INFINITY, Limit
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
@@ -25,11 +25,11 @@ from asynckvm.linux.usercopy import TRANSFER_MAX, read_iovecs
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
 
-    from asynckvm.linux.files import OpenFile
     from asynckvm.linux.task import Task
 
 _RWF_HIPRI, _RWF_DSYNC, _RWF_SYNC, _RWF_NOWAIT, _RWF_APPEND = 1, 2, 4, 8, 16
 _RWF_READ: Final = _RWF_HIPRI | _RWF_NOWAIT
+_ANYBODY: Final = OpenFile.read_for
 _RWF_WRITE: Final = _RWF_HIPRI | _RWF_DSYNC | _RWF_SYNC | _RWF_NOWAIT | _RWF_APPEND
 
 
@@ -38,7 +38,8 @@ _RWF_WRITE: Final = _RWF_HIPRI | _RWF_DSYNC | _RWF_SYNC | _RWF_NOWAIT | _RWF_APP
 
 def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]:
     file = readable(task, fd)
-    if length > CHUNK:
+    # Who reads makes a difference to a terminal, for one: such files are asked at length.
+    if length > CHUNK or type(file).read_for is not _ANYBODY:
         return _read(task, file, [(address, min(length, TRANSFER_MAX))], None)
     try:
         data = file.read(length)
@@ -197,27 +198,21 @@ async def _read(
     total = sum(length for _, length in buffers)
     if offset is not None:
         total = min(total, INT64_MAX - offset)
-    space, done = task.process.memory.space, 0
+    done = 0
     try:
         while True:
             left = min(total - done, CHUNK)
-            if offset is not None:
-                data = file.pread(left, offset + done)
-            elif done or not waiting:
-                data = file.read(left)
-            else:
+            if offset is None and waiting and not done:
                 data = await file.read_for(task, left)
-            before = done
-            try:
-                for address, piece in _scattered(buffers, done, data):
-                    space.write(address, piece)
-                    done += len(piece)
-            except GuestMemoryError as error:
-                done += error.done
+            else:
+                data = file.read(left) if offset is None else file.pread(left, offset + done)
+            stored = _store(task, buffers, done, data)
+            done += stored
+            if stored < len(data):
                 if offset is None:
-                    _rewind(file, done - before - len(data))
+                    _rewind(file, stored - len(data))
                 if not done:
-                    raise
+                    raise SyscallError(errno.EFAULT)
                 return done
             if not data or done >= total or not file.positioned:
                 return done
@@ -226,6 +221,18 @@ async def _read(
         if not done:
             raise
     return done
+
+
+def _store(task: Task, buffers: Sequence[tuple[int, int]], start: int, data: bytes) -> int:
+    """How many of the bytes the guest had room for."""
+    space, stored = task.process.memory.space, 0
+    try:
+        for address, piece in _scattered(buffers, start, data):
+            space.write(address, piece)
+            stored += len(piece)
+    except GuestMemoryError as error:
+        stored += error.done
+    return stored
 
 
 def _scattered(buffers: Sequence[tuple[int, int]], start: int, data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -302,34 +309,26 @@ def _gather(task: Task, buffers: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         yield b"".join(gathered)
 
 
-async def _write_all(
-    task: Task, file: OpenFile, data: bytes, offset: int | None, done: int, *, waiting: bool = True
-) -> int:
+async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None, done: int, *, waiting: bool = True) -> int:
     """Write what is left of `data` after the first `done` bytes."""
-    while True:
-        try:
+    try:
+        while True:
             piece = data[done:] if done else data
-            taken = file.write_for(task, piece) if offset is None else file.pwrite(piece, offset + done)
+            try:
+                taken = file.write_for(task, piece) if offset is None else file.pwrite(piece, offset + done)
+            except BlockingIOError:
+                if file.nonblocking or not waiting:
+                    raise
+                await task.wait(file.queue)
+                continue
             done += taken
             if done >= len(data) or not taken:
                 return done
-        except BlockingIOError:
-            if file.nonblocking or not waiting:
-                if done:
-                    return done
-                raise
-            try:
-                await task.wait(file.queue)
-            except SyscallError:
-                if done:
-                    return done
-                raise
-        except BrokenPipeError:
-            broken_pipe(task)
-            if done:
-                return done
+    except BrokenPipeError:
+        broken_pipe(task)
+        if not done:
             raise
-        except (SyscallError, OSError):
-            if done:
-                return done
+    except (SyscallError, OSError):
+        if not done:
             raise
+    return done

@@ -11,10 +11,13 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.files.open_file import O_ACCESS, O_LARGEFILE
 from asynckvm.linux.files.path_only import PathOnly
+from asynckvm.linux.vfs.changes import without_privileges
 from asynckvm.linux.vfs.location import Location
 from asynckvm.linux.vfs.names import check_changes, find_child, make_in, new_owner
+from asynckvm.linux.vfs.node import Change
 from asynckvm.linux.vfs.resolve import Walk
 
 if TYPE_CHECKING:
@@ -79,10 +82,10 @@ def _find_or_create(walk: Walk, path: bytes, flags: int, mode: int) -> Found | N
     """None when the name appeared between looking and creating."""
     while True:
         name, slash = walk.to_parent(path)
-        if slash:
-            raise SyscallError(errno.EISDIR)
         if name in _SPECIAL:
             raise SyscallError(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)
+        if slash:
+            raise SyscallError(errno.EISDIR)
         child = find_child(walk, name)
         if child is None:
             try:
@@ -145,8 +148,16 @@ def open_found(caller: Caller, found: Found, flags: int) -> OpenFile:
             raise SyscallError(errno.ENOTDIR)
         location.node.settle()
         return PathOnly(location, flags & _PATH_FLAGS)
-    check_open(caller, found, flags)
-    return _open(location, flags & ~os.O_TRUNC if found.created else flags)
+    mode = check_open(caller, found, flags).mode
+    if found.created:
+        flags &= ~os.O_TRUNC
+    file = _open(location, flags)
+    if not caller.is_root:
+        if flags & os.O_TRUNC and (kept := without_privileges(mode)) is not None:
+            location.node.change(Change(mode=kept))
+        if isinstance(file, MemoryFile):
+            file.keeps_privileges = False
+    return file
 
 
 def _open(location: Location, flags: int) -> OpenFile:

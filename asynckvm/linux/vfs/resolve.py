@@ -27,7 +27,9 @@ RESOLVE_CACHED: Final = 32
 _SCOPED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
 _LINK: Final = stat.S_IFLNK
 _DIRECTORY: Final = stat.S_IFDIR
-_DOTS: Final = frozenset({b".", b".."})
+# A name that asks for a directory without searching it: the slash at the end of a path.
+_SLASH: Final = b""
+_DOTS: Final = frozenset({b".", b"..", _SLASH})
 
 
 def resolve(caller: Caller, start: Location, path: bytes, *, follow: bool = True) -> Location:
@@ -61,7 +63,7 @@ class Walk:
         names = self._begin(path)
         slash = path.endswith(b"/")
         if slash:
-            names.pop(0)  # the "." that stands for the slash
+            names.pop(0)
         self._walk(names, 1, follow=True)
         if names:
             self._check_search()
@@ -95,7 +97,7 @@ class Walk:
     # ------------------------------------------------------------ steps
 
     def _begin(self, path: bytes) -> list[bytes]:
-        """The names of `path`, the next one last; a slash at the end is a "."."""
+        """The names of `path`, the next one last; a slash at the end is one of them."""
         if not path:
             raise SyscallError(errno.ENOENT)
         if len(path) >= PATH_MAX:
@@ -108,7 +110,7 @@ class Walk:
             self.location = self._root
         names = [name for name in path.split(b"/") if name]
         if path[-1] == 0x2F:
-            names.append(b".")
+            names.append(_SLASH)
         names.reverse()
         return names
 
@@ -119,8 +121,12 @@ class Walk:
             if location.entry.leaps and names[-1] not in _DOTS:
                 found = self._leap(names, keep)
             else:
-                self._check_search()
                 name = names.pop()
+                if name == _SLASH:
+                    if location.entry.node.type != _DIRECTORY:
+                        raise SyscallError(errno.ENOTDIR)
+                    continue
+                self._check_search()
                 if name == b".":
                     continue
                 if name == b"..":

@@ -340,10 +340,11 @@ int akvm__file_store(const struct akvm_file *file, uint64_t offset, const void *
 
 int akvm__file_compare_exchange(const struct akvm_file *file, uint64_t offset, uint32_t *word, uint32_t desired)
 {
-	uint32_t *place = (uint32_t *)(void *)(file->host + offset);
+	uint32_t *place;
 
 	if (offset / AKVM__PAGE >= file->pages)
 		return -EFAULT;
+	place = (uint32_t *)(void *)(file->host + offset);
 	if (AKVM__HOST->madvise(file->host + offset / AKVM__PAGE * AKVM__PAGE, AKVM__PAGE, MADV_POPULATE_WRITE) != 0)
 		return -EFAULT;
 	(void)__atomic_compare_exchange_n(place, word, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);

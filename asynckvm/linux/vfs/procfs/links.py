@@ -57,7 +57,11 @@ class MagicLink(Synthetic):
 
     def jump(self, caller: Caller) -> Location:
         self._guard(caller)
-        return self._place()
+        location = self._place()
+        node, entry = location.node, location.entry
+        if isinstance(node, Synthetic) and (seen := node.seen_by(caller)) is not node:
+            return Location(location.mount, Entry(entry.parent, entry.name, seen))
+        return location
 
     def read_link(self, caller: Caller) -> bytes:
         self._guard(caller)
