@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)).
 _READY_PIECE: Final = 4096
+# /dev/ptmx: each open(2) of it makes a terminal.
+_PTMX: Final = os.makedev(5, 2)
 _EVENTS: Final = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP
 CAPTURE_BYTES_MAX: Final = 64 << 20
 
@@ -69,7 +71,9 @@ def _pollable(fd: int) -> bool:
 
 
 def _reopen(fd: int, flags: int) -> int | None:
-    """The same pipe or terminal, opened once more. None where that is not possible."""
+    """The same pipe or terminal, opened once more. None where that is not possible, or would be another terminal."""
+    if os.fstat(fd).st_rdev == _PTMX:
+        return None
     access = flags & (O_ACCESS | os.O_APPEND)
     try:
         return os.open(f"/proc/self/fd/{fd}", access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
