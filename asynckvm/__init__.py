@@ -9,15 +9,31 @@ Each layer is useful alone, and imports only what stands below it in this list:
 
 - `asynckvm.cli`: the `asynckvm` command.
 - `asynckvm.run`: runs a coroutine on uvloop.
+- `asynckvm.sandbox`: run a command with files, limits and processes of its own, and learn exactly how it ended.
 - `asynckvm.linux`: a Linux personality made of coroutines: loads ELF programs and answers their system calls.
 - `asynckvm.platform`: machine, address spaces, contexts, scheduler, exit log.
 - `asynckvm._native`: the one door to the C core in `native/`.
 - `asynckvm.model`: exits, registers, vectors, commands: pure values without I/O.
 - `asynckvm.errors`: every exception, sorted by who must act.
 
-This module imports none of them, so that a program pays only for the layer it uses.
+This module imports none of them, so that a program pays only for the layer it uses; the names of the sandbox API are here as
+well, and imported when they are first asked for.
 """
 
-__all__ = ["__version__"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asynckvm.sandbox import Bind, CompletedProcess, Limits, ProcessError, Reason, Sandbox
+
+__all__ = ["Bind", "CompletedProcess", "Limits", "ProcessError", "Reason", "Sandbox", "__version__"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("asynckvm.sandbox"), name)
