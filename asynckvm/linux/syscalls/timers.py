@@ -161,6 +161,10 @@ def _clock(task: Task, number: int) -> Clock:
         if not task.process.credentials.is_root:
             raise SyscallError(errno.EPERM)
         return _clock(task, _ALARMS[number])
+    return _processor_clock(task, number)
+
+
+def _processor_clock(task: Task, number: int) -> Clock:
     timers = task.process.timers
     if number == clock.CLOCK_PROCESS:
         return timers.processor_clock()
