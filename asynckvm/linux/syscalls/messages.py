@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.open_file import CHUNK
+from asynckvm.linux.signals import info as siginfo
+from asynckvm.linux.signals import send
 from asynckvm.linux.sockets.abi import (
     MSG_CMSG_CLOEXEC,
     MSG_CTRUNC,
@@ -53,7 +55,7 @@ _MESSAGE_MAX: Final = CHUNK
 
 def broken_pipe(task: Task) -> None:
     """SIGPIPE, for a write to what nobody reads any more."""
-    task.process.signals.send(signal.SIGPIPE)
+    send.send_to_task(task, siginfo.from_user(signal.SIGPIPE, task.process.pid, task.process.credentials.ruid))
 
 
 # ---------------------------------------------------------------- sending
