@@ -1,4 +1,4 @@
-"""Who a process is to permission checks: user and group numbers, and capabilities. Values only. Source: credentials(7), capabilities(7)."""
+"""Who a process is to permission checks: user and group numbers, capabilities. Source: credentials(7), capabilities(7)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""System calls on scheduling. Every thread runs under SCHED_OTHER with equal shares; what is asked for is checked as Linux checks it,
-kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2).
+"""System calls on scheduling. Every thread runs under SCHED_OTHER with equal shares; what is asked for is checked as Linux checks
+it, kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def sched_setparam(task: Task, pid: int, parameter: int) -> int:
 
 def _check(policy: int, priority: int) -> int:
     if policy in _REAL_TIME:
-        if not 1 <= priority <= 99:  # noqa: PLR2004  sched(7)
+        if not 1 <= priority <= 99:
             raise SyscallError(errno.EINVAL)
         raise SyscallError(errno.EPERM)
     if policy == _DEADLINE:
@@ -108,7 +108,7 @@ def _check(policy: int, priority: int) -> int:
 
 def sched_getattr(task: Task, pid: int, buffer: int, size: int, flags: int) -> int:
     target = _task(task, pid)
-    if flags or not _SCHED_ATTR.size <= size <= 4096:  # noqa: PLR2004  one page
+    if flags or not _SCHED_ATTR.size <= size <= 4096:
         raise SyscallError(errno.EINVAL)
     task.space.write(buffer, _SCHED_ATTR.pack(_SCHED_ATTR.size, _OTHER, 0, target.process.nice, 0, 0, 0, 0))
     return 0

@@ -177,6 +177,10 @@ class File(TmpfsNode):
             self.truncate(0)
         return MemoryFile(self, flags)
 
+    def drop_privileges(self) -> None:
+        """Set-user-ID, and set-group-ID where it is not a mark for locking."""
+        self.permissions &= ~(stat.S_ISUID | (stat.S_ISGID if self.permissions & stat.S_IXGRP else 0))
+
     def truncate(self, length: int) -> None:
         self.content.truncate(length)
         self.modified_now()
