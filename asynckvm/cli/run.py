@@ -113,6 +113,16 @@ class Watcher:
         self._observer.ended(process, status)
 
 
+class _Reporter(Reporter):
+    """Logs also the signals that the program itself died of on purpose: there is no shell here that would say so."""
+
+    def ended(self, process: Process, status: ExitStatus) -> None:
+        if process.origin is process:
+            self.killed(process, status)
+        else:
+            super().ended(process, status)
+
+
 def main(options: Options, observer: Observer | None = None) -> int:
     """Run the program; returns the exit status of the command. `observer` in place of the one that logs what went wrong."""
     streams = _standard_streams()
@@ -150,7 +160,7 @@ def _run(options: Options, streams: Sequence[int], observer: Observer | None) ->
 
     messages.configure()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run_sandbox(options, streams, Watcher(observer if observer is not None else Reporter())))
+        return runner.run(_run_sandbox(options, streams, Watcher(observer if observer is not None else _Reporter())))
 
 
 async def _run_sandbox(options: Options, streams: Sequence[int], watcher: Watcher) -> Outcome:

@@ -138,7 +138,8 @@ class Counter(Reporter):
 
 
 def _result(call: Call, result: int) -> str:
-    result -= result >> 63 << 64  # a register: rt_sigreturn(2) gives back what was in it
+    if result >> 63 == 1:  # a register: rt_sigreturn(2) gives back what was in it
+        result -= 1 << 64
     if call.name in _NEVER_RETURNS:
         return "?"
     if -_ERRORS <= result < 0:

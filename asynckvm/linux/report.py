@@ -76,7 +76,12 @@ class Reporter:
 
     def ended(self, process: Process, status: ExitStatus) -> None:
         """One warning when a signal ended it that nobody sent on purpose: a fault, or a limit."""
-        if status.signal is not None and status.cause not in _WISHES and (status.fault is not None or status.reason):
+        if status.fault is not None or status.reason:
+            self.killed(process, status)
+
+    def killed(self, process: Process, status: ExitStatus) -> None:
+        """The warning, for whatever signal it was; none for an end that was asked for from outside."""
+        if status.signal is not None and status.cause not in _WISHES:
             self._log.warning("program_killed", pid=process.pid, program=_name(process), **describe(status))
 
     def unknown(self, task: Task, number: int) -> None:
