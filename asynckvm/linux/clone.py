@@ -71,13 +71,7 @@ async def clone(parent: Task, request: Request) -> int:
             process.files.drop()
             memory.drop()
         raise
-    # A bad pointer is no reason to fail: the child is there.
-    if flags & PARENT_SETTID:
-        with contextlib.suppress(GuestMemoryError):
-            parent.space.write(request.parent_tid, number.to_bytes(4, "little"))
-    if flags & CHILD_SETTID:
-        with contextlib.suppress(GuestMemoryError):
-            child.space.write(request.child_tid, number.to_bytes(4, "little"))
+    _tell_number(parent, child, request)
     if not flags & THREAD:
         _register(process)
     process.tasks[number] = child
@@ -86,6 +80,15 @@ async def clone(parent: Task, request: Request) -> int:
         while process.borrows_memory and not process.exited:
             await parent.wait(process.detached, killable=True)
     return number
+
+
+def _tell_number(parent: Task, child: Task, request: Request) -> None:
+    """A bad pointer is no reason to fail any more: the child is there."""
+    number = child.tid.to_bytes(4, "little")
+    for flag, task, pointer in (PARENT_SETTID, parent, request.parent_tid), (CHILD_SETTID, child, request.child_tid):
+        if request.flags & flag:
+            with contextlib.suppress(GuestMemoryError):
+                task.space.write(pointer, number)
 
 
 def _give_pidfd(parent: Task, process: Process, address: int) -> None:
