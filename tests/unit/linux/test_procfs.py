@@ -243,7 +243,8 @@ def test_maps(sandbox: Sandbox) -> None:
     process = sandbox.process(7)
     lines = text(process, b"/proc/self/maps").splitlines()
     assert lines[0] == b"00600000-00602000 rw-p 00000000 00:00 0".ljust(73) + b"[heap]"
-    assert lines[1].startswith(b"7fff00000000-7fff00004000 rw-p") and lines[1].endswith(b" [stack]")
+    assert lines[1].startswith(b"7fff00000000-7fff00004000 rw-p")
+    assert lines[1].endswith(b" [stack]")
     space = process.memory.space
     for number in range(300):
         space.map(0x7000_0000 + 2 * number * PAGE, PAGE, Access.READ)
