@@ -8,10 +8,12 @@ Source: clone(2), kernel/fork.c.
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.pidfd import ProcessFile
 from asynckvm.linux.process import Process
 from asynckvm.linux.task import Task
 from asynckvm.model.memory import USER_MAX
@@ -58,9 +60,8 @@ async def clone(parent: Task, request: Request) -> int:
     _set_up(parent, child, request)
     process.tasks[number] = child
     if flags & PIDFD:
-        from asynckvm.linux.files import pidfd  # noqa: PLC0415  its module is above this one
-
-        pidfd.install(parent, process, request.pidfd)
+        descriptor = parent.process.files.add(ProcessFile(process, os.O_RDWR), close_on_exec=True)
+        parent.space.write(request.pidfd, descriptor.to_bytes(4, "little"))
     if flags & PARENT_SETTID:
         parent.space.write(request.parent_tid, number.to_bytes(4, "little"))
     if flags & CHILD_SETTID:

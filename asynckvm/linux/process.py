@@ -12,20 +12,20 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.signals.job import Job
+from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.timers import TimerTable
 from asynckvm.linux.wait import WaitQueue
 
 if TYPE_CHECKING:
     from asynckvm.linux.credentials import Credentials
-    from asynckvm.linux.program import Program
     from asynckvm.linux.files import DescriptorTable
     from asynckvm.linux.kernel import Kernel
     from asynckvm.linux.limits import Limits
     from asynckvm.linux.memory import Memory
+    from asynckvm.linux.program import Program
     from asynckvm.linux.signals.action import ActionTable
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.task import Task

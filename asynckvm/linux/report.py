@@ -16,9 +16,9 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.status import signal_name
 
 if TYPE_CHECKING:
+    from asynckvm.linux.process import Process
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.syscalls.call import Call
-    from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
     from asynckvm.model.exits import Fault
 
@@ -78,10 +78,7 @@ class Reporter:
             self._log.info("syscall_missing", pid=task.process.pid, program=os.fsdecode(task.name), number=number)
 
     def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
-        if -_ERRORS <= result < 0:
-            shown = f"-{SyscallError(-result)}"
-        else:
-            shown = hex(result) if result > _ERRORS else str(result)
+        shown = f"-{SyscallError(-result)}" if -_ERRORS <= result < 0 else hex(result) if result > _ERRORS else str(result)
         self._log.debug("syscall", pid=task.process.pid, tid=task.tid, call=call.show(task.space, args), result=shown)
 
 

@@ -134,7 +134,10 @@ class Sandbox:
         captures = [Capture(self.limits.output) if stream is None else None for stream in (stdout, stderr)]
         files = DescriptorTable()
         try:
-            streams = (_source(input), *(capture or _sink(given) for capture, given in zip(captures, (stdout, stderr), strict=True)))
+            streams = (
+                _source(input),
+                *(capture or _sink(given) for capture, given in zip(captures, (stdout, stderr), strict=True)),
+            )
             for number, stream in enumerate(streams):
                 files.replace(number, stream)
             process = self._start(args, files, env, cwd)

@@ -1,4 +1,4 @@
-"""Signals as programs see them: sources/signals.c natively and as a guest, equal line by line."""
+"""Signals as programs see them: sources/signal_handlers.c natively and as a guest, equal line by line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DAMAGES = {
 @pytest.mark.parametrize("kind", ["glibc", "musl"])
 @pytest.mark.parametrize("case", CASES)
 async def test_what_a_program_sees(case: str, kind: str, build: Build, native: Native, inside: Inside) -> None:
-    argv = [str(build("signals", kind)), case]
+    argv = [str(build("signal_handlers", kind)), case]
     expected = native(argv)
     assert (expected.returncode, expected.stderr) == (0, b"")
     assert expected.stdout.count(b"\n") > 0
@@ -47,7 +47,7 @@ async def test_what_a_program_sees(case: str, kind: str, build: Build, native: N
 
 
 async def test_an_ignored_fault_ends_the_program(build: Build, native: Native, inside: Inside) -> None:
-    argv = [str(build("signals")), "skip"]
+    argv = [str(build("signal_handlers")), "skip"]
     result = await inside(argv)
     assert result == native(argv)
     assert (result.returncode, result.stdout) == (-signal.SIGSEGV, b"went on with 77\n")
@@ -55,7 +55,7 @@ async def test_an_ignored_fault_ends_the_program(build: Build, native: Native, i
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_damaged_frame(damage: str, build: Build, native: Native, inside: Inside) -> None:
-    argv = [str(build("signals")), "corrupt", damage]
+    argv = [str(build("signal_handlers")), "corrupt", damage]
     result = await inside(argv)
     number = DAMAGES[damage]
     assert result.stdout.startswith(b"alive" if number is None else b"signal %d code 128" % number)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.abi import (
     AF_UNIX,
+    MSG_DONTWAIT,
     MSG_OOB,
     MSG_PEEK,
     RCV_SHUTDOWN,
@@ -23,7 +24,7 @@ from asynckvm.linux.sockets.abi import (
 )
 from asynckvm.linux.sockets.address import unix_address, unix_name
 from asynckvm.linux.sockets.base import Socket, shutdown_bits
-from asynckvm.linux.sockets.message import NOBODY, Incoming
+from asynckvm.linux.sockets.message import NOBODY, Credentials, Incoming, Outgoing
 from asynckvm.linux.sockets.stream import Channel
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from asynckvm.linux.sockets.datagrams import Datagrams
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Caller
     from asynckvm.linux.sockets.network import Network
     from asynckvm.linux.sockets.rights import Rights
+    from asynckvm.linux.task import Task
 
 _FAMILY_ONLY: Final = 2
 
@@ -47,6 +49,7 @@ class UnixSocket(Socket):
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, AF_UNIX, kind, 0, owner)
         self.bound = b""
+        self._place: object = None
         self.peer = None
         self.keeper: UnixSocket = self
         self.blocked: dict[UnixSocket, None] = {}
@@ -63,7 +66,7 @@ class UnixSocket(Socket):
         if name.startswith(b"\0"):
             self.network.bind_name(self.kind, name, self)
         elif name:
-            caller.make_node(name, self)
+            self._place = caller.make_node(name, self)
         else:
             raise SyscallError(errno.ENOENT)
         self.bound = name
@@ -103,6 +106,12 @@ class UnixSocket(Socket):
         if found.kind != self.kind:
             raise SyscallError(errno.EPROTOTYPE)
         return found
+
+    def write_for(self, task: Task, data: bytes) -> int:
+        """A write goes with the credentials of who writes, which need not be who made the socket."""
+        process = task.process
+        credentials = Credentials(process.pid, process.credentials.euid, process.credentials.egid)
+        return self.send(Outgoing(data, MSG_DONTWAIT if self.nonblocking else 0, credentials=credentials))
 
     # ------------------------------------------------------------ queues
 
@@ -147,6 +156,7 @@ class UnixSocket(Socket):
     def close(self) -> None:
         self.closed = True
         self.shut = SHUTDOWN_MASK
+        self._place = None
         if self.bound.startswith(b"\0") and self.network.find_name(self.kind, self.bound) is self:
             self.network.unbind_name(self.kind, self.bound)
         self.inbox.clear()

@@ -40,11 +40,11 @@ def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]
     file = readable(task, fd)
     # Who reads makes a difference to a terminal, for one: such files are asked at length.
     if length > CHUNK or type(file).read_for is not _ANYBODY:
-        return _read(task, file, [(address, min(length, TRANSFER_MAX))], None)
+        return read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], None)
     try:
         data = file.read(length)
     except BlockingIOError:
-        return _read(task, file, [(address, length)], None)
+        return read_buffers(task, file, [(address, length)], None)
     try:
         task.process.memory.space.write(address, data)
     except GuestMemoryError as error:
@@ -59,7 +59,7 @@ def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int
     process = task.process
     file = writable(task, fd)
     if length > CHUNK or process.limits.soft(Limit.FSIZE) != INFINITY:
-        return _write(task, file, [(address, min(length, TRANSFER_MAX))], None)
+        return write_buffers(task, file, [(address, min(length, TRANSFER_MAX))], None)
     space = process.memory.space
     try:
         data = space.read(address, length)
@@ -81,32 +81,32 @@ def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int
 
 async def readv(task: Task, fd: int, vector: int, count: int) -> int:
     file = readable(task, fd)
-    return await _read(task, file, read_iovecs(task.space, vector, count), None)
+    return await read_buffers(task, file, read_iovecs(task.space, vector, count), None)
 
 
 async def writev(task: Task, fd: int, vector: int, count: int) -> int:
     file = writable(task, fd)
-    return await _write(task, file, read_iovecs(task.space, vector, count), None)
+    return await write_buffers(task, file, read_iovecs(task.space, vector, count), None)
 
 
 async def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
     file = readable(task, fd)
-    return await _read(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+    return await read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
 
 
 async def pwrite64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
     file = writable(task, fd)
-    return await _write(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+    return await write_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
 
 
 async def preadv(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
     file = readable(task, fd)
-    return await _read(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
+    return await read_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def pwritev(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
     file = writable(task, fd)
-    return await _write(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
+    return await write_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
@@ -115,7 +115,7 @@ async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, hig
     if flags & ~_RWF_READ:
         raise SyscallError(errno.EOPNOTSUPP)
     buffers = read_iovecs(task.space, vector, count)
-    return await _read(task, file, buffers, _offset_or_position(offset), waiting=not flags & _RWF_NOWAIT)
+    return await read_buffers(task, file, buffers, _offset_or_position(offset), waiting=not flags & _RWF_NOWAIT)
 
 
 async def pwritev2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
@@ -125,10 +125,10 @@ async def pwritev2(task: Task, fd: int, vector: int, count: int, offset: int, hi
     buffers, waiting = read_iovecs(task.space, vector, count), not flags & _RWF_NOWAIT
     start = _offset_or_position(offset)
     if not flags & _RWF_APPEND or not file.positioned:
-        return await _write(task, file, buffers, start, waiting=waiting)
+        return await write_buffers(task, file, buffers, start, waiting=waiting)
     if start is None:
         file.seek(0, os.SEEK_END)
-    return await _write(task, file, buffers, start if start is None else file.attributes().size, waiting=waiting)
+    return await write_buffers(task, file, buffers, start if start is None else file.attributes().size, waiting=waiting)
 
 
 # ---------------------------------------------------------------- what other calls need too
@@ -157,7 +157,7 @@ def checked_offset(offset: int) -> int:
 
 def broken_pipe(task: Task) -> None:
     """The thread wrote where nobody will read."""
-    send.send_to_task(task, siginfo.from_kernel(signal.SIGPIPE))
+    send.send_to_task(task, siginfo.from_user(signal.SIGPIPE, task.process.pid, task.process.credentials.ruid))
 
 
 def room_for(task: Task, file: OpenFile, offset: int | None, length: int) -> int:
@@ -191,7 +191,7 @@ def _offset_or_position(offset: int) -> int | None:
     return None if offset == -1 else checked_offset(offset)
 
 
-async def _read(
+async def read_buffers(
     task: Task, file: OpenFile, buffers: Sequence[tuple[int, int]], offset: int | None, *, waiting: bool = True
 ) -> int:
     """Fill the buffers. A regular file is read until they are full or it ends; anything else gives once what it has."""
@@ -202,12 +202,10 @@ async def _read(
     try:
         while True:
             left = min(total - done, CHUNK)
-            if offset is not None:
-                data = file.pread(left, offset + done)
-            elif done or not waiting:
-                data = file.read(left)
-            else:
+            if offset is None and waiting and not done:
                 data = await file.read_for(task, left)
+            else:
+                data = file.read(left) if offset is None else file.pread(left, offset + done)
             stored = _store(task, buffers, done, data)
             done += stored
             if stored < len(data):
@@ -261,7 +259,7 @@ def _rewind(file: OpenFile, distance: int) -> None:
 # ---------------------------------------------------------------- writing
 
 
-async def _write(
+async def write_buffers(
     task: Task, file: OpenFile, buffers: Sequence[tuple[int, int]], offset: int | None, *, waiting: bool = True
 ) -> int:
     """Write the buffers, gathered: what a pipe takes as one piece stays one piece."""
