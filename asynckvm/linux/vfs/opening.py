@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.inotify import IN_MODIFY
 from asynckvm.linux.files.open_file import O_ACCESS, O_LARGEFILE
 from asynckvm.linux.files.path_only import PathOnly
 from asynckvm.linux.vfs.location import Location
@@ -146,7 +147,12 @@ def open_found(caller: Caller, found: Found, flags: int) -> OpenFile:
         location.node.settle()
         return PathOnly(location, flags & _PATH_FLAGS)
     check_open(caller, found, flags)
-    return _open(location, flags & ~os.O_TRUNC if found.created else flags)
+    file = _open(location, flags & ~os.O_TRUNC if found.created else flags)
+    watches = caller.fs.mounts.watches
+    if flags & os.O_TRUNC and not found.created:
+        watches.about(location, IN_MODIFY)
+    watches.opened(file)
+    return file
 
 
 def _open(location: Location, flags: int) -> OpenFile:
