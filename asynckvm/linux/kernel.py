@@ -160,6 +160,8 @@ class Kernel:
             _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
+        if hasattr(self, "mounts"):
+            self.mounts.close()
         self.network.close()
         self.shared_memory.close()
         self.vdso.close()

@@ -81,8 +81,12 @@ class HostTree(FileSystem):
         self._root = HostEntry(self, name, None, stat.S_IFMT(status.st_mode))
 
     def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        self.close()
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     @property
     def root(self) -> Entry:
