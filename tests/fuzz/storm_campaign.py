@@ -192,7 +192,8 @@ class StormCampaign:
         del self.running[place]
 
     async def _storm(self, case: storm.Storm) -> CompletedProcess:
-        seconds = paced(0.001 * (5 + case.kill_after_ms))
+        # Loading the program takes its part, beside three others.
+        seconds = paced(0.05 + 0.002 * case.kill_after_ms)
         binds = [(str(self._folder), "/scratch"), (str(self._file), "/storm")]
         watch = _Watch()
         async with Sandbox(machine=self.machine, binds=binds, cwd="/scratch", limits=_LIMITS, observer=watch) as sandbox:

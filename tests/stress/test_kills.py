@@ -96,8 +96,10 @@ async def test_kills_of_programs(request: pytest.FixtureRequest) -> None:
     async with Machine.open(vcpus=2, memory=MEMORY) as machine:
         with structlog.testing.capture_logs() as events:
             programs = Programs(machine, path, reader)
+            before = machine.counters().memory
             await programs.one(random.Random("what is made once"))
-            before, descriptors = machine.counters().memory, len(os.listdir("/proc/self/fd"))
+            await memory_comes_back(machine, before)
+            descriptors = len(os.listdir("/proc/self/fd"))
 
             async def work(number: int) -> None:
                 source = random.Random(f"programs {number}")
