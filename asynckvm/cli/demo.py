@@ -17,11 +17,10 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from asynckvm.cli import messages
-from asynckvm.cli.demo_snippets import LIMITS, SECRET, Snippet, snippets
+from asynckvm.cli.demo_snippets import LIMITS, VARIABLE, Snippet, snippets
 from asynckvm.cli.statuses import Status
 from asynckvm.errors import AsyncKvmError, CapabilityError, DeviceMissingError, DevicePermissionError
 
@@ -101,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="asynckvm demo", description="Run untrusted Python programs, each in a sandbox of its own, and check how each one ends."
+        prog="asynckvm demo",
+        description="Run untrusted Python programs, each in a sandbox of its own, and check how each one ends.",
     )
     parser.add_argument("--runs", type=_positive, default=100, help="programs to run (default: 100)")
     parser.add_argument(
@@ -123,7 +123,7 @@ def _demonstrate(options: argparse.Namespace) -> int:
     from asynckvm.run import run  # noqa: PLC0415
 
     # Something to steal: a file, and a variable of this very process.
-    os.environ[SECRET] = "a secret"
+    os.environ[VARIABLE] = "a secret"
     with tempfile.NamedTemporaryFile("w", prefix="asynckvm-demo-", suffix=".secret") as secret:
         secret.write("a secret")
         secret.flush()
@@ -204,7 +204,9 @@ def _percentile(values: list[float], percent: int) -> float:
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
-    header = f"{'untrusted program':<20} {'has to end with':<15} {'runs':>5} {'wrong':>6} {'p50 ms':>9} {'cpu ms':>9} {'peak MiB':>9}"
+    header = (
+        f"{'untrusted program':<20} {'has to end with':<15} {'runs':>5} {'wrong':>6} {'p50 ms':>9} {'cpu ms':>9} {'peak MiB':>9}"
+    )
     lines = ["", header, "-" * len(header)]
     for name, group in summary["programs"].items():
         lines.append(
@@ -215,8 +217,10 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"{summary['runs']} programs, at most {summary['at_once']} at a time, each in a sandbox of its own, on one machine of "
-        f"{summary['vcpus']} vCPUs, in {summary['seconds']:.1f} s:",
+        (
+            f"{summary['runs']} programs, at most {summary['at_once']} at a time, each in a sandbox of its own, on one machine of "
+            f"{summary['vcpus']} vCPUs, in {summary['seconds']:.1f} s:"
+        ),
         verdict,
     ]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from asynckvm.sandbox import CompletedProcess
 
-SECRET: Final = "ASYNCKVM_DEMO_SECRET"
+VARIABLE: Final = "ASYNCKVM_DEMO_SECRET"
 _MEBIBYTE: Final = 1 << 20
 LIMITS: Final = Limits(memory=64 * _MEBIBYTE, processes=24, output=_MEBIBYTE, files=16 * _MEBIBYTE)
 # For one that has to end by itself, whatever else this machine does meanwhile; and for one that never does.
@@ -177,7 +177,7 @@ def _curious(secrets: str) -> Iterator[Snippet]:
     code = (
         "import os, pathlib\nfound = str(dict(os.environ))\n"
         "for path in pathlib.Path('/proc').glob('[0-9]*/environ'): found += path.read_text()\n"
-        f"print({SECRET!r} in found)"
+        f"print({VARIABLE!r} in found)"
     )
     yield Snippet("reads environments", "finds nothing", code, _prints("False\n"))
     code = "import socket\nsocket.create_connection(('1.1.1.1', 80), 5)"

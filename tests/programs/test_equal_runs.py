@@ -107,7 +107,7 @@ async def test_much_output_through_a_pipe(build: Build, native: Native, machine:
     program = str(build("flood"))
     reading, writing = os.pipe()
     async with Sandbox(machine=machine, binds=[program]) as sandbox:
-        task = asyncio.create_task(sandbox.run([program, "32"], stdout=writing, timeout=SECONDS))
+        task = asyncio.create_task(sandbox.run([program, "32"], stdout=writing, timeout=40))
         await asyncio.sleep(0)  # it has taken the descriptor
         os.close(writing)
         digest = await asyncio.to_thread(_digest, reading)
@@ -127,7 +127,7 @@ async def test_input_that_comes_late(busybox: Path, machine: Machine) -> None:
     reading, writing = os.pipe()
     out = Capture()
     async with Sandbox(machine=machine) as sandbox:
-        task = asyncio.create_task(sandbox.run([str(busybox), "cat"], input=reading, stdout=out, timeout=SECONDS))
+        task = asyncio.create_task(sandbox.run([str(busybox), "cat"], input=reading, stdout=out, timeout=40))
         await asyncio.sleep(0)
         os.close(reading)
         for piece in (b"one\n", b"two\n"):

@@ -108,15 +108,14 @@ async def test_closing_with_runs_under_way(machine: Machine) -> None:
 
 
 async def test_a_machine_closed_under_a_run() -> None:
-    async with Machine.open(vcpus=1, memory=256 << 20) as machine:
-        async with Sandbox(machine=machine) as sandbox:
-            task = asyncio.create_task(sandbox.run(shell(ENDLESS["loop"])))
-            while not sandbox.kernel.tasks:
-                await asyncio.sleep(0)
-            await asyncio.sleep(0.05)
-            await machine.close()
-            with pytest.raises(ClosedError):
-                await task
+    async with Machine.open(vcpus=1, memory=256 << 20) as machine, Sandbox(machine=machine) as sandbox:
+        task = asyncio.create_task(sandbox.run(shell(ENDLESS["loop"])))
+        while not sandbox.kernel.tasks:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        await machine.close()
+        with pytest.raises(ClosedError):
+            await task
 
 
 # ---------------------------------------------------------------- limits

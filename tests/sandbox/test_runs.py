@@ -117,7 +117,12 @@ async def test_nothing_else_of_the_host_is_there(sandbox: Sandbox, tmp_path: Pat
     (tmp_path / "secret").write_text("secret")
     for path in (str(tmp_path / "secret"), "/etc/shadow", f"/proc/{os.getpid()}/environ", "/root/.ssh", "/dev/kvm"):
         assert (await sandbox.run(["cat", path])).returncode == 1, path
-    assert (await sandbox.run(["ls", "/home", "/root", "/tmp", "/work"])).stdout.split() == [b"/home:", b"/root:", b"/tmp:", b"/work:"]
+    assert (await sandbox.run(["ls", "/home", "/root", "/tmp", "/work"])).stdout.split() == [
+        b"/home:",
+        b"/root:",
+        b"/tmp:",
+        b"/work:",
+    ]
 
 
 async def test_checked(sandbox: Sandbox) -> None:
