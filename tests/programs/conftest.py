@@ -100,10 +100,10 @@ def native(folder: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def inside(folder: Path, machine: Machine) -> Callable[..., asyncio.Task[Result]]:
-    """`await inside(argv, stdin=b"")` runs it in a sandbox of its own, which sees the test's folder and the program's."""
+    """`await inside(argv, stdin=b"")` runs it in a sandbox of its own, which sees the program's folder and the one around the test's."""
 
     async def running(argv: list[str], stdin: bytes = b"") -> Result:
-        binds = [str(path) for path in (folder, Path(argv[0]).parent) if not path.is_relative_to("/usr")]
+        binds = [str(path) for path in (folder.parent, Path(argv[0]).parent) if not path.is_relative_to("/usr")]
         async with Sandbox(machine=machine, binds=binds, env=ENVIRONMENT, cwd=str(folder)) as sandbox:
             result = await sandbox.run(argv, input=stdin, timeout=SECONDS)
         return Result(result.returncode, result.stdout, result.stderr)
