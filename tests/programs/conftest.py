@@ -100,7 +100,7 @@ def native(folder: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def inside(folder: Path, machine: Machine) -> Callable[..., asyncio.Task[Result]]:
-    """`await inside(argv, stdin=b"")` runs it in a sandbox of its own, which sees the program's folder and the one around the test's."""
+    """`await inside(argv, stdin=b"")` runs it in a sandbox of its own, which sees its folder and the one around the test's."""
 
     async def running(argv: list[str], stdin: bytes = b"") -> Result:
         binds = [str(path) for path in (folder.parent, Path(argv[0]).parent) if not path.is_relative_to("/usr")]
