@@ -59,6 +59,7 @@ async def execute(
         ending.release_memory(process)
         process.memory = memory
         process.program = program
+        process.credentials = process.credentials.executed()
         task.name = name.rpartition(b"/")[2][:NAME_BYTES]
     finally:
         prepared.close()

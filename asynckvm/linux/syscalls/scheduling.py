@@ -40,19 +40,26 @@ def _task(task: Task, tid: int) -> Task:
     return found
 
 
+def _named_task(task: Task, tid: int) -> Task:
+    """For the calls that look before they check: no thread has a negative number."""
+    if tid < 0:
+        raise SyscallError(errno.ESRCH)
+    return _task(task, tid)
+
+
 # ---------------------------------------------------------------- affinity
 
 
 def sched_getaffinity(task: Task, pid: int, size: int, buffer: int) -> int:
     if size < 8 or size % 8:
         raise SyscallError(errno.EINVAL)
-    mask = _task(task, pid).process.affinity
+    mask = _named_task(task, pid).process.affinity
     task.space.write(buffer, mask.to_bytes(8, "little"))
     return 8
 
 
 def sched_setaffinity(task: Task, pid: int, size: int, buffer: int) -> int:
-    target = _task(task, pid)
+    target = _named_task(task, pid)
     wanted = int.from_bytes(task.space.read(buffer, min(size, 128)), "little")
     mask = wanted & (1 << task.process.kernel.processors) - 1
     if not mask:

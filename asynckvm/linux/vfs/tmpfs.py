@@ -87,8 +87,8 @@ class TmpfsNode(Node):
     )  # fmt: skip
 
     def __init__(self, fs: Tmpfs, mode: int, owner: Owner) -> None:
-        fs.budget.charge_inode()
         self.fs = fs
+        fs.budget.charge_inode()
         self.inode = next(fs.inodes)
         self.type = stat.S_IFMT(mode)
         self.permissions = stat.S_IMODE(mode)
