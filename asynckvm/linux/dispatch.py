@@ -109,6 +109,8 @@ async def _answer(task: Task, exit_: Syscall) -> int:
         if process.calls[number] == 1:
             observer.unknown(task, exit_.number)
         return -errno.ENOSYS
+    if observer.tracing:
+        observer.calling(task, call, exit_.args)
     try:
         answer = call.handler(task, *call.decode(task.space, exit_.args))
         result = answer if isinstance(answer, int) else await answer

@@ -23,7 +23,7 @@ from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
 from asynckvm.linux.signals.queue import Account
 from asynckvm.linux.sockets.network import Network
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
 from asynckvm.linux.vdso import Vdso
 
@@ -125,11 +125,12 @@ class Kernel:
 
     # ------------------------------------------------------------ the end
 
-    def end_run(self, origin: Process) -> None:
-        """End what is left of the processes that descend from `origin`, which the host started."""
-        for process in list(self.processes.values()):
-            if process.origin is origin:
+    async def end_run(self, origin: Process) -> None:
+        """End what is left of the processes that descend from `origin`, which the host started, and return when all are gone."""
+        while left := [process for process in self.processes.values() if process.origin is origin and not process.exited]:
+            for process in left:
                 process.end(ExitStatus(signal=signal.SIGKILL))
+            await left[0].until_exited()
 
     @property
     def failure(self) -> BaseException | None:
@@ -150,7 +151,7 @@ class Kernel:
     def kill_all(self, reason: str) -> None:
         """As SIGKILL to every process."""
         for process in list(self.processes.values()):
-            process.end(ExitStatus(signal=signal.SIGKILL, reason=reason))
+            process.end(ExitStatus(signal=signal.SIGKILL, reason=reason, cause=Cause.CLOSED))
 
     async def close(self) -> None:
         """End every process and wait until no thread runs. Bounded: InternalError. Idempotent."""

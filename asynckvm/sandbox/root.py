@@ -36,6 +36,16 @@ def build(kernel: Kernel, binds: Sequence[Bind], limits: Limits, credentials: Cr
     default.Builder(kernel.mounts).mount(TerminalFileSystem(kernel.terminals), "/dev/pts")
 
 
+def bind(kernel: Kernel, bind: Bind) -> None:
+    """One more bind, on top of what is there."""
+    default.Builder(kernel.mounts).bind(default.Bind(bind.source, bind.target, bind.writable))
+
+
+def has(kernel: Kernel, path: str) -> bool:
+    """Whether the path leads to anything."""
+    return default.Builder(kernel.mounts).has(path)
+
+
 def _user(credentials: Credentials) -> default.User:
     if credentials.ruid == 0:
         return default.User()

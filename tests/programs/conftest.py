@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from asynckvm.linux import Capture, Guest, Program
 from asynckvm.platform import Machine
+from asynckvm.sandbox import Sandbox
 
 SOURCES = Path(__file__).parent / "sources"
 SECONDS = 40
@@ -100,17 +100,13 @@ def native(folder: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def inside(folder: Path, machine: Machine) -> Callable[..., asyncio.Task[Result]]:
-    """`await inside(argv, stdin=b"")` runs it as a guest."""
+    """`await inside(argv, stdin=b"")` runs it in a sandbox of its own, which sees the test's folder and the program's."""
 
     async def running(argv: list[str], stdin: bytes = b"") -> Result:
-        out, errors = Capture(), Capture()
-        with Program(argv[0]) as program:
-            guest = Guest(
-                machine, program, argv, environment=ENVIRONMENT, directory=folder, stdin=stdin, stdout=out, stderr=errors
-            )
-            async with guest, asyncio.timeout(SECONDS):
-                status = await guest.run()
-        return Result(status.returncode, bytes(out.data), bytes(errors.data))
+        binds = [str(path) for path in (folder, Path(argv[0]).parent) if not path.is_relative_to("/usr")]
+        async with Sandbox(machine=machine, binds=binds, env=ENVIRONMENT, cwd=str(folder)) as sandbox:
+            result = await sandbox.run(argv, input=stdin, timeout=SECONDS)
+        return Result(result.returncode, result.stdout, result.stderr)
 
     return running  # type: ignore[return-value]
 

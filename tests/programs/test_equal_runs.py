@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from asynckvm.linux import Capture, Guest, Program
+from asynckvm.linux.streams import Capture
 from asynckvm.platform import Machine
+from asynckvm.sandbox import Sandbox
 
 Native: TypeAlias = Callable[..., Any]
 Inside: TypeAlias = Callable[..., Awaitable[Any]]
@@ -103,15 +104,15 @@ async def test_nothing_is_written_to_the_host(busybox: Path, inside: Inside, fol
 
 async def test_much_output_through_a_pipe(build: Build, native: Native, machine: Machine) -> None:
     """Bounded by its reader, with the loop free for others, and not a byte lost."""
-    argv = [str(build("flood")), "32"]
+    program = str(build("flood"))
     reading, writing = os.pipe()
-    with Program(argv[0]) as program:
-        async with Guest(machine, program, argv, stdout=writing, stderr=Capture()) as guest:
-            os.close(writing)
-            task = asyncio.create_task(guest.run())
-            digest = await asyncio.to_thread(_digest, reading)
-            assert (await task).code == 0
-    assert digest == hashlib.sha256(native(argv).stdout).hexdigest()
+    async with Sandbox(machine=machine, binds=[program]) as sandbox:
+        task = asyncio.create_task(sandbox.run([program, "32"], stdout=writing, timeout=SECONDS))
+        await asyncio.sleep(0)  # it has taken the descriptor
+        os.close(writing)
+        digest = await asyncio.to_thread(_digest, reading)
+        assert (await task).returncode == 0
+    assert digest == hashlib.sha256(native([program, "32"]).stdout).hexdigest()
 
 
 def _digest(fd: int) -> str:
@@ -125,36 +126,26 @@ def _digest(fd: int) -> str:
 async def test_input_that_comes_late(busybox: Path, machine: Machine) -> None:
     reading, writing = os.pipe()
     out = Capture()
-    with Program(busybox) as program:
-        async with Guest(machine, program, ["busybox", "cat"], stdin=reading, stdout=out) as guest:
-            os.close(reading)
-            task = asyncio.create_task(guest.run())
-            for piece in (b"one\n", b"two\n"):
-                os.write(writing, piece)
-                async with asyncio.timeout(20):
-                    while not out.data.endswith(piece):
-                        await asyncio.sleep(0.001)
-            os.close(writing)
-            assert (await task).code == 0
+    async with Sandbox(machine=machine) as sandbox:
+        task = asyncio.create_task(sandbox.run([str(busybox), "cat"], input=reading, stdout=out, timeout=SECONDS))
+        await asyncio.sleep(0)
+        os.close(reading)
+        for piece in (b"one\n", b"two\n"):
+            os.write(writing, piece)
+            async with asyncio.timeout(20):
+                while not out.data.endswith(piece):
+                    await asyncio.sleep(0.001)
+        os.close(writing)
+        assert (await task).returncode == 0
     assert bytes(out.data) == b"one\ntwo\n"
 
 
-async def test_many_at_once(build: Build, busybox: Path, native: Native, machine: Machine, folder: Path) -> None:
+async def test_many_at_once(build: Build, busybox: Path, native: Native, inside: Inside, machine: Machine) -> None:
     """Sixty programs on two vCPUs, a third of them dying: each as if it were alone."""
     commands = [[str(busybox), "sha256sum", "big"], [str(build("deaths")), "null"], [str(build("calls")), "x"]]
     expected = [native(argv) for argv in commands]
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TEST": "a value"}
-
-    async def run(argv: list[str]) -> tuple[int, bytes, bytes]:
-        out, errors = Capture(), Capture()
-        with Program(argv[0]) as program:
-            guest = Guest(machine, program, argv, environment=environment, directory=folder, stdout=out, stderr=errors)
-            async with guest:
-                status = await guest.run()
-        return status.returncode, bytes(out.data), bytes(errors.data)
-
     async with asyncio.timeout(50):
-        found = await asyncio.gather(*(run(argv) for argv in commands * 20))
+        found = await asyncio.gather(*(inside(argv) for argv in commands * 20))
     assert found == expected * 20
     assert machine.counters().contexts == 0
 
@@ -169,24 +160,20 @@ async def test_more_memory_than_there_is(build: Build, inside: Inside, machine: 
 
 
 async def test_cancelling_ends_exactly_one(build: Build, machine: Machine) -> None:
-    async def run(out: Capture) -> int:
-        with Program(build("spin")) as program:
-            async with Guest(machine, program, ["spin"], stdout=out) as guest:
-                return (await guest.run()).returncode
-
+    program = str(build("spin"))
     outs = [Capture(), Capture(), Capture()]
-    tasks = [asyncio.create_task(run(out)) for out in outs]
-    async with asyncio.timeout(20):
-        while not all(out.data for out in outs):
-            await asyncio.sleep(0.001)
-        tasks[1].cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await tasks[1]
-        assert not tasks[0].done()
-        assert not tasks[2].done()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await tasks[0]
-        tasks[2].cancel()
-        await asyncio.wait([tasks[2]])
-    assert machine.counters().contexts == 0
+    async with Sandbox(machine=machine, binds=[program]) as sandbox:
+        tasks = [asyncio.create_task(sandbox.run([program], stdout=out)) for out in outs]
+        async with asyncio.timeout(20):
+            while not all(out.data for out in outs):
+                await asyncio.sleep(0.001)
+            tasks[1].cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[1]
+            assert machine.counters().contexts == 2
+            assert not tasks[0].done()
+            assert not tasks[2].done()
+            for task in (tasks[0], tasks[2]):
+                task.cancel()
+                await asyncio.wait([task])
+        assert machine.counters().contexts == 0

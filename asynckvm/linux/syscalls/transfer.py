@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
+from asynckvm.linux.files.inotify import IN_ACCESS, IN_MODIFY
 from asynckvm.linux.limits import INFINITY, Limit
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
@@ -52,6 +53,8 @@ def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]
         if not error.done:
             raise
         return error.done
+    if file.location is not None:
+        _tell(task, file, IN_ACCESS)
     return len(data)
 
 
@@ -76,6 +79,8 @@ def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int
     except BrokenPipeError:
         broken_pipe(task)
         raise
+    if file.location is not None:
+        _tell(task, file, IN_MODIFY)
     return done if done == len(data) else _write_all(task, file, data, None, done)
 
 
@@ -160,6 +165,13 @@ def broken_pipe(task: Task) -> None:
     send.send_to_task(task, siginfo.from_user(signal.SIGPIPE, task.process.pid, task.process.credentials.ruid))
 
 
+def _tell(task: Task, file: OpenFile, event: int) -> None:
+    """Who watches the file, if anybody does."""
+    watches = task.process.fs.mounts.watches
+    if watches.files:
+        watches.about(file.location, event)
+
+
 def room_for(task: Task, file: OpenFile, offset: int | None, length: int) -> int:
     """How much of a write RLIMIT_FSIZE allows. EFBIG, with SIGXFSZ, for nothing at all."""
     limit = task.process.limits.soft(Limit.FSIZE)
@@ -181,7 +193,10 @@ def room_for(task: Task, file: OpenFile, offset: int | None, length: int) -> int
 async def write_data(task: Task, file: OpenFile, data: bytes, offset: int | None = None, *, waiting: bool = True) -> int:
     """Write all of `data`, waiting for room; less when the file is non-blocking or fails later than at its first byte."""
     room = room_for(task, file, offset, len(data))
-    return await _write_all(task, file, data if room == len(data) else data[:room], offset, 0, waiting=waiting)
+    done = await _write_all(task, file, data if room == len(data) else data[:room], offset, 0, waiting=waiting)
+    if file.location is not None:
+        _tell(task, file, IN_MODIFY)
+    return done
 
 
 # ---------------------------------------------------------------- reading
@@ -215,6 +230,8 @@ async def read_buffers(
                     raise SyscallError(errno.EFAULT)
                 return done
             if not data or done >= total or not file.positioned:
+                if file.location is not None:
+                    _tell(task, file, IN_ACCESS)
                 return done
             await asyncio.sleep(0)
     except (SyscallError, OSError):

@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.inotify import IN_ATTRIB, IN_MODIFY
 from asynckvm.linux.vfs.names import check_writable
 from asynckvm.linux.vfs.node import NOW, Change
 
@@ -30,6 +31,7 @@ def set_mode(caller: Caller, location: Location, mode: int) -> None:
     if not caller.is_root and not caller.is_member(attributes.group):
         mode &= ~stat.S_ISGID
     location.node.change(Change(mode=mode))
+    caller.fs.mounts.watches.about(location, IN_ATTRIB)
 
 
 def set_owner(caller: Caller, location: Location, user: int | None, group: int | None) -> None:
@@ -45,6 +47,7 @@ def set_owner(caller: Caller, location: Location, user: int | None, group: int |
     # A program that ran as its old owner must not run as the new one.
     mode = without_privileges(attributes.mode)
     location.node.change(Change(mode=mode, user=user, group=group))
+    caller.fs.mounts.watches.about(location, IN_ATTRIB)
 
 
 def set_times(caller: Caller, location: Location, accessed: int | None, modified: int | None) -> None:
@@ -58,6 +61,7 @@ def set_times(caller: Caller, location: Location, accessed: int | None, modified
             raise SyscallError(errno.EPERM)
         caller.check(attributes, os.W_OK)
     location.node.change(Change(accessed=accessed, modified=modified))
+    caller.fs.mounts.watches.about(location, IN_ATTRIB)
 
 
 def set_size(caller: Caller, location: Location, length: int) -> None:
@@ -71,6 +75,7 @@ def set_size(caller: Caller, location: Location, length: int) -> None:
     location.node.truncate(length)
     if not caller.is_root and (mode := without_privileges(attributes.mode)) is not None:
         location.node.change(Change(mode=mode))
+    caller.fs.mounts.watches.about(location, IN_MODIFY)
 
 
 def without_privileges(mode: int) -> int | None:

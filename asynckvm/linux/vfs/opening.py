@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.inotify import IN_MODIFY
 from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.files.open_file import O_ACCESS, O_LARGEFILE
 from asynckvm.linux.files.path_only import PathOnly
@@ -159,6 +160,10 @@ def open_found(caller: Caller, found: Found, flags: int) -> OpenFile:
             location.node.change(Change(mode=kept))
         if isinstance(file, MemoryFile):
             file.keeps_privileges = False
+    watches = caller.fs.mounts.watches
+    if flags & os.O_TRUNC:
+        watches.about(location, IN_MODIFY)
+    watches.opened(file)
     return file
 
 
