@@ -1,4 +1,4 @@
-"""The default root: programs of the host to read, nothing secret, and places of its own to write to; and what is bound into it."""
+"""The default root: programs of the host to read, nothing secret, places of its own to write to; and what is bound into it."""
 
 from __future__ import annotations
 
