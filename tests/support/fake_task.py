@@ -10,6 +10,7 @@ from asynckvm.linux import wait
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.files import DescriptorTable
 from asynckvm.linux.files.pipe import PipePages
+from asynckvm.linux.limits import Limits
 from asynckvm.linux.wait import WaitQueue
 from asynckvm.model.memory import Access
 from support.fake_platform import FakeSpace
@@ -36,6 +37,8 @@ class FakeTask:
         credentials = SimpleNamespace(euid=1000, egid=100, is_root=False)
         self.process: Any = SimpleNamespace(
             files=DescriptorTable(),
+            memory=SimpleNamespace(space=self.space),
+            limits=Limits.default(10),
             kernel=kernel,
             credentials=credentials,
             signal_queue=WaitQueue(),
