@@ -27,6 +27,9 @@ CHUNK: Final = 1 << 20
 
 O_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 O_LARGEFILE: Final = 0o100000
+_MODE: Final = O_ACCESS | os.O_PATH
+_READING: Final = frozenset({os.O_RDONLY, os.O_RDWR})
+_WRITING: Final = frozenset({os.O_WRONLY, os.O_RDWR})
 # What fcntl(F_SETFL) may change.
 O_CHANGEABLE: Final = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME
 
@@ -76,11 +79,11 @@ class OpenFile:
 
     @property
     def readable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_RDONLY, os.O_RDWR)
+        return self.flags & _MODE in _READING
 
     @property
     def writable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_WRONLY, os.O_RDWR)
+        return self.flags & _MODE in _WRITING
 
     @property
     def nonblocking(self) -> bool:
