@@ -41,6 +41,7 @@ class FakeTask:
             files=DescriptorTable(),
             kernel=kernel,
             credentials=credentials,
+            pid=1,
             signal_queue=WaitQueue(),
             pending=SignalQueue(),
             memory=SimpleNamespace(space=self.space),
@@ -49,6 +50,7 @@ class FakeTask:
         for name, value in process.items():
             setattr(self.process, name, value)
         self.interrupted = False
+        self.dying = False
         self._waiting: asyncio.Future[bool] | None = None
 
     async def wait(self, *queues: WaitQueue, until: int | None = None) -> bool:
