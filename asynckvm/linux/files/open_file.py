@@ -38,6 +38,8 @@ class OpenFile:
     """An open file description. `flags` are those of open(2); `location` is where it was opened, None for what has no name."""
 
     location: Location | None = None
+    # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
+    maps_zeros = False
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
