@@ -113,6 +113,17 @@ class AddressSpace:
             raise GuestMemoryError(self._first_hole(source, source + length))
         self._check(result)
 
+    def extend(self, address: int, length: int) -> None:
+        """Grow the mapping that ends at `address` by what follows it, as mremap(2) does in place.
+
+        GuestMemoryError when no mapping ends there, UsageError when part of the range is in use.
+        """
+        _check_range(address, length)
+        result = self._lib.akvm_space_extend(self.native, address, length)
+        if result == -errno.EFAULT:
+            raise GuestMemoryError(address)
+        self._check(result)
+
     def compare_exchange(self, address: int, expected: int, desired: int) -> int:
         """Make the aligned 32-bit word `desired` if it is `expected`; what it was before. Atomic towards guests that run.
 

@@ -165,7 +165,7 @@ class Machine:
         """A regular host file, by descriptor or path, to map into address spaces. OSError, UsageError, SlotsExhaustedError.
 
         `writable`: shared mappings may store to it; a descriptor must be open for reading and writing. `length`: what it is
-        expected to grow to, so that all of it can be mapped at once; costs 1/512 of it in memory of the host kernel.
+        expected to grow to, so that up to 1 GiB can be mapped at once; costs 1/512 of it in memory of the host kernel.
         """
         return HostFile(self._core, file, writable=writable, length=length)
 

@@ -57,6 +57,7 @@ const struct plan_site plan_sites[] = {
 
 	SITE(mm/mm.c, akvm__mm_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate memory manager")
 	SITE(mm/files.c, akvm__files_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate slot numbers")
+	SITE(mm/files.c, retire, fstat, , 1, ERRNOS(EBADF, EIO, EOVERFLOW), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(mm/files.c, describe, fstat, , 1, ERRNOS(EBADF, EIO, EOVERFLOW), NEVER, NEVER, MUST, MUST, 0, "fstat file")
 	SITE(mm/files.c, describe, status_flags, , 1, ERRNOS(EBADF), NEVER, NEVER, MUST, MUST, 0, "fcntl file")
 	SITE(mm/files.c, open_new, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate file")

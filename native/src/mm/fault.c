@@ -130,12 +130,14 @@ static void map_around(struct akvm_space *space, const struct akvm__vma *vma, ui
  * The file has grown beyond the slot of a shared region, which must show the file itself: the region goes over to a larger
  * object. Its pages do too, as they are touched. Where there is no such object to be had, the touch will be told BUS.
  */
-static void follow_growth(struct akvm_space *space, struct akvm__vma *vma)
+static void follow_growth(struct akvm_space *space, struct akvm__vma *vma, uint64_t file_pages)
 {
+	uint64_t shown = vma->offset + (vma->end - vma->start), ahead = 2 * file_pages * AKVM__PAGE;
 	struct akvm_file *larger;
 
+	/* Twice as much as there is: who grows a file step by step does not pay for each. */
 	if (akvm__limbo_reserve(&space->limbo, 1) != 0 ||
-	    akvm__files_open(&space->mm->files, vma->file->fd, vma->file->writable, 0, &larger) != 0)
+	    akvm__files_open(&space->mm->files, vma->file->fd, vma->file->writable, ahead < shown ? ahead : shown, &larger) != 0)
 		return;
 	akvm__pages_clear(space, vma->start, vma->end, false);
 	akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)vma->file);
@@ -154,7 +156,7 @@ static int populate(struct akvm_space *space, struct akvm__vma *vma, uint64_t ad
 		return AKVM_FAULT_NONE;
 	if (vma->shared && file_offset(vma, address) / AKVM__PAGE >= vma->file->pages &&
 	    file_offset(vma, address) / AKVM__PAGE < file_pages)
-		follow_growth(space, vma);
+		follow_growth(space, vma, file_pages);
 	fault = akvm__walk_make(space, address, 1, &place);
 	if (fault != 0)
 		return fault == -EDQUOT ? AKVM_FAULT_LIMIT : AKVM_FAULT_MEMORY;

@@ -200,6 +200,30 @@ int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, 
 	return error ? akvm__fail("map", -error) : 0;
 }
 
+int akvm_space_extend(struct akvm_space *space, uint64_t address, uint64_t length)
+{
+	struct akvm__regions *regions = &space->regions;
+	int error = akvm__range_check(address, length);
+	uint32_t index;
+
+	if (error != 0 || length == 0)
+		return akvm__fail("extend", EINVAL);
+	akvm__space_begin(space);
+	index = akvm__regions_find(regions, address - 1);
+	if (index == regions->count || regions->array[index].end != address)
+		error = -EFAULT;
+	else if (index + 1 < regions->count && regions->array[index + 1].start < address + length)
+		error = -EINVAL;
+	else if (regions->array[index].offset > INT64_MAX - length - (address - regions->array[index].start))
+		error = -EINVAL;
+	if (error == 0) {
+		regions->array[index].end = address + length;
+		akvm__range_join(space, address, address + length);
+	}
+	akvm__space_end(space);
+	return error ? akvm__fail("extend", -error) : 0;
+}
+
 int akvm_space_unmap(struct akvm_space *space, uint64_t address, uint64_t length)
 {
 	int error = akvm__range_check(address, length);
