@@ -213,7 +213,7 @@ static void mappings_are_extended(void)
 static void small_files_stay_for_a_while(void)
 {
 	struct akvm_file *named, *again;
-	char path[] = "/tmp/akvm-test-XXXXXX";
+	char path[] = "named-file-XXXXXX"; /* in the working directory */
 	int named_fd = mkstemp(path);
 	uint32_t slot;
 

@@ -27,6 +27,7 @@
 struct akvm_machine;
 struct akvm_space;
 struct akvm_file;
+struct akvm_budget;
 struct akvm_answers;
 
 /* How the machine learns what this KVM really does: each field was found by running a guest (see src/machine/probe.c). */
@@ -188,6 +189,20 @@ AKVM_API uint64_t akvm_space_resident(struct akvm_space *space);
  * AKVM_FAULT_LIMIT. Without one, a space can use up the machine's frames and tables. */
 AKVM_API void akvm_space_limit(struct akvm_space *space, uint64_t pages);
 
+/* A bound of memory for several spaces together: `pages` of 4 KiB. Charged are their page tables and the frames of their private
+ * memory: each to the space that took it, once, for as long as any space maps it, so that what a fork shares costs nothing until
+ * one side copies it. Files' own pages are not. A fault beyond the bound fails with AKVM_FAULT_LIMIT. -ENOMEM. Thread: any. */
+AKVM_API int akvm_budget_create(struct akvm_machine *machine, uint64_t pages, struct akvm_budget **budget);
+/* The caller is done with it; it goes with its last space, or with the machine. */
+AKVM_API void akvm_budget_destroy(struct akvm_budget *budget);
+/* -EBUSY when the space has memory or tables already. Its children by fork have the same. NULL for none, as at the start. */
+AKVM_API int akvm_space_budget(struct akvm_space *space, struct akvm_budget *budget);
+/* Pages charged now; memory of destroyed spaces until it is back. */
+AKVM_API uint64_t akvm_budget_used(struct akvm_budget *budget);
+/* Charge what the caller keeps elsewhere for the same spaces, and take it back. -ENOMEM when there is no room. */
+AKVM_API int akvm_budget_charge(struct akvm_budget *budget, uint64_t pages);
+AKVM_API void akvm_budget_release(struct akvm_budget *budget, uint64_t pages);
+
 /* A host file mapped once per machine and shared by all spaces, with a descriptor of its own. Same inode, same object
  * (reference counted), one for reading and one, from a descriptor open for both and not for appending (-EINVAL), that shared
  * mappings may write to. Only regular files, memfds among them.
@@ -225,7 +240,7 @@ enum akvm_fault {
 	AKVM_FAULT_ACCESS,   /* region forbids it (SEGV_ACCERR) */
 	AKVM_FAULT_BUS,      /* file shorter than the mapping (SIGBUS, BUS_ADRERR) */
 	AKVM_FAULT_MEMORY,   /* the machine has no frame or table left */
-	AKVM_FAULT_LIMIT,    /* the space's own limit is reached */
+	AKVM_FAULT_LIMIT,    /* the space's own limit is reached, or its budget's */
 };
 enum akvm_failure {
 	AKVM_FAILURE_NONE,

@@ -381,3 +381,26 @@ void akvm_space_limit(struct akvm_space *space, uint64_t pages)
 	space->limit = pages;
 	akvm__space_end(space);
 }
+
+void akvm__space_join(struct akvm_space *space, struct akvm_budget *budget)
+{
+	/* Its root is charged at once, whatever room there is: how many spaces there are is others' to bound. */
+	akvm__budget_hold(budget);
+	(void)akvm__budget_charge(budget, 1, true);
+	akvm__budget_release(space->budget, 1);
+	akvm__budget_drop(space->budget);
+	space->budget = budget;
+}
+
+int akvm_space_budget(struct akvm_space *space, struct akvm_budget *budget)
+{
+	int error = budget != NULL && budget->budgets != &space->mm->budgets ? -EINVAL : 0;
+
+	akvm__space_begin(space);
+	if (error == 0 && (space->resident != 0 || space->tables != 0))
+		error = -EBUSY;
+	if (error == 0)
+		akvm__space_join(space, budget);
+	akvm__space_end(space);
+	return error ? akvm__fail("budget of a space", -error) : 0;
+}
