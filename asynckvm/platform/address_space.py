@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asynckvm.platform.binding import Binding, Handle
     from asynckvm.platform.core import Core
     from asynckvm.platform.host_file import HostFile
+    from asynckvm.platform.memory_budget import MemoryBudget
 
 __all__ = ["AddressSpace"]
 
@@ -216,6 +217,11 @@ class AddressSpace:
         if not 0 <= pages < 1 << 52:
             raise UsageError("a limit is a number of pages, or 0")
         self._lib.akvm_space_limit(self.native, pages)
+
+    def set_budget(self, budget: MemoryBudget | None) -> None:
+        """Share a bound of memory with other spaces; forks inherit it. UsageError once the space has memory."""
+        native = self._core.binding.ffi.NULL if budget is None else budget.native_for(self._core)
+        self._check(self._lib.akvm_space_budget(self.native, native))
 
     def fork(self) -> AddressSpace:
         """A copy-on-write copy: same regions, same contents.

@@ -28,6 +28,7 @@ from asynckvm.platform.engine import Engine
 from asynckvm.platform.exit_log import ExitLog
 from asynckvm.platform.flight import FlightRecord, describe, read_flight
 from asynckvm.platform.host_file import HostFile
+from asynckvm.platform.memory_budget import MemoryBudget
 from asynckvm.platform.retry import ATTEMPTS, Retrier
 
 if TYPE_CHECKING:
@@ -153,6 +154,10 @@ class Machine:
         """A new, empty address space. OutOfMemoryError when no tables are left."""
         self._core.check()
         return AddressSpace(self._core, self._core.binding.create_space(self._core.native), self.dump)
+
+    def create_memory_budget(self, pages: int) -> MemoryBudget:
+        """A bound for the memory of several address spaces together, in pages of 4 KiB."""
+        return MemoryBudget(self._core, pages)
 
     def create_context(self, space: AddressSpace) -> Context:
         """A new guest thread in `space`, all registers zero. OverloadedError beyond MachineConfig.contexts."""
