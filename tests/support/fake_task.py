@@ -7,15 +7,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from asynckvm.linux import wait
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.files import DescriptorTable
 from asynckvm.linux.files.pipe import PipePages
+from asynckvm.linux.limits import Limits
+from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.wait import WaitQueue
 from asynckvm.model.memory import Access
 from support.fake_platform import FakeSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable
 
 SECONDS = 5
 # Writable memory of every such task, 64 KiB; nothing is behind END.
@@ -31,15 +34,17 @@ class FakeTask:
         self.space.map(DATA, END - DATA, Access.READ | Access.WRITE)
         self.mask = 0
         self.saved_mask: int | None = None
-        self.pending = SimpleNamespace(mask=0)
+        self.pending = SignalQueue()
         kernel = SimpleNamespace(pipe_pages=PipePages(), processes={})
-        credentials = SimpleNamespace(euid=1000, egid=100, is_root=False)
+        credentials = Credentials.of(1000, 100)
         self.process: Any = SimpleNamespace(
             files=DescriptorTable(),
             kernel=kernel,
             credentials=credentials,
             signal_queue=WaitQueue(),
-            pending=SimpleNamespace(mask=0),
+            pending=SignalQueue(),
+            memory=SimpleNamespace(space=self.space),
+            limits=Limits.default(10),
         )
         for name, value in process.items():
             setattr(self.process, name, value)
@@ -62,8 +67,9 @@ class FakeTask:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(SyscallError(ERESTARTSYS))
 
-    async def begin(self, call: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+    async def begin(self, call: int | Awaitable[int]) -> asyncio.Future[int]:
         """Start a call that has to wait; returns when it waits."""
+        assert not isinstance(call, int), f"it did not wait: {call}"
         running = asyncio.ensure_future(call)
         async with asyncio.timeout(SECONDS):
             while self._waiting is None:
@@ -72,7 +78,9 @@ class FakeTask:
         return running
 
 
-async def result(running: asyncio.Task[int]) -> int:
-    """What the call answered."""
+async def result(answer: int | Awaitable[int]) -> int:
+    """What the call answers."""
+    if isinstance(answer, int):
+        return answer
     async with asyncio.timeout(SECONDS):
-        return await running
+        return await answer

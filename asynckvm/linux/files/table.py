@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.errors import SyscallError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from asynckvm.linux.files.open_file import OpenFile
 
@@ -23,6 +23,8 @@ class DescriptorTable:
     def __init__(self, limit: int = DESCRIPTORS) -> None:
         self.limit = limit
         self.users = 1
+        # Called with each file that a descriptor is closed of: locks of a process go then. Not copied.
+        self.closing: Callable[[DescriptorTable, OpenFile], None] | None = None
         self._slots: dict[int, OpenFile] = {}
         self._close_on_exec: set[int] = set()
         self._lowest = 0  # all below are taken
@@ -71,6 +73,8 @@ class DescriptorTable:
         del self._slots[fd]
         self._close_on_exec.discard(fd)
         self._lowest = min(self._lowest, fd)
+        if self.closing is not None:
+            self.closing(self, file)
         file.release()
 
     def close_range(self, first: int, last: int) -> None:

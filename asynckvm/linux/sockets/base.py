@@ -1,7 +1,7 @@
 """`Socket`: what all sockets are, whatever their family. The base refuses everything, as an open file does.
 
-No guest memory and no waiting in here: what would block raises BlockingIOError, and whoever wants to wait does so on `queue`,
-which is woken also when another socket made room. Source: socket(7).
+What would block raises BlockingIOError, and whoever wants to wait does so on `queue`, which is woken also when another socket
+made room. Source: socket(7).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import errno
 import os
 import stat
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.attributes import Attributes
-from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.files.open_file import OpenFile
 from asynckvm.linux.sockets import interfaces, options
 from asynckvm.linux.sockets.abi import (
@@ -24,6 +25,7 @@ from asynckvm.linux.sockets.abi import (
     SHUT_RDWR,
     SHUT_WR,
     SO_RCVBUF,
+    SO_RCVTIMEO,
     SO_SNDBUF,
     SOL_SOCKET,
 )
@@ -122,6 +124,23 @@ class Socket(OpenFile):
         if incoming.rights is not None:
             incoming.rights.drop()
         return incoming.data
+
+    async def read_for(self, task: Task, length: int) -> bytes:
+        """As recv(2): SO_RCVTIMEO bounds the wait, which is not restarted then."""
+        duration = self.setting(SO_RCVTIMEO)
+        until = time.monotonic_ns() + duration if duration else None
+        while True:
+            try:
+                return self.read(length)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+            try:
+                if not await task.wait(self.queue, until=until):
+                    raise SyscallError(errno.EAGAIN)
+            except SyscallError as error:
+                timed = until is not None and error.number == ERESTARTSYS
+                raise SyscallError(errno.EINTR if timed else error.number) from None
 
     def write(self, data: bytes) -> int:
         return self.send(Outgoing(data, MSG_DONTWAIT if self.nonblocking else 0))

@@ -14,6 +14,7 @@ from asynckvm.linux.sockets.abi import (
     AF_UNIX,
     IPPROTO_TCP,
     IPPROTO_UDP,
+    IPPROTO_UDPLITE,
     SOCK_DGRAM,
     SOCK_RAW,
     SOCK_SEQPACKET,
@@ -37,11 +38,6 @@ _UNIX: Final[dict[int, type[UnixStream | UnixDatagram | UnixSeqpacket]]] = {
     SOCK_STREAM: UnixStream,
     SOCK_DGRAM: UnixDatagram,
     SOCK_SEQPACKET: UnixSeqpacket,
-}
-
-_INET: Final[dict[int, tuple[type[TcpSocket | UdpSocket], int]]] = {
-    SOCK_STREAM: (TcpSocket, IPPROTO_TCP),
-    SOCK_DGRAM: (UdpSocket, IPPROTO_UDP),
 }
 
 
@@ -90,9 +86,8 @@ def _inet(network: Network, family: int, kind: int, protocol: int, owner: Creden
     if kind == SOCK_RAW:
         # Only for who may administer the network, which nobody here may.
         raise SyscallError(errno.EPERM)
-    if kind not in _INET:
-        raise SyscallError(errno.ESOCKTNOSUPPORT)
-    made, own = _INET[kind]
-    if protocol not in (0, own):
-        raise SyscallError(errno.EPROTONOSUPPORT)
-    return made(network, family, owner)
+    if kind == SOCK_STREAM and protocol in (0, IPPROTO_TCP):
+        return TcpSocket(network, family, owner)
+    if kind == SOCK_DGRAM and protocol in (0, IPPROTO_UDP, IPPROTO_UDPLITE):
+        return UdpSocket(network, family, protocol or IPPROTO_UDP, owner)
+    raise SyscallError(errno.EPROTONOSUPPORT if kind in (SOCK_STREAM, SOCK_DGRAM) else errno.ESOCKTNOSUPPORT)

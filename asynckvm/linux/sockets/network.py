@@ -144,6 +144,7 @@ class Network:
         self.flight = InFlight()
         self.tcp = Ports(listens=True)
         self.udp = Ports(listens=False)
+        self.udplite = Ports(listens=False)
         self.netlink: dict[int, object] = {}
         # By kind too: a stream and a datagram socket may have the same name.
         self._abstract: dict[tuple[int, bytes], object] = {}

@@ -248,6 +248,12 @@ UDP: Final[Table] = {
     104: _flag(),  # UDP_GRO
 }
 
+UDPLITE: Final[Table] = {
+    **UDP,
+    10: _number(0, 0, 65535),  # UDPLITE_SEND_CSCOV: nothing is damaged on the way
+    11: _number(0, 0, 65535),  # UDPLITE_RECV_CSCOV
+}
+
 IP: Final[Table] = {
     abi.IP_TOS: _number(0, byte=True, means=lambda value: value & 0xFF),
     abi.IP_TTL: _number(64, -1, 255, byte=True, means=lambda value: 64 if value == -1 else value),

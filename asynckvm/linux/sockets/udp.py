@@ -20,6 +20,7 @@ from asynckvm.linux.sockets.abi import (
     IPPROTO_IP,
     IPPROTO_IPV6,
     IPPROTO_UDP,
+    IPPROTO_UDPLITE,
     MSG_ERRQUEUE,
     MSG_OOB,
     MSG_PEEK,
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
     from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
     from asynckvm.linux.sockets.network import Network
 
-_LEVELS: Final = {SOL_SOCKET: options.SOCKET, IPPROTO_UDP: options.UDP}
+_LEVELS: Final = {
+    IPPROTO_UDP: {SOL_SOCKET: options.SOCKET, IPPROTO_UDP: options.UDP},
+    IPPROTO_UDPLITE: {SOL_SOCKET: options.SOCKET, IPPROTO_UDPLITE: options.UDPLITE},
+}
 # What an IP packet holds beside the headers of IPv4, IPv6 (which does not count its own) and UDP.
 _MAX: Final = {AF_INET: 65507, AF_INET6: 65527}
 _INT: Final = struct.Struct("<i")
@@ -71,10 +75,11 @@ class _Packet(Datagram):
 
 
 class UdpSocket(InetSocket):
-    """A UDP socket; connected, it hears only `remote`."""
+    """A UDP socket, or of UDP-Lite with ports of its own; connected, it hears only `remote`."""
 
-    def __init__(self, network: Network, family: int, owner: Credentials = NOBODY) -> None:
-        super().__init__(network, family, SOCK_DGRAM, IPPROTO_UDP, owner, ports=network.udp, levels=_LEVELS)
+    def __init__(self, network: Network, family: int, protocol: int, owner: Credentials = NOBODY) -> None:
+        ports = network.udp if protocol == IPPROTO_UDP else network.udplite
+        super().__init__(network, family, SOCK_DGRAM, protocol, owner, ports=ports, levels=_LEVELS[protocol])
         self.inbox = Datagrams(network.budget)
         self._asked = self.unbound  # what bind(2) gave
 

@@ -12,7 +12,7 @@ from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.syscalls.paths import check_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from asynckvm.linux.files import OpenFile
     from asynckvm.linux.task import Task
@@ -23,7 +23,7 @@ _FD_CLOEXEC: Final = 1
 # What an O_PATH descriptor can be asked.
 _OF_PATHS: Final = frozenset({_F_DUPFD, _F_DUPFD_CLOEXEC, _F_GETFD, _F_SETFD, _F_GETFL})
 # Commands of other nouns, by number: record locks, signals and owners, leases, pipes' sizes. Filled by those who know them.
-COMMANDS: Final[dict[int, Callable[[Task, OpenFile, int, int], int]]] = {}
+COMMANDS: Final[dict[int, Callable[[Task, OpenFile, int, int], int | Awaitable[int]]]] = {}
 
 
 def dup(task: Task, fd: int) -> int:
@@ -44,7 +44,7 @@ def dup3(task: Task, fd: int, target: int, flags: int) -> int:
     return files.replace(target, files.get(fd), close_on_exec=bool(flags))
 
 
-def fcntl(task: Task, fd: int, command: int, argument: int) -> int:
+def fcntl(task: Task, fd: int, command: int, argument: int) -> int | Awaitable[int]:
     files = task.process.files
     file = files.get(fd)
     if file.flags & os.O_PATH and command not in _OF_PATHS:

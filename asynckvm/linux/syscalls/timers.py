@@ -35,9 +35,10 @@ _SIGEVENT: Final = struct.Struct("<Qiii")
 _MICROSECONDS: Final = 1_000_000
 # REALTIME, MONOTONIC, BOOTTIME, TAI.
 _TIMED: Final = frozenset({clock.CLOCK_REALTIME, clock.CLOCK_MONOTONIC, 7, 11})
-# MONOTONIC_RAW and the coarse ones can be read but not waited for; the alarm clocks want to wake a suspended machine.
+# MONOTONIC_RAW and the coarse ones can be read but not waited for.
 _UNTIMED: Final = frozenset({4, 5, 6})
-_ALARMS: Final = frozenset({8, 9})
+# REALTIME_ALARM and BOOTTIME_ALARM would wake a suspended machine, and are the other clocks for one that does not sleep.
+_ALARMS: Final = {8: 0, 9: 7}
 # A clock of somebody's processor time: the complement of its number, and what kind of clock.
 _CPU_THREAD, _CPU_KIND, _CPU_SCHEDULED = 4, 3, 2
 
@@ -157,7 +158,13 @@ def _clock(task: Task, number: int) -> Clock:
     if number in _UNTIMED:
         raise SyscallError(errno.EOPNOTSUPP)
     if number in _ALARMS:
-        raise SyscallError(errno.EPERM)
+        if not task.process.credentials.is_root:
+            raise SyscallError(errno.EPERM)
+        return _clock(task, _ALARMS[number])
+    return _processor_clock(task, number)
+
+
+def _processor_clock(task: Task, number: int) -> Clock:
     timers = task.process.timers
     if number == clock.CLOCK_PROCESS:
         return timers.processor_clock()

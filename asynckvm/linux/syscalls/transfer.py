@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
+from asynckvm.linux.files.inotify import IN_ACCESS, IN_MODIFY
 from asynckvm.linux.limits import INFINITY, Limit
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
@@ -40,11 +41,11 @@ def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]
     file = readable(task, fd)
     # Who reads makes a difference to a terminal, for one: such files are asked at length.
     if length > CHUNK or type(file).read_for is not _ANYBODY:
-        return _read(task, file, [(address, min(length, TRANSFER_MAX))], None)
+        return read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], None)
     try:
         data = file.read(length)
     except BlockingIOError:
-        return _read(task, file, [(address, length)], None)
+        return read_buffers(task, file, [(address, length)], None)
     try:
         task.process.memory.space.write(address, data)
     except GuestMemoryError as error:
@@ -52,6 +53,8 @@ def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]
         if not error.done:
             raise
         return error.done
+    if file.location is not None:
+        _tell(task, file, IN_ACCESS)
     return len(data)
 
 
@@ -59,7 +62,7 @@ def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int
     process = task.process
     file = writable(task, fd)
     if length > CHUNK or process.limits.soft(Limit.FSIZE) != INFINITY:
-        return _write(task, file, [(address, min(length, TRANSFER_MAX))], None)
+        return write_buffers(task, file, [(address, min(length, TRANSFER_MAX))], None)
     space = process.memory.space
     try:
         data = space.read(address, length)
@@ -76,37 +79,39 @@ def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int
     except BrokenPipeError:
         broken_pipe(task)
         raise
+    if file.location is not None:
+        _tell(task, file, IN_MODIFY)
     return done if done == len(data) else _write_all(task, file, data, None, done)
 
 
 async def readv(task: Task, fd: int, vector: int, count: int) -> int:
     file = readable(task, fd)
-    return await _read(task, file, read_iovecs(task.space, vector, count), None)
+    return await read_buffers(task, file, read_iovecs(task.space, vector, count), None)
 
 
 async def writev(task: Task, fd: int, vector: int, count: int) -> int:
     file = writable(task, fd)
-    return await _write(task, file, read_iovecs(task.space, vector, count), None)
+    return await write_buffers(task, file, read_iovecs(task.space, vector, count), None)
 
 
 async def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
     file = readable(task, fd)
-    return await _read(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+    return await read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
 
 
 async def pwrite64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
     file = writable(task, fd)
-    return await _write(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+    return await write_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
 
 
 async def preadv(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
     file = readable(task, fd)
-    return await _read(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
+    return await read_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def pwritev(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
     file = writable(task, fd)
-    return await _write(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
+    return await write_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
@@ -115,7 +120,7 @@ async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, hig
     if flags & ~_RWF_READ:
         raise SyscallError(errno.EOPNOTSUPP)
     buffers = read_iovecs(task.space, vector, count)
-    return await _read(task, file, buffers, _offset_or_position(offset), waiting=not flags & _RWF_NOWAIT)
+    return await read_buffers(task, file, buffers, _offset_or_position(offset), waiting=not flags & _RWF_NOWAIT)
 
 
 async def pwritev2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
@@ -125,10 +130,10 @@ async def pwritev2(task: Task, fd: int, vector: int, count: int, offset: int, hi
     buffers, waiting = read_iovecs(task.space, vector, count), not flags & _RWF_NOWAIT
     start = _offset_or_position(offset)
     if not flags & _RWF_APPEND or not file.positioned:
-        return await _write(task, file, buffers, start, waiting=waiting)
+        return await write_buffers(task, file, buffers, start, waiting=waiting)
     if start is None:
         file.seek(0, os.SEEK_END)
-    return await _write(task, file, buffers, start if start is None else file.attributes().size, waiting=waiting)
+    return await write_buffers(task, file, buffers, start if start is None else file.attributes().size, waiting=waiting)
 
 
 # ---------------------------------------------------------------- what other calls need too
@@ -157,7 +162,14 @@ def checked_offset(offset: int) -> int:
 
 def broken_pipe(task: Task) -> None:
     """The thread wrote where nobody will read."""
-    send.send_to_task(task, siginfo.from_kernel(signal.SIGPIPE))
+    send.send_to_task(task, siginfo.from_user(signal.SIGPIPE, task.process.pid, task.process.credentials.ruid))
+
+
+def _tell(task: Task, file: OpenFile, event: int) -> None:
+    """Who watches the file, if anybody does."""
+    watches = task.process.fs.mounts.watches
+    if watches.files:
+        watches.about(file.location, event)
 
 
 def room_for(task: Task, file: OpenFile, offset: int | None, length: int) -> int:
@@ -181,7 +193,10 @@ def room_for(task: Task, file: OpenFile, offset: int | None, length: int) -> int
 async def write_data(task: Task, file: OpenFile, data: bytes, offset: int | None = None, *, waiting: bool = True) -> int:
     """Write all of `data`, waiting for room; less when the file is non-blocking or fails later than at its first byte."""
     room = room_for(task, file, offset, len(data))
-    return await _write_all(task, file, data if room == len(data) else data[:room], offset, 0, waiting=waiting)
+    done = await _write_all(task, file, data if room == len(data) else data[:room], offset, 0, waiting=waiting)
+    if file.location is not None:
+        _tell(task, file, IN_MODIFY)
+    return done
 
 
 # ---------------------------------------------------------------- reading
@@ -191,7 +206,7 @@ def _offset_or_position(offset: int) -> int | None:
     return None if offset == -1 else checked_offset(offset)
 
 
-async def _read(
+async def read_buffers(
     task: Task, file: OpenFile, buffers: Sequence[tuple[int, int]], offset: int | None, *, waiting: bool = True
 ) -> int:
     """Fill the buffers. A regular file is read until they are full or it ends; anything else gives once what it has."""
@@ -202,12 +217,10 @@ async def _read(
     try:
         while True:
             left = min(total - done, CHUNK)
-            if offset is not None:
-                data = file.pread(left, offset + done)
-            elif done or not waiting:
-                data = file.read(left)
-            else:
+            if offset is None and waiting and not done:
                 data = await file.read_for(task, left)
+            else:
+                data = file.read(left) if offset is None else file.pread(left, offset + done)
             stored = _store(task, buffers, done, data)
             done += stored
             if stored < len(data):
@@ -217,6 +230,8 @@ async def _read(
                     raise SyscallError(errno.EFAULT)
                 return done
             if not data or done >= total or not file.positioned:
+                if file.location is not None:
+                    _tell(task, file, IN_ACCESS)
                 return done
             await asyncio.sleep(0)
     except (SyscallError, OSError):
@@ -261,7 +276,7 @@ def _rewind(file: OpenFile, distance: int) -> None:
 # ---------------------------------------------------------------- writing
 
 
-async def _write(
+async def write_buffers(
     task: Task, file: OpenFile, buffers: Sequence[tuple[int, int]], offset: int | None, *, waiting: bool = True
 ) -> int:
     """Write the buffers, gathered: what a pipe takes as one piece stays one piece."""

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
 
-    # Send a signal, as the kernel, to each of these.
-    Send: TypeAlias = Callable[[Iterable[Process], int], None]
-
+# Send a signal, as the kernel, to each of these.
+Send: TypeAlias = "Callable[[Iterable[Process], int], None]"
 # VTIME counts tenths of a second.
 _TENTH: Final = 100_000_000
 

@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.inotify import IN_ATTRIB, IN_MODIFY
 from asynckvm.linux.vfs.names import check_writable
 from asynckvm.linux.vfs.node import NOW, Change
 
@@ -30,6 +31,7 @@ def set_mode(caller: Caller, location: Location, mode: int) -> None:
     if not caller.is_root and not caller.is_member(attributes.group):
         mode &= ~stat.S_ISGID
     location.node.change(Change(mode=mode))
+    caller.fs.mounts.watches.about(location, IN_ATTRIB)
 
 
 def set_owner(caller: Caller, location: Location, user: int | None, group: int | None) -> None:
@@ -42,13 +44,10 @@ def set_owner(caller: Caller, location: Location, user: int | None, group: int |
         unowned = (user is not None or group is not None) and not caller.owns(attributes)
         if gives_away or foreign or unowned:
             raise SyscallError(errno.EPERM)
-    mode = None
-    if stat.S_ISREG(attributes.mode):
-        # A program that ran as its old owner must not run as the new one.
-        dropped = stat.S_ISUID | (stat.S_ISGID if attributes.mode & stat.S_IXGRP else 0)
-        if attributes.mode & dropped:
-            mode = stat.S_IMODE(attributes.mode & ~dropped)
+    # A program that ran as its old owner must not run as the new one.
+    mode = without_privileges(attributes.mode)
     location.node.change(Change(mode=mode, user=user, group=group))
+    caller.fs.mounts.watches.about(location, IN_ATTRIB)
 
 
 def set_times(caller: Caller, location: Location, accessed: int | None, modified: int | None) -> None:
@@ -62,6 +61,7 @@ def set_times(caller: Caller, location: Location, accessed: int | None, modified
             raise SyscallError(errno.EPERM)
         caller.check(attributes, os.W_OK)
     location.node.change(Change(accessed=accessed, modified=modified))
+    caller.fs.mounts.watches.about(location, IN_ATTRIB)
 
 
 def set_size(caller: Caller, location: Location, length: int) -> None:
@@ -73,6 +73,15 @@ def set_size(caller: Caller, location: Location, length: int) -> None:
     check_writable(location)
     caller.check(attributes, os.W_OK)
     location.node.truncate(length)
+    if not caller.is_root and (mode := without_privileges(attributes.mode)) is not None:
+        location.node.change(Change(mode=mode))
+    caller.fs.mounts.watches.about(location, IN_MODIFY)
+
+
+def without_privileges(mode: int) -> int | None:
+    """The permissions of a regular file without those that let it run as its owner; None when it has none of those."""
+    dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return stat.S_IMODE(mode & ~dropped) if stat.S_ISREG(mode) and mode & dropped else None
 
 
 def check_xattr(caller: Caller, location: Location, wanted: int) -> None:

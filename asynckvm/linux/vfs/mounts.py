@@ -10,6 +10,7 @@ import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.inotify import Watches
 from asynckvm.linux.vfs.content import Budget
 from asynckvm.linux.vfs.location import Location
 from asynckvm.linux.vfs.tmpfs import Tmpfs
@@ -71,6 +72,8 @@ class Mounts:
 
     def __init__(self, fs: FileSystem, flags: int = 0, *, memory: Tmpfs | None = None) -> None:
         self._numbers = itertools.count(20)
+        # Who wants to know what is done to files: those who do it report it here.
+        self.watches = Watches()
         self.unnamed = memory if memory is not None else Tmpfs(Budget(_MEMORY_BYTES, _MEMORY_FILES))
         self.memory = Mount(self.unnamed, None, 0, 0)
         self._mounts = [Mount(fs, None, flags, next(self._numbers))]

@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.inotify import IN_DELETE_SELF
 from asynckvm.linux.vfs.location import Location
 from asynckvm.linux.vfs.mounts import holds_mounts
 from asynckvm.linux.vfs.node import RENAME_EXCHANGE, RENAME_NOREPLACE, Owner
@@ -45,6 +46,7 @@ def make_in(caller: Caller, parent: Location, name: bytes, mode: int, target: by
     attributes = check_changes(caller, parent)
     owner, mode = new_owner(caller, attributes, mode)
     entry = parent.node.make(parent.entry, name, mode, owner, target)
+    caller.fs.mounts.watches.created(parent, name, directory=stat.S_ISDIR(mode))
     return Location(parent.mount, entry)
 
 
@@ -60,7 +62,11 @@ def unlink(caller: Caller, start: Location, path: bytes) -> None:
     _check_removal(caller, walk.location, child)
     if child.node.is_directory:
         raise SyscallError(errno.EISDIR)
+    watches = caller.fs.mounts.watches
+    known = (child.node.identity, child.node.attributes().links) if watches.files else None
     walk.location.node.unlink(walk.location.entry, child.entry)
+    if known is not None:
+        watches.removed(walk.location, name, known[0], directory=False, last=known[1] <= 1)
 
 
 def remove_directory(caller: Caller, start: Location, path: bytes) -> None:
@@ -73,7 +79,11 @@ def remove_directory(caller: Caller, start: Location, path: bytes) -> None:
     _check_removal(caller, walk.location, child)
     if not child.node.is_directory:
         raise SyscallError(errno.ENOTDIR)
+    watches = caller.fs.mounts.watches
+    identity = child.node.identity if watches.files else None
     walk.location.node.remove_directory(walk.location.entry, child.entry)
+    if identity is not None:
+        watches.removed(walk.location, name, identity, directory=True, last=True)
 
 
 def link(caller: Caller, old: Location, start: Location, path: bytes) -> None:
@@ -90,12 +100,13 @@ def link(caller: Caller, old: Location, start: Location, path: bytes) -> None:
     attributes = old.node.attributes()
     if not caller.owns(attributes):
         _check_safe_source(caller, attributes)
+    check_changes(caller, walk.location)
     if old.node.is_directory:
         raise SyscallError(errno.EPERM)
     if not attributes.links and not old.node.linkable:
         raise SyscallError(errno.ENOENT)
-    check_changes(caller, walk.location)
     walk.location.node.link(walk.location.entry, name, old.node)
+    caller.fs.mounts.watches.created(walk.location, name)
 
 
 def rename(caller: Caller, start: Location, path: bytes, target_start: Location, target_path: bytes, flags: int = 0) -> None:
@@ -118,9 +129,18 @@ def rename(caller: Caller, start: Location, path: bytes, target_start: Location,
     if replaced is not None and replaced.node.identity == child.node.identity:
         return  # two names of one file: nothing changes
     _check_rename(caller, source.location, child, target.location, replaced, flags)
+    watches = caller.fs.mounts.watches
+    known = [(item.node.identity, item.node.is_directory) for item in (child, replaced) if item is not None and watches.files]
     source.location.node.rename(
         source.location.entry, child.entry, target.location.entry, new, replaced.entry if replaced is not None else None, flags
     )
+    if not known:
+        return
+    watches.moved(source.location, old, target.location, new, known[0][0], directory=known[0][1])
+    if len(known) > 1 and flags & RENAME_EXCHANGE:
+        watches.moved(target.location, new, source.location, old, known[1][0], directory=known[1][1])
+    elif len(known) > 1:
+        watches.notify(known[1][0], IN_DELETE_SELF)
 
 
 def _check_types(child: Location, replaced: Location | None, flags: int, *, old_slash: bool, new_slash: bool) -> None:

@@ -193,7 +193,7 @@ def test_what_a_program_queues(kernel: FakeKernel, task: Any) -> None:
         assert calls.rt_sigqueueinfo(task, 100, 40, image) == 0
     assert calls.rt_tgsigqueueinfo(task, 100, 100, 41, image) == 0
     refused("EINVAL", calls.rt_tgsigqueueinfo, task, 0, 100, 41, image)
-    put(task, "iii100xI12x", 0, 0, -1, 1)
+    put(task, "iii100xI12x", 0, 0, -9, 1)
     refused("E2BIG", calls.rt_sigqueueinfo, task, 100, 40, image)
 
 

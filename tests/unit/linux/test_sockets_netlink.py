@@ -114,7 +114,7 @@ def test_names(world: Sandbox) -> None:
     for sock in (first, second):
         world.call(sockets.bind, sock.fd, world.task.space.place(NOWHERE), 12)
     ports = [struct.unpack("<HHII", sock._named(sockets.getsockname)[1])[2] for sock in (first, second)]
-    assert ports[0] == world.task.process.identity.pid
+    assert ports[0] == world.task.process.pid
     assert ports[0] != ports[1]
     with pytest.raises(OSError, match=os.strerror(errno.EPROTONOSUPPORT)):
         world.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def mounts(process: Process, task: Task | None) -> Iterator[bytes]:  # noqa: ARG001
-    for row in process.kernel.mounts.rows(process.fs.root):
+    for row in process.fs.mounts.rows(process.fs.root):
         source, point = _escaped(row.source), _escaped(row.point)
         yield b"%s %s %s %s 0 0\n" % (source, point, row.type, row.options)
 
 
 def mountinfo(process: Process, task: Task | None) -> Iterator[bytes]:  # noqa: ARG001
-    for row in process.kernel.mounts.rows(process.fs.root):
+    for row in process.fs.mounts.rows(process.fs.root):
         device = b"%d:%d" % (os.major(row.device), os.minor(row.device))
         yield b"%d %d %s %s %s %s - %s %s %s\n" % (
             row.number, row.parent, device, _escaped(row.root), _escaped(row.point), row.options,
