@@ -138,6 +138,9 @@ class FileSystem:
     def statistics(self) -> Statistics:
         raise SyscallError(errno.ENOSYS)
 
+    def close(self) -> None:
+        """Give back what it holds of the host. Nobody uses it any more."""
+
 
 class Node:
     """An inode. What raises here is what most kinds refuse."""
