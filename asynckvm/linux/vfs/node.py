@@ -166,7 +166,7 @@ class Node(abc.ABC):
     @abc.abstractmethod
     def attributes(self) -> Attributes: ...
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """The node is kept beyond this call: nothing about it may be remembered that others can change."""
 
     # ------------------------------------------------------------ reading
