@@ -27,6 +27,9 @@ CHUNK: Final = 1 << 20
 
 O_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 O_LARGEFILE: Final = 0o100000
+_MODE: Final = O_ACCESS | os.O_PATH
+_READING: Final = frozenset({os.O_RDONLY, os.O_RDWR})
+_WRITING: Final = frozenset({os.O_WRONLY, os.O_RDWR})
 # What fcntl(F_SETFL) may change.
 O_CHANGEABLE: Final = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME
 
@@ -35,6 +38,8 @@ class OpenFile:
     """An open file description. `flags` are those of open(2); `location` is where it was opened, None for what has no name."""
 
     location: Location | None = None
+    # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
+    maps_zeros = False
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
@@ -76,11 +81,11 @@ class OpenFile:
 
     @property
     def readable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_RDONLY, os.O_RDWR)
+        return self.flags & _MODE in _READING
 
     @property
     def writable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_WRONLY, os.O_RDWR)
+        return self.flags & _MODE in _WRITING
 
     @property
     def nonblocking(self) -> bool:

@@ -265,9 +265,9 @@ class TcpSocket(InetSocket):
         if not message.data:
             return 0
         if peer.closed:
-            # It is sent, and answered with a reset.
+            # What the buffers hold is sent, and answered with a reset.
             self.reset(errno.EPIPE)
-            return len(message.data)
+            return min(len(message.data), self._send_limit)
         limit = self._send_limit
         if peer.inbox.charge >= limit:
             raise BlockingIOError(errno.EAGAIN, "the buffers are full")
