@@ -58,7 +58,7 @@ def _of_others(clock: int, task: Task) -> int:
 def resolution(clock: int) -> int:
     if clock in _HOST_CLOCKS:
         return round(time.clock_getres(clock) * NANOSECONDS)
-    if clock in (CLOCK_PROCESS, CLOCK_THREAD) or clock < 0:
+    if clock in (CLOCK_PROCESS, CLOCK_THREAD) or (clock < 0 and clock & 3 != _DESCRIPTOR_CLOCK):
         return 1
     raise SyscallError(errno.EINVAL)
 

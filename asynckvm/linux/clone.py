@@ -7,11 +7,15 @@ Source: clone(2), kernel/fork.c.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.pidfd import ProcessFile
 from asynckvm.linux.process import Process
 from asynckvm.linux.task import Task
 from asynckvm.model.memory import USER_MAX
@@ -24,8 +28,10 @@ VM, FS, FILES, SIGHAND, PIDFD = 0x100, 0x200, 0x400, 0x800, 0x1000
 VFORK, PARENT, THREAD, SYSVSEM, SETTLS = 0x4000, 0x8000, 0x10000, 0x40000, 0x80000
 PARENT_SETTID, CHILD_CLEARTID, CHILD_SETTID, IO = 0x100000, 0x200000, 0x1000000, 0x80000000
 CLEAR_SIGHAND: Final = 0x1_0000_0000
+_NEW_NAMESPACE: Final = 0x2_0000  # CLONE_NEWNS
 _NAMESPACES: Final = 0x7E02_0080  # CLONE_NEW*
 _INTO_CGROUP: Final = 0x2_0000_0000
+_KNOWN_BITS: Final = 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +50,34 @@ class Request:
 async def clone(parent: Task, request: Request) -> int:
     """Make the thread or process and start it; its number. The caller goes on at once, after vfork(2) once the child has."""
     flags = request.flags
-    _check(parent, flags)
+    _check(parent, request)
     kernel = parent.process.kernel
     number = kernel.take_number()
     memory = await _memory(parent, flags)
     try:
+        if parent.dying:  # since then; who ends a whole run has looked for its processes already
+            raise SyscallError(errno.EAGAIN)
         context = kernel.machine.create_context(memory.space)
     except BaseException:
-        memory.drop()
+        if not flags & THREAD:
+            memory.drop()
         raise
     process = parent.process if flags & THREAD else _make_process(parent, number, memory, request)
     child = Task(process, context, number, parent.name, parent.mask)
-    _set_up(parent, child, request)
+    try:
+        _set_up(parent, child, request)
+        if flags & PIDFD:
+            _give_pidfd(parent, process, request.pidfd)
+    except BaseException:
+        context.close()
+        if not flags & THREAD:
+            process.files.drop()
+            memory.drop()
+        raise
+    _tell_number(parent, child, request)
+    if not flags & THREAD:
+        _register(process)
     process.tasks[number] = child
-    if flags & PIDFD:
-        from asynckvm.linux.files import pidfd  # noqa: PLC0415  its module is above this one
-
-        pidfd.install(parent, process, request.pidfd)
-    if flags & PARENT_SETTID:
-        parent.space.write(request.parent_tid, number.to_bytes(4, "little"))
-    if flags & CHILD_SETTID:
-        child.space.write(request.child_tid, number.to_bytes(4, "little"))
     kernel.start(child)
     if flags & VFORK and not flags & THREAD:
         while process.borrows_memory and not process.exited:
@@ -72,12 +85,35 @@ async def clone(parent: Task, request: Request) -> int:
     return number
 
 
-def _check(parent: Task, flags: int) -> None:
-    if flags & _NAMESPACES:
+def _tell_number(parent: Task, child: Task, request: Request) -> None:
+    """A bad pointer is no reason to fail any more: the child is there."""
+    number = child.tid.to_bytes(4, "little")
+    for flag, task, pointer in (PARENT_SETTID, parent, request.parent_tid), (CHILD_SETTID, child, request.child_tid):
+        if request.flags & flag:
+            with contextlib.suppress(GuestMemoryError):
+                task.space.write(pointer, number)
+
+
+def _give_pidfd(parent: Task, process: Process, address: int) -> None:
+    files = parent.process.files
+    descriptor = files.add(ProcessFile(process, os.O_RDWR), close_on_exec=True)
+    try:
+        parent.space.write(address, descriptor.to_bytes(4, "little"))
+    except GuestMemoryError:
+        files.close(descriptor)
+        raise
+
+
+def _check(parent: Task, request: Request) -> None:
+    flags = request.flags
+    if flags & _NEW_NAMESPACE and flags & FS:
+        raise SyscallError(errno.EINVAL)
+    if flags & _NAMESPACES or (flags & SETTLS and request.tls >= USER_MAX):
         raise SyscallError(errno.EPERM)
     if flags & _INTO_CGROUP:
         raise SyscallError(errno.EOPNOTSUPP)
     invalid = (
+        flags >> _KNOWN_BITS,
         flags & THREAD and not flags & SIGHAND,
         flags & SIGHAND and not flags & VM,
         flags & SIGHAND and flags & CLEAR_SIGHAND,
@@ -129,11 +165,15 @@ def _make_process(parent: Task, number: int, memory: Memory, request: Request) -
     process.nice = old.nice
     process.affinity = old.affinity
     process.parent = old.parent if flags & PARENT else old
-    if process.parent is not None:
-        process.parent.children[number] = process
-    old.group.processes[number] = process
-    old.kernel.processes[number] = process
     return process
+
+
+def _register(process: Process) -> None:
+    """From now on others find it."""
+    if process.parent is not None:
+        process.parent.children[process.pid] = process
+    process.group.processes[process.pid] = process
+    process.kernel.processes[process.pid] = process
 
 
 def _set_up(parent: Task, child: Task, request: Request) -> None:
@@ -143,8 +183,6 @@ def _set_up(parent: Task, child: Task, request: Request) -> None:
     if request.stack:
         words[RegisterIndex.rsp] = request.stack
     if request.flags & SETTLS:
-        if request.tls >= USER_MAX:
-            raise SyscallError(errno.EPERM)
         words[RegisterIndex.fs_base] = request.tls
     child.context.xsave = parent.context.xsave
     child.context.answers = parent.context.answers if child.process is parent.process else {}

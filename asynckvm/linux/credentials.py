@@ -1,4 +1,4 @@
-"""Who a process is to permission checks: user and group numbers, and capabilities. Values only. Source: credentials(7), capabilities(7)."""
+"""Who a process is to permission checks: user and group numbers, capabilities. Source: credentials(7), capabilities(7)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class Credentials:
     groups: tuple[int, ...] = ()
     no_new_privileges: bool = False
     keep_capabilities: bool = False
+    # Sets of capabilities: what the process has dropped is not in them any more. None: what its user numbers give it.
+    permitted: int | None = None
+    effective: int | None = None
+    inheritable: int = 0
+    bounding: int = CAPABILITIES_ALL
 
     @classmethod
     def of(cls, user: int, group: int, groups: tuple[int, ...] = ()) -> Self:
@@ -44,11 +49,23 @@ class Credentials:
         return self.ruid != self.euid or self.rgid != self.egid
 
     @property
-    def capabilities(self) -> int:
-        return CAPABILITIES_ALL if self.is_root else 0
+    def permitted_capabilities(self) -> int:
+        given = CAPABILITIES_ALL if 0 in (self.ruid, self.euid, self.suid) else 0
+        return given if self.permitted is None else self.permitted
+
+    @property
+    def effective_capabilities(self) -> int:
+        given = CAPABILITIES_ALL if self.is_root else 0
+        return given if self.effective is None else self.effective
 
     def in_group(self, group: int) -> bool:
         return group == self.egid or group in self.groups
+
+    def executed(self) -> Credentials:
+        """For a new program: root has what the bounding set leaves it, others have nothing. Source: capabilities(7)."""
+        allowed = self.bounding if self.ruid == 0 or self.euid == 0 else 0
+        effective = allowed if self.euid == 0 else 0
+        return replace(self, permitted=allowed, effective=effective, keep_capabilities=False)
 
     def replace(self, **changes: object) -> Credentials:
         return replace(self, **changes)  # type: ignore[arg-type]

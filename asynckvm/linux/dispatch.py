@@ -47,13 +47,7 @@ async def drive(task: Task) -> None:
     """Run one thread to its end. Raises ClosedError when the machine was closed under it, and what is nobody's doing in it."""
     try:
         _give_constant_answers(task)
-        while not task.dying:
-            deliver.deliver(task)
-            if task.process.job.stopped:
-                await deliver.stay_stopped(task)
-                continue
-            if task.dying:
-                break
+        while await _ready(task):
             task.in_guest = True
             try:
                 exit_ = await task.context.switch()
@@ -75,10 +69,20 @@ async def drive(task: Task) -> None:
         ending.end_task(task)
 
 
+async def _ready(task: Task) -> bool:
+    """Act on signals, and stay while the process is stopped. False when the thread is to end."""
+    while not task.dying:
+        deliver.deliver(task)
+        if not task.process.job.stopped:
+            break
+        await deliver.stay_stopped(task)
+    return not task.dying
+
+
 def _give_constant_answers(task: Task) -> None:
     """Calls whose answer never changes are answered on the vCPU's thread, unless somebody wants to see them."""
     if not task.process.kernel.observer.tracing:
-        task.context.answers = {call.number: int(call.handler(task)) for call in CONSTANT}  # type: ignore[call-overload]
+        task.context.answers = {call.number: call.handler(task) for call in CONSTANT}  # type: ignore[misc]
 
 
 async def _system_call(task: Task, exit_: Syscall) -> None:
@@ -105,6 +109,8 @@ async def _answer(task: Task, exit_: Syscall) -> int:
         if process.calls[number] == 1:
             observer.unknown(task, exit_.number)
         return -errno.ENOSYS
+    if observer.tracing:
+        observer.calling(task, call, exit_.args)
     try:
         answer = call.handler(task, *call.decode(task.space, exit_.args))
         result = answer if isinstance(answer, int) else await answer

@@ -41,6 +41,7 @@ def end_task(task: Task) -> None:
     if not process.tasks:
         _end_process(process)
     else:
+        send.retarget(task, numbers.MASK_ALL)
         process.exit_queue.wake()  # execve() waits for the other threads
 
 
@@ -115,7 +116,9 @@ def _tell_parent(process: Process) -> None:
     ended = process.ended or ExitStatus(code=0)
     code, status = (numbers.CLD_EXITED, ended.code or 0) if ended.signal is None else (numbers.CLD_KILLED, ended.signal)
     action = parent.actions[signal.SIGCHLD]
-    forgotten = process.exit_signal == signal.SIGCHLD and (action.handler == numbers.SIG_IGN or action.flags & numbers.SA_NOCLDWAIT)
+    forgotten = process.exit_signal == signal.SIGCHLD and (
+        action.handler == numbers.SIG_IGN or action.flags & numbers.SA_NOCLDWAIT
+    )
     if process.exit_signal and not (forgotten and action.handler == numbers.SIG_IGN):
         user, ticks = process.credentials.ruid, (process.cpu_ns // 10_000_000, 0)
         report = siginfo.from_child(code, process.pid, user, status, ticks)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux import ending, loader
+from asynckvm.linux.elf import ElfError
 from asynckvm.linux.limits import Limit
 from asynckvm.linux.memory import Memory
 from asynckvm.linux.program import Program
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.credentials import Credentials
     from asynckvm.linux.files import OpenFile
     from asynckvm.linux.kernel import Kernel
-    from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
     from asynckvm.platform import Context
 
@@ -52,13 +52,14 @@ async def execute(
         except OutOfMemoryError:
             process.end(ExitStatus(signal=signal.SIGKILL, reason="out of memory while a program was loaded"))
             return
-        except loader.ElfError as error:
+        except ElfError as error:
             process.end(ExitStatus(signal=signal.SIGSEGV, reason=str(error)))
             return
         task.replace_context(context)
         ending.release_memory(process)
         process.memory = memory
         process.program = program
+        process.credentials = process.credentials.executed()
         task.name = name.rpartition(b"/")[2][:NAME_BYTES]
     finally:
         prepared.close()

@@ -1,4 +1,4 @@
-"""Sessions and process groups: who shares a terminal, and who is signalled together. Source: setsid(2), setpgid(2), credentials(7)."""
+"""Sessions and process groups: who shares a terminal, and who is signalled together. Source: credentials(7), setpgid(2)."""
 
 from __future__ import annotations
 

@@ -19,12 +19,17 @@ from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.locks import LockTable
 from asynckvm.linux.shared_memory import SharedMemory
+from asynckvm.linux.signals import info as siginfo
+from asynckvm.linux.signals import send
 from asynckvm.linux.signals.queue import Account
 from asynckvm.linux.sockets.network import Network
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
+from asynckvm.linux.tty import Terminals
 from asynckvm.linux.vdso import Vdso
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from asynckvm.linux.groups import ProcessGroup
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
@@ -38,6 +43,13 @@ _PIDS: Final = 32768
 THREADS: Final = 512
 _PAGE: Final = 4096
 _CLOSE_SECONDS: Final = 10.0
+
+
+def _signal(processes: Iterable[Process], number: int) -> None:
+    """For terminals, which know nothing of signals."""
+    for process in processes:
+        if not process.exited:
+            send.send_to_process(process, siginfo.from_kernel(number))
 
 
 class Kernel:
@@ -61,6 +73,7 @@ class Kernel:
         self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
         self.vdso = Vdso(machine, self._clock_page)
         self.network = Network()
+        self.terminals = Terminals(_signal)
         self._last_pid = _FIRST_PID - 1
         self._drivers: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -112,11 +125,12 @@ class Kernel:
 
     # ------------------------------------------------------------ the end
 
-    def end_run(self, origin: Process) -> None:
-        """End what is left of the processes that descend from `origin`, which the host started."""
-        for process in list(self.processes.values()):
-            if process.origin is origin:
+    async def end_run(self, origin: Process) -> None:
+        """End what is left of the processes that descend from `origin`, which the host started, and return when all are gone."""
+        while left := [process for process in self.processes.values() if process.origin is origin and not process.exited]:
+            for process in left:
                 process.end(ExitStatus(signal=signal.SIGKILL))
+            await left[0].until_exited()
 
     @property
     def failure(self) -> BaseException | None:
@@ -137,7 +151,7 @@ class Kernel:
     def kill_all(self, reason: str) -> None:
         """As SIGKILL to every process."""
         for process in list(self.processes.values()):
-            process.end(ExitStatus(signal=signal.SIGKILL, reason=reason))
+            process.end(ExitStatus(signal=signal.SIGKILL, reason=reason, cause=Cause.CLOSED))
 
     async def close(self) -> None:
         """End every process and wait until no thread runs. Bounded: InternalError. Idempotent."""
@@ -146,6 +160,7 @@ class Kernel:
             _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
+        self.network.close()
         self.shared_memory.close()
         self.vdso.close()
         self._clock_page.close()

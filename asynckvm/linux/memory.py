@@ -223,7 +223,8 @@ class Memory:
 
     def sync(self, address: int, length: int, flags: int) -> int:
         """msync(2): what is shared is shared at once, so only the arguments are left to check."""
-        if address % PAGE or flags & ~(_MS_ASYNC | _MS_INVALIDATE | _MS_SYNC) or flags & (_MS_ASYNC | _MS_SYNC) == _MS_ASYNC | _MS_SYNC:
+        both = _MS_ASYNC | _MS_SYNC
+        if address % PAGE or flags & ~(both | _MS_INVALIDATE) or flags & both == both:
             raise SyscallError(errno.EINVAL)
         self.check_mapped(address, length)
         return 0
@@ -260,12 +261,9 @@ class Memory:
 
     def remap(self, address: int, old: int, new: int, flags: int, target: int) -> int:
         """mremap(2)."""
-        if address % PAGE or flags & ~_MREMAP_ALL or not new:
-            raise SyscallError(errno.EINVAL)
-        if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and not flags & MREMAP_MAYMOVE:
-            raise SyscallError(errno.EINVAL)
-        if flags & MREMAP_DONTUNMAP or not old:
-            # Two mappings of the same private pages, or a second one of shared ones: nothing here asks for that.
+        # Refused beside what is wrong: two mappings of the same private pages, or a second one of shared ones.
+        fixed_in_place = flags & MREMAP_FIXED and not flags & MREMAP_MAYMOVE
+        if address % PAGE or flags & ~_MREMAP_ALL or flags & MREMAP_DONTUNMAP or fixed_in_place or not new or not old:
             raise SyscallError(errno.EINVAL)
         old, new = mapping_length(old), mapping_length(new)
         region = self.space.region(address) if in_user_space(address, old) else None

@@ -12,20 +12,20 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.signals.job import Job
+from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.timers import TimerTable
-from asynckvm.linux.wait import WaitQueue
+from asynckvm.linux.wait import WaitQueue, wait
 
 if TYPE_CHECKING:
     from asynckvm.linux.credentials import Credentials
-    from asynckvm.linux.program import Program
     from asynckvm.linux.files import DescriptorTable
     from asynckvm.linux.kernel import Kernel
     from asynckvm.linux.limits import Limits
     from asynckvm.linux.memory import Memory
+    from asynckvm.linux.program import Program
     from asynckvm.linux.signals.action import ActionTable
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.task import Task
@@ -142,6 +142,11 @@ class Process:
             self.job.release()
             for task in list(self.tasks.values()):
                 task.notice()
+
+    async def until_exited(self) -> None:
+        """Return when its last thread is gone."""
+        while not self.exited:
+            await wait((self.exit_queue,))
 
     def start_session(self) -> int:
         """setsid(2): leader of a new session and of its only group. EPERM for the leader of a group."""

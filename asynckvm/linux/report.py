@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.status import signal_name
+from asynckvm.linux.status import Cause, signal_name
 
 if TYPE_CHECKING:
+    from asynckvm.linux.process import Process
+    from asynckvm.linux.signals.info import SigInfo
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.syscalls.call import Call
-    from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
     from asynckvm.model.exits import Fault
 
@@ -30,6 +31,8 @@ _CODES: Final = {
     (signal.SIGTRAP, 2): "TRAP_TRACE",
 }  # fmt: skip
 _SI_KERNEL: Final = 0x80
+# Ends that whoever started the program asked for, and is told of.
+_WISHES: Final = frozenset({Cause.TIMEOUT, Cause.CANCELLED, Cause.CLOSED})
 _ERRORS: Final = 4095
 # Programs and numbers are the guests' own: they must not fill the log.
 _UNKNOWN_MAX: Final = 1000
@@ -40,13 +43,19 @@ class Observer(Protocol):
 
     @property
     def tracing(self) -> bool:
-        """Whether `called` is asked for; looked at when a thread starts."""
+        """Whether `calling`, `called` and `signalled` are asked for; looked at when a thread starts."""
 
     def unknown(self, task: Task, number: int) -> None:
         """A system call that does not exist here was answered with ENOSYS, for the first time in this process."""
 
+    def calling(self, task: Task, call: Call, args: tuple[int, ...]) -> None:
+        """A system call begins: what its arguments point to is as the program has it."""
+
     def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
         """A system call was answered."""
+
+    def signalled(self, task: Task, info: SigInfo) -> None:
+        """A signal is acted on: a handler is about to run, or the default action."""
 
     def ended(self, process: Process, status: ExitStatus) -> None:
         """A process is gone."""
@@ -67,7 +76,12 @@ class Reporter:
 
     def ended(self, process: Process, status: ExitStatus) -> None:
         """One warning when a signal ended it that nobody sent on purpose: a fault, or a limit."""
-        if status.signal is not None and (status.fault is not None or status.reason):
+        if status.fault is not None or status.reason:
+            self.killed(process, status)
+
+    def killed(self, process: Process, status: ExitStatus) -> None:
+        """The warning, for whatever signal it was; none for an end that was asked for from outside."""
+        if status.signal is not None and status.cause not in _WISHES:
             self._log.warning("program_killed", pid=process.pid, program=_name(process), **describe(status))
 
     def unknown(self, task: Task, number: int) -> None:
@@ -77,11 +91,14 @@ class Reporter:
             self._unknown.add(key)
             self._log.info("syscall_missing", pid=task.process.pid, program=os.fsdecode(task.name), number=number)
 
+    def calling(self, task: Task, call: Call, args: tuple[int, ...]) -> None:
+        """Nothing: one event for each call."""
+
+    def signalled(self, task: Task, info: SigInfo) -> None:
+        """Nothing: an end by one is logged by `ended`."""
+
     def called(self, task: Task, call: Call, args: tuple[int, ...], result: int) -> None:
-        if -_ERRORS <= result < 0:
-            shown = f"-{SyscallError(-result)}"
-        else:
-            shown = hex(result) if result > _ERRORS else str(result)
+        shown = f"-{SyscallError(-result)}" if -_ERRORS <= result < 0 else hex(result) if result > _ERRORS else str(result)
         self._log.debug("syscall", pid=task.process.pid, tid=task.tid, call=call.show(task.space, args), result=shown)
 
 

@@ -1,4 +1,4 @@
-"""Starting a program from outside: the first process of a session of its own, which no process of the sandbox is the parent of."""
+"""Starting a program from outside: the first process of a session of its own, with no process of the sandbox as its parent."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ def start(kernel: Kernel, name: bytes, settings: Start) -> Process:
         raise OSError(error.number, os.strerror(error.number), os.fsdecode(name)) from None
     session = Session(pid, None)
     group = ProcessGroup(pid, session)
-    process = Process(
-        kernel, pid, group, memory, settings.files, caller.fs, settings.credentials, ActionTable(), limits, program
-    )
+    process = Process(kernel, pid, group, memory, settings.files, caller.fs, settings.credentials, ActionTable(), limits, program)
     session.leader = process
     group.processes[pid] = process
     kernel.groups[pid] = group

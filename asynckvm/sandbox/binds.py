@@ -27,7 +27,7 @@ class Bind:
         if not 1 <= len(parts) <= 2 or not parts[0]:
             raise UsageError(f"not a bind: {text!r}; write SOURCE[:TARGET][:ro|:rw]")
         source = os.path.abspath(parts[0])  # noqa: PTH100  links stay as they are named
-        target = parts[1] if len(parts) == 2 else source  # noqa: PLR2004
+        target = parts[1] if len(parts) == 2 else source
         return cls(source, target, writable).checked()
 
     def checked(self) -> Bind:

@@ -29,8 +29,8 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CompletedProcess:
-    """`returncode` as `subprocess` has it: the exit status, or -signal. Times in seconds; `peak_memory` in bytes of private memory
-    of the largest process; `syscalls` that reached the sandbox, by name, of the first process."""
+    """`returncode` as `subprocess` has it: the exit status, or -signal. Times in seconds; `peak_memory` in bytes of private
+    memory of the largest process; `syscalls` that reached the sandbox, by name, of the first process."""
 
     args: tuple[str, ...]
     returncode: int

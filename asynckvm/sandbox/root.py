@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.vfs import default
+from asynckvm.linux.vfs.devfs import DevFileSystem, TerminalFileSystem
 from asynckvm.linux.vfs.procfs import ProcFileSystem
 
 if TYPE_CHECKING:
@@ -29,8 +30,20 @@ def build(kernel: Kernel, binds: Sequence[Bind], limits: Limits, credentials: Cr
         user=_user(credentials),
         binds=[default.Bind(bind.source, bind.target, bind.writable) for bind in binds],
         proc=ProcFileSystem(kernel),
+        devices=DevFileSystem(kernel.terminals),
         size=limits.files,
     )
+    default.Builder(kernel.mounts).mount(TerminalFileSystem(kernel.terminals), "/dev/pts")
+
+
+def bind(kernel: Kernel, bind: Bind) -> None:
+    """One more bind, on top of what is there."""
+    default.Builder(kernel.mounts).bind(default.Bind(bind.source, bind.target, bind.writable))
+
+
+def has(kernel: Kernel, path: str) -> bool:
+    """Whether the path leads to anything."""
+    return default.Builder(kernel.mounts).has(path)
 
 
 def _user(credentials: Credentials) -> default.User:

@@ -30,7 +30,7 @@ from asynckvm.sandbox.limits import Limits
 from asynckvm.sandbox.result import CompletedProcess, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
     from typing import Self, TypeAlias
 
     from asynckvm.linux.credentials import Credentials
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 WORK: Final = "/work"
+CLOSED: Final = -1
 _PAGE: Final = 4096
 
 
@@ -104,6 +105,14 @@ class Sandbox:
             if machine is not None and self._given is None:
                 await machine.close()
 
+    def bind(self, bind: BindLike) -> None:
+        """Let its programs see more of the host, from now on. OSError when the source is not there."""
+        root.bind(self.kernel, bind_of(bind))
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file by this absolute path."""
+        return root.has(self.kernel, path)
+
     @property
     def kernel(self) -> Kernel:
         """The kernel its programs see. Raises ClosedError."""
@@ -125,18 +134,19 @@ class Sandbox:
     ) -> CompletedProcess:
         """Run a command to its end; how it ended is the result, also for a timeout (seconds) or another limit.
 
-        `stdout` and `stderr` are captured, unless a host descriptor or open file is given. The run has ended when its first
-        process has; what other processes that one left behind are killed then. When this call is cancelled, they all are,
-        before CancelledError leaves it. Raises FileNotFoundError, PermissionError and other OSErrors as execve(2) fails,
-        elf.ElfError, and ProcessError with `check`.
+        `stdout` and `stderr` are captured, unless a host descriptor or open file is given; CLOSED in place of a descriptor leaves
+        a stream closed. The run has ended when its first process has; what other processes that one left behind are killed then.
+        When this call is cancelled, they all are, before CancelledError leaves it. Raises FileNotFoundError, PermissionError and
+        other OSErrors as execve(2) fails, elf.ElfError, and ProcessError with `check`.
         """
         began = time.monotonic()
         captures = [Capture(self.limits.output) if stream is None else None for stream in (stdout, stderr)]
         files = DescriptorTable()
         try:
-            streams = (_source(input), *(capture or _sink(given) for capture, given in zip(captures, (stdout, stderr), strict=True)))
-            for number, stream in enumerate(streams):
-                files.replace(number, stream)
+            for number, given in enumerate((input, stdout, stderr)):
+                stream = captures[number - 1] if number and given is None else _stream(given)
+                if stream is not None:
+                    files.replace(number, stream)
             process = self._start(args, files, env, cwd)
         except BaseException:
             files.drop()
@@ -167,48 +177,45 @@ class Sandbox:
         return start(self.kernel, name, settings)
 
     async def _wait(self, process: Process, timeout: float | None) -> None:  # noqa: ASYNC109
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def look(events: int) -> None:  # noqa: ARG001
-            if process.exited and not ended.done():
-                ended.set_result(None)
-
-        process.exit_queue.watch(look)
         try:
-            look(0)
             async with asyncio.timeout(timeout):
-                await asyncio.shield(ended)
+                await process.until_exited()
         except TimeoutError:
-            await _stop(process, ended, Cause.TIMEOUT)
+            _end(process, Cause.TIMEOUT)
         except asyncio.CancelledError:
-            await _stop(process, ended, Cause.CANCELLED)
+            _end(process, Cause.CANCELLED)
             raise
         finally:
-            process.exit_queue.unwatch(look)
-            process.kernel.end_run(process)
+            await _to_its_end(process.kernel.end_run(process))
         process.kernel.check()
 
 
-async def _stop(process: Process, ended: asyncio.Future[None], cause: Cause) -> None:
-    """End the run and wait until its first process is off its vCPU and gone; bounded by the platform's own bounds."""
-    _end(process, cause)
-    await asyncio.shield(ended)
+async def _to_its_end(call: Coroutine[None, None, None]) -> None:
+    """Await what must not be left half done; cancellations meanwhile are passed on afterwards."""
+    running = asyncio.ensure_future(call)
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            cancelled = True
+    running.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _end(process: Process, cause: Cause) -> None:
     process.end(ExitStatus(signal=signal.SIGKILL, reason=cause.value, cause=cause))
 
 
-def _source(stream: Input) -> OpenFile:
-    if stream is None:
+def _stream(given: Input) -> OpenFile | None:
+    if given is None:
         return Source(b"")
-    if isinstance(stream, (bytes, bytearray, memoryview)):
-        return Source(bytes(stream))
-    return host_stream(stream) if isinstance(stream, int) else stream
-
-
-def _sink(stream: int | OpenFile | None) -> OpenFile:
-    return host_stream(stream) if isinstance(stream, int) else stream  # type: ignore[return-value]
+    if isinstance(given, (bytes, bytearray, memoryview)):
+        return Source(bytes(given))
+    if isinstance(given, int):
+        return host_stream(given) if given != CLOSED else None
+    return given
 
 
 def _result(

@@ -166,7 +166,8 @@ def test_the_result_as_json_and_in_figures(build: Build, command: Command) -> No
     value = json.loads(last)
     assert (value["status"], value["returncode"], value["reason"]) == (139, -11, "signaled")
     assert value["death"]["signal"] == "SIGSEGV"
-    assert value["statistics"]["exits"] > 0
+    assert value["exits"] > 0
+    assert value["statistics"]["cpu_time"] > 0
     assert value["faults"] > 0
     assert value["wall_ns"] > 0
     assert result.stdout == b"alive until null\n"
@@ -184,10 +185,65 @@ def test_the_environment_is_not_handed_over(busybox: Path, command: Command, mon
     assert b"A=b=c\n" in chosen
 
 
-def test_a_trace(busybox: Path, command: Command) -> None:
-    result = command("run", "--trace", "--", str(busybox), "echo", "hi")
-    assert result.stdout == b"hi\n"
-    assert any("event=syscall" in line and "write(1," in line and "result=3" in line for line in lines(result.stderr))
+def test_a_trace(busybox: Path, command: Command, folder: Path) -> None:
+    script = "trap : CHLD; cat text nowhere; kill -9 $$"
+    result = command("trace", "--", str(busybox), "sh", "-c", script)
+    assert result.returncode == 128 + signal.SIGKILL
+    assert result.stdout == (folder / "text").read_bytes()
+    said = lines(result.stderr)
+    first = said[0].split()[0]
+    for text in (
+        'openat(AT_FDCWD, "text", O_RDONLY) = 3',
+        'openat(AT_FDCWD, "nowhere", O_RDONLY) = -1 ENOENT (No such file or directory)',
+        "exit_group(1) = ?",
+        "+++ exited with 1 +++",
+    ):
+        (found,) = [line for line in said if line.endswith(f"] {text}")]
+        assert not found.startswith(first), "the child does it"
+    assert any('write(1, "first line\\nsecond line\\nthird lin"..., ' in text for text in said)
+    assert any(text.startswith(f"{first} --- SIGCHLD {{si_signo=SIGCHLD, si_code=CLD_EXITED") for text in said)
+    assert said[-1] == f"{first} +++ killed by SIGKILL +++"
+
+
+def test_a_trace_in_a_file_and_in_figures(busybox: Path, command: Command, folder: Path) -> None:
+    result = command("trace", "-o", str(folder / "trace"), "--", str(busybox), "true")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert (folder / "trace").read_text().splitlines()[-1].endswith("+++ exited with 0 +++")
+    table = lines(command("trace", "-c", "--", str(busybox), "cat", "text", "nowhere").stderr)
+    total = table[-1].split()
+    assert total[-1] == "total"
+    rows = [line.split() for line in table if line.split()[-1] in ("open", "openat")]
+    assert [row[3:-1] for row in rows] == [["2", "1"]], "calls and errors"
+    assert command("trace", "-o", "/nowhere/at/all", "--", str(busybox), "true").returncode == Status.USAGE
+
+
+def test_the_system_calls_that_exist(command: Command) -> None:
+    listed = command("syscalls").stdout.decode().splitlines()
+    missing = command("syscalls", "--missing").stdout.decode().splitlines()
+    assert "  0  read" in listed[0]
+    assert listed[0].split()[2] == "syscalls.transfer"
+    numbers = [int(line.split()[0]) for line in (*listed[:-2], *missing[:-2])]
+    assert len(numbers) == len(set(numbers)) >= 360
+    assert listed[-1] == missing[-1]
+    assert int(listed[-1].split()[0]) == len(listed) - 2
+
+
+def test_what_of_the_host_is_seen(build: Build, busybox: Path, command: Command, folder: Path, tmp_path_factory: Any) -> None:
+    """The current directory and the program, to read; what is bound; nothing else."""
+    other = tmp_path_factory.mktemp("other")
+    (other / "file").write_text("of the host")
+    shell = (str(busybox), "sh", "-c")
+    assert command("run", "--", str(build("deaths")), "exit").returncode == 7
+    assert command("run", "--", *shell, "pwd; cat text").stdout.startswith(f"{folder}\nfirst line".encode())
+    assert command("run", "--", *shell, "echo > text").returncode == 1
+    assert command("run", "--", *shell, f"cat {other}/file").returncode == 1
+    assert command("run", "--bind", f"{other}:/data", "--", *shell, "cat /data/file").stdout == b"of the host"
+    assert command("run", "--bind", f"{other}:/data", "--", *shell, "echo > /data/file").returncode == 1
+    assert command("run", "--bind", f"{other}:rw", "--cwd", str(other), "--", *shell, "echo new > file").returncode == 0
+    assert (other / "file").read_text() == "new\n"
+    assert command("run", "--cwd", "/tmp", "--", *shell, f"pwd; ls {folder}").stdout == b"/tmp\n"
+    assert command("run", "--bind", "/nowhere/at/all", "--", *shell, ":").returncode == Status.NOT_FOUND
+    assert command("run", "--bind", "a:b:c:d", "--", *shell, ":").returncode == Status.USAGE
 
 
 def test_a_terminal_is_a_terminal_inside(busybox: Path) -> None:

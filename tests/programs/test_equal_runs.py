@@ -1,4 +1,4 @@
-"""The same program natively and as a guest: equal output, equal errors, equal status."""
+"""The same program natively and in a sandbox: equal output, equal errors, equal status."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from asynckvm.linux import Capture, Guest, Program
+from asynckvm.linux.streams import Capture
 from asynckvm.platform import Machine
+from asynckvm.sandbox import Sandbox
 
 Native: TypeAlias = Callable[..., Any]
 Inside: TypeAlias = Callable[..., Awaitable[Any]]
@@ -32,7 +33,7 @@ APPLETS = [
     ["sha512sum", "missing"],
     ["ls"],
     ["ls", "-l"],
-    ["ls", "-laR"],
+    ["ls", "-laR", "folder"],
     ["ls", "-i", "folder"],
     ["ls", "-l", "/usr/bin"],
     ["ls", "missing"],
@@ -101,16 +102,16 @@ async def test_nothing_is_written_to_the_host(busybox: Path, inside: Inside, fol
     assert (folder / "text").read_text().startswith("first line")
 
 
-async def test_much_output_through_a_pipe(build: Build, native: Native, machine: Machine) -> None:
+async def test_much_output_through_a_pipe(build: Build, native: Native, sandbox: Sandbox) -> None:
     """Bounded by its reader, with the loop free for others, and not a byte lost."""
     argv = [str(build("flood")), "32"]
     reading, writing = os.pipe()
-    with Program(argv[0]) as program:
-        async with Guest(machine, program, argv, stdout=writing, stderr=Capture()) as guest:
-            os.close(writing)
-            task = asyncio.create_task(guest.run())
-            digest = await asyncio.to_thread(_digest, reading)
-            assert (await task).code == 0
+    task = asyncio.create_task(sandbox.run(argv, stdout=writing))
+    # The run has a description of its own as soon as it has begun.
+    await asyncio.sleep(0)
+    os.close(writing)
+    digest = await asyncio.to_thread(_digest, reading)
+    assert (await task).returncode == 0
     assert digest == hashlib.sha256(native(argv).stdout).hexdigest()
 
 
@@ -122,44 +123,32 @@ def _digest(fd: int) -> str:
     return digest.hexdigest()
 
 
-async def test_input_that_comes_late(busybox: Path, machine: Machine) -> None:
+async def test_input_that_comes_late(busybox: Path, sandbox: Sandbox) -> None:
     reading, writing = os.pipe()
     out = Capture()
-    with Program(busybox) as program:
-        async with Guest(machine, program, ["busybox", "cat"], stdin=reading, stdout=out) as guest:
-            os.close(reading)
-            task = asyncio.create_task(guest.run())
-            for piece in (b"one\n", b"two\n"):
-                os.write(writing, piece)
-                async with asyncio.timeout(20):
-                    while not out.data.endswith(piece):
-                        await asyncio.sleep(0.001)
-            os.close(writing)
-            assert (await task).code == 0
+    task = asyncio.create_task(sandbox.run([str(busybox), "cat"], input=reading, stdout=out))
+    for piece in (b"one\n", b"two\n"):
+        os.write(writing, piece)
+        async with asyncio.timeout(20):
+            while not out.data.endswith(piece):
+                await asyncio.sleep(0.001)
+    os.close(writing)
+    assert (await task).returncode == 0
+    os.close(reading)
     assert bytes(out.data) == b"one\ntwo\n"
 
 
-async def test_many_at_once(build: Build, busybox: Path, native: Native, machine: Machine, folder: Path) -> None:
+async def test_many_at_once(build: Build, busybox: Path, native: Native, inside: Inside, machine: Machine) -> None:
     """Sixty programs on two vCPUs, a third of them dying: each as if it were alone."""
     commands = [[str(busybox), "sha256sum", "big"], [str(build("deaths")), "null"], [str(build("calls")), "x"]]
     expected = [native(argv) for argv in commands]
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TEST": "a value"}
-
-    async def run(argv: list[str]) -> tuple[int, bytes, bytes]:
-        out, errors = Capture(), Capture()
-        with Program(argv[0]) as program:
-            guest = Guest(machine, program, argv, environment=environment, directory=folder, stdout=out, stderr=errors)
-            async with guest:
-                status = await guest.run()
-        return status.returncode, bytes(out.data), bytes(errors.data)
-
     async with asyncio.timeout(50):
-        found = await asyncio.gather(*(run(argv) for argv in commands * 20))
+        found = await asyncio.gather(*(inside(argv) for argv in commands * 20))
     assert found == expected * 20
     assert machine.counters().contexts == 0
 
 
-async def test_more_memory_than_there_is(build: Build, inside: Inside, machine: Machine) -> None:
+async def test_more_memory_than_there_is(build: Build, inside: Inside) -> None:
     """Programs that together want more than the machine has: some are killed, none is damaged, and all memory comes back."""
     async with asyncio.timeout(50):
         found = await asyncio.gather(*(inside([str(build("basics"))]) for _ in range(8)))
@@ -168,14 +157,10 @@ async def test_more_memory_than_there_is(build: Build, inside: Inside, machine: 
     assert (await inside([str(build("basics"))])).returncode == 42
 
 
-async def test_cancelling_ends_exactly_one(build: Build, machine: Machine) -> None:
-    async def run(out: Capture) -> int:
-        with Program(build("spin")) as program:
-            async with Guest(machine, program, ["spin"], stdout=out) as guest:
-                return (await guest.run()).returncode
-
+async def test_cancelling_ends_exactly_one(build: Build, sandbox: Sandbox, machine: Machine) -> None:
+    spin = str(build("spin"))
     outs = [Capture(), Capture(), Capture()]
-    tasks = [asyncio.create_task(run(out)) for out in outs]
+    tasks = [asyncio.create_task(sandbox.run([spin], stdout=out)) for out in outs]
     async with asyncio.timeout(20):
         while not all(out.data for out in outs):
             await asyncio.sleep(0.001)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
+from weakref import WeakValueDictionary
 
 from asynckvm.errors import GuestMemoryError, GuestStringError, UsageError
 from asynckvm.model.exits import Exit, Instruction, Interrupted, InterruptReason, Syscall
@@ -18,21 +19,38 @@ from asynckvm.model.registers import WORDS, Registers
 Script: TypeAlias = Callable[["FakeSpace"], Generator[Exit, int, None]]
 
 
+class _Inode(dict[int, bytearray]):
+    """What shared mappings show at each offset: all of them the same, but it is never stored in the file itself."""
+
+
 class _Page:
-    def __init__(self, access: Access, data: bytes, file: int, offset: int) -> None:
+    def __init__(self, access: Access, data: bytearray, file: int, offset: int, shared: _Inode | None) -> None:
         self.access = access
-        self.data = bytearray(data.ljust(PAGE, b"\0"))
+        self.data = data
         self.file = file
         self.offset = offset
+        self.shared = shared
 
 
 class FakeFile:
     numbers = iter(range(1, 1 << 30))
 
-    def __init__(self, fd: int) -> None:
+    inodes: ClassVar[WeakValueDictionary[tuple[int, int], _Inode]] = WeakValueDictionary()
+
+    def __init__(self, fd: int, *, writable: bool = False) -> None:
         self.data = os.pread(fd, 1 << 24, 0)
         self.number = next(self.numbers)
         self.closed = False
+        self.writable = writable
+        status = os.fstat(fd)
+        self.inode = self.inodes.setdefault((status.st_dev, status.st_ino), _Inode())
+        if writable:
+            for offset in range(0, len(self.data), PAGE):
+                self.page(offset, shared=True)
+
+    def page(self, offset: int, *, shared: bool) -> bytearray:
+        data = bytearray(self.data[offset : offset + PAGE].ljust(PAGE, b"\0"))
+        return self.inode.setdefault(offset, data) if shared else data
 
     def close(self) -> None:
         self.closed = True
@@ -49,12 +67,54 @@ class FakeSpace:
         self.pages: dict[int, _Page] = {}
         self.closed = False
 
-    def map(self, address: int, length: int, access: Access, file: FakeFile | None = None, offset: int = 0) -> None:
+    def map(
+        self, address: int, length: int, access: Access, file: FakeFile | None = None, offset: int = 0, *, shared: bool = False
+    ) -> None:
         _check(address, length)
         assert length <= 1 << 28, "too much for a dictionary"
+        if shared and (file is None or (access & Access.WRITE and not file.writable)):
+            raise UsageError("a shared mapping needs a file that was opened for it")
+        number, inode = (file.number, file.inode if shared else None) if file else (0, None)
         for done in range(0, length, PAGE):
-            data = file.data[offset + done : offset + done + PAGE] if file else b""
-            self.pages[address + done] = _Page(access, data, file.number if file else 0, offset + done if file else 0)
+            data = file.page(offset + done, shared=shared) if file else bytearray(PAGE)
+            self.pages[address + done] = _Page(access, data, number, offset + done if file else 0, inode)
+
+    def move(self, source: int, to: int, length: int) -> None:
+        _check(source, length)
+        _check(to, length)
+        if abs(source - to) < length:
+            raise UsageError("the ranges overlap")
+        self.present(source, length)
+        self.unmap(to, length)
+        for done in range(0, length, PAGE):
+            self.pages[to + done] = self.pages.pop(source + done)
+
+    def extend(self, address: int, length: int) -> None:
+        _check(address, length)
+        if address - PAGE not in self.pages or address in self.pages:
+            raise GuestMemoryError(address)
+        for done in range(address, address + length, PAGE):
+            last = self.pages[done - PAGE]
+            offset = last.offset + PAGE if last.file else 0
+            assert last.shared is not None or not last.file, "a private view has forgotten its file"
+            data = bytearray(PAGE) if last.shared is None else last.shared.setdefault(offset, bytearray(PAGE))
+            self.pages[done] = _Page(last.access, data, last.file, offset, last.shared)
+
+    def present(self, address: int, length: int) -> bytes:
+        _check(address, length)
+        for page in range(address, address + length, PAGE):
+            if page not in self.pages:
+                raise GuestMemoryError(page)
+        return b"\1" * (length // PAGE)
+
+    def compare_exchange(self, address: int, expected: int, desired: int) -> int:
+        if address % 4:
+            raise UsageError(f"not a multiple of 4: {address:#x}")
+        page, offset = self._at(address, Access.WRITE, 0)
+        old = int.from_bytes(page.data[offset : offset + 4], "little")
+        if old == expected:
+            page.data[offset : offset + 4] = desired.to_bytes(4, "little")
+        return old
 
     def unmap(self, address: int, length: int) -> None:
         _check(address, length)
@@ -73,7 +133,7 @@ class FakeSpace:
     def discard(self, address: int, length: int) -> None:
         _check(address, length)
         for page in range(address, address + length, PAGE):
-            if page in self.pages:
+            if page in self.pages and self.pages[page].shared is None:
                 self.pages[page].data = bytearray(PAGE)
 
     def read(self, address: int, length: int) -> bytes:
@@ -109,7 +169,7 @@ class FakeSpace:
             start -= PAGE
         while end in self.pages and self._same(self.pages[end], page):
             end += PAGE
-        return Region(start, end, page.access, page.file, self.pages[start].offset)
+        return Region(start, end, page.access, page.file, self.pages[start].offset, page.shared is not None)
 
     @property
     def resident(self) -> int:
@@ -120,7 +180,7 @@ class FakeSpace:
 
     @staticmethod
     def _same(one: _Page, other: _Page) -> bool:
-        return one.access == other.access and one.file == other.file
+        return (one.access, one.file) == (other.access, other.file) and one.shared is other.shared
 
     def _at(self, address: int, access: Access, done: int) -> tuple[_Page, int]:
         page = self.pages.get(address & ~(PAGE - 1))
@@ -211,8 +271,8 @@ class FakeMachine:
         self.contexts.append(FakeContext(space, self.script))
         return self.contexts[-1]
 
-    def open_file(self, fd: int) -> FakeFile:
-        return FakeFile(fd)
+    def open_file(self, fd: int, *, writable: bool = False, length: int = 0) -> FakeFile:
+        return FakeFile(fd, writable=writable)
 
     def counters(self) -> MachineCounters:
         return MachineCounters()

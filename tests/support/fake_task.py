@@ -41,12 +41,14 @@ class FakeTask:
             limits=Limits.default(10),
             kernel=kernel,
             credentials=credentials,
+            pid=1,
             signal_queue=WaitQueue(),
             pending=SimpleNamespace(mask=0),
         )
         for name, value in process.items():
             setattr(self.process, name, value)
         self.interrupted = False
+        self.dying = False
         self._waiting: asyncio.Future[bool] | None = None
 
     async def wait(self, *queues: WaitQueue, until: int | None = None) -> bool:

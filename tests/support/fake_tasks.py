@@ -85,11 +85,12 @@ class FakeTask:
         self.noticed = 0
         self.cpu_ns = 0
         self.in_guest = True
+        self.killed = False
         self._waiting: asyncio.Future[bool] | None = None
 
     @property
     def dying(self) -> bool:
-        return self.process.ended is not None
+        return self.killed or self.process.ended is not None
 
     @property
     def interrupted(self) -> bool:
@@ -133,6 +134,8 @@ class FakeProcess:
         self.tasks: dict[int, FakeTask] = {pid + number: FakeTask(self, pid + number) for number in range(threads)}
         self.timers = TimerTable(self)  # type: ignore[arg-type]
         kernel.processes[pid] = self
+        kernel.tasks.update(self.tasks)
+        kernel.groups[self.group.id] = self.group
 
     @property
     def session(self) -> Session:
@@ -143,6 +146,7 @@ class FakeProcess:
         del self.group.processes[self.pid]
         self.group = group
         group.processes[self.pid] = self  # type: ignore[assignment]
+        self.kernel.groups[group.id] = group
 
     @property
     def cpu_ns(self) -> int:
@@ -155,7 +159,9 @@ class FakeProcess:
 
 
 class FakeKernel:
-    """The table of processes."""
+    """The tables of processes, threads and groups."""
 
     def __init__(self) -> None:
         self.processes: dict[int, FakeProcess] = {}
+        self.tasks: dict[int, FakeTask] = {}
+        self.groups: dict[int, ProcessGroup] = {}

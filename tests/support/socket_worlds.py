@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 import types
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from asynckvm.errors import GuestMemoryError
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.table import DescriptorTable
-from asynckvm.linux.identity import Identity
 from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.syscalls import messages, sockets
+from asynckvm.linux.vfs import Budget, FileSystemContext, Mounts, Tmpfs
+from support.pace import PACE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from asynckvm.linux.files.open_file import OpenFile
 
 _MEMORY = 8 << 20
@@ -59,36 +67,21 @@ class Memory:
 
 
 class Task:
-    """A task and its process, as far as the system calls of sockets must know them."""
+    """A task and its process, as far as the system calls of sockets must know them. Its files are in a tmpfs."""
 
     def __init__(self, network: Network, limit: int = 1024) -> None:
         self.space = Memory()
-        self.nodes: dict[bytes, object] = {}
+        mounts = Mounts(Tmpfs(Budget(1 << 20, 100), mode=0o777))
         self.process = types.SimpleNamespace(
             kernel=types.SimpleNamespace(network=network),
             files=DescriptorTable(limit),
-            identity=Identity(),
-            make_socket=self._make_socket,
-            find_socket=self._find_socket,
-            signals=types.SimpleNamespace(send=self._send),
+            pid=os.getpid(),
+            credentials=Credentials.of_host(),
+            fs=FileSystemContext(mounts, mounts.root, mounts.root),
         )
-        self.signals: list[int] = []
 
     async def wait(self, *queues: object, until: int | None = None) -> bool:
         raise AssertionError("a non-blocking call waits")
-
-    def _send(self, number: int) -> None:
-        self.signals.append(number)
-
-    def _make_socket(self, path: bytes, made: object) -> None:
-        if path in self.nodes:
-            raise SyscallError(errno.EADDRINUSE)
-        self.nodes[path] = made
-
-    def _find_socket(self, path: bytes) -> object:
-        if path not in self.nodes:
-            raise SyscallError(errno.ENOENT)
-        return self.nodes[path]
 
 
 def run(answer: Any) -> int:
@@ -115,6 +108,10 @@ class Sandbox:
             raise OSError(error.number, os.strerror(error.number)) from None
         except GuestMemoryError:
             raise OSError(errno.EFAULT, "bad address") from None
+
+    def path(self, folder: Path) -> str:
+        """A free path."""
+        return "/free"
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> Sock:
         return Sock(self, self.call(sockets.socket, family, kind | os.O_NONBLOCK, protocol))
@@ -294,6 +291,9 @@ class Host:
     def __init__(self) -> None:
         self._made: list[socket.socket] = []
 
+    def path(self, folder: Path) -> str:
+        return str(folder / "free")
+
     def socket(self, family: int, kind: int, protocol: int = 0) -> Any:
         return self._keep(socket.socket(family, kind, protocol))
 
@@ -322,8 +322,24 @@ class HostSock(socket.socket):
         return self.world._keep(made), address
 
     def poll(self) -> int:
-        import select
-
         poller = select.poll()
         poller.register(self, 0x7FFF)
         return next((mask for _, mask in poller.poll(0)), 0)
+
+
+def fails(number: int, call: Callable[..., object], *args: object) -> None:
+    """`call(*args)` answers with that error."""
+    with pytest.raises(OSError, match=r".") as caught:
+        call(*args)
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[number]
+
+
+def settled(sock: Any, mask: int) -> int:
+    """The events of a socket, when those of `mask` have come: the host's loopback takes a moment."""
+    if isinstance(sock, HostSock):
+        poller = select.poll()
+        poller.register(sock, mask)
+        assert poller.poll(5000 * PACE)
+    seen: int = sock.poll()
+    assert seen & mask == mask
+    return seen

@@ -34,10 +34,10 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 class HostDescriptor(OpenFile):
     """A host descriptor whose reads and writes do not block: a regular file, a device such as /dev/null. Owns `fd`."""
 
-    def __init__(self, fd: int, flags: int) -> None:
+    def __init__(self, fd: int, flags: int, *, regular: bool | None = None) -> None:
         super().__init__(flags)
         self.fd = fd
-        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._regular = stat.S_ISREG(os.fstat(fd).st_mode) if regular is None else regular
         # Views of the file for mmap, by whether they may be stored to, with the bytes they cover.
         self._mapped: dict[bool, tuple[int, HostFile]] = {}
 

@@ -34,6 +34,7 @@ class MemoryInode(Protocol):
     def attributes(self) -> Attributes: ...
     def accessed_now(self) -> None: ...
     def modified_now(self) -> None: ...
+    def drop_privileges(self) -> None: ...
 
 
 class MemoryFile(OpenFile):
@@ -42,6 +43,8 @@ class MemoryFile(OpenFile):
     def __init__(self, inode: MemoryInode, flags: int) -> None:
         super().__init__(flags)
         self.inode = inode
+        # Whether set-user-ID bits survive a write, as they do when root writes.
+        self.keeps_privileges = True
         self._position = 0
 
     @property
@@ -78,7 +81,7 @@ class MemoryFile(OpenFile):
             data = data[: content.size - offset]
         written = content.write(offset, data)
         if written:
-            self.inode.modified_now()
+            self._modified()
         return written
 
     def seek(self, offset: int, whence: int) -> int:
@@ -100,7 +103,7 @@ class MemoryFile(OpenFile):
         content = self.inode.content
         self._check_seals((F_SEAL_SHRINK if length < content.size else 0) | (F_SEAL_GROW if length > content.size else 0))
         content.truncate(length)
-        self.inode.modified_now()
+        self._modified()
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         content = self.inode.content
@@ -109,7 +112,12 @@ class MemoryFile(OpenFile):
         elif offset + length > content.size:
             self._check_seals(F_SEAL_GROW)
         content.allocate(mode, offset, length)
+        self._modified()
+
+    def _modified(self) -> None:
         self.inode.modified_now()
+        if not self.keeps_privileges:
+            self.inode.drop_privileges()
 
     def sync(self) -> None:
         """There is nothing behind it."""

@@ -62,6 +62,9 @@ def _next(task: Task) -> SigInfo | None:
 def _act(task: Task, info: SigInfo) -> None:
     process, number = task.process, info.number
     action = process.actions[number]
+    observer = process.kernel.observer
+    if observer.tracing:
+        observer.signalled(task, info)
     if action.is_handler:
         _handle(task, info, action)
         return

@@ -24,6 +24,7 @@ _HEAD: Final = struct.Struct("<iii4x")
 _KEPT: Final = _HEAD.size + _UNION_BYTES
 _SIGPOLL_CODES: Final = 6
 _SIGSYS: Final = 31
+_SI_DETHREAD, _SI_ASYNCNL = -7, -60
 # Highest code of those signals whose codes have a meaning of their own.
 _CODES: Final = {
     signal.SIGILL: 11,
@@ -144,10 +145,17 @@ _OWN_LAYOUTS: Final = {signal.SIGCHLD: Layout.CHILD, signal.SIGPOLL: Layout.POLL
 
 
 def unpack(number: int, image: bytes) -> SigInfo | None:
-    """What a program queues as signal `number`; None when it has more to say than a kernel keeps."""
+    """What a program queues as signal `number`; None when it has more to say than a kernel keeps, in a way that nobody knows."""
     _, errno, code = _HEAD.unpack_from(image)
-    info = SigInfo(number, code, errno, image[_HEAD.size : _KEPT])
-    return info if not any(image[_KEPT:BYTES]) else None
+    if not _is_known(number, code) and any(image[_KEPT:BYTES]):
+        return None
+    return SigInfo(number, code, errno, image[_HEAD.size : _KEPT])
+
+
+def _is_known(number: int, code: int) -> bool:
+    if code > SI_USER:
+        return code == SI_KERNEL or code <= _CODES.get(number, _SIGPOLL_CODES)
+    return code >= _SI_DETHREAD or code == _SI_ASYNCNL
 
 
 def _union(layout: str, *values: int) -> bytes:

@@ -21,7 +21,7 @@ from asynckvm.linux.signals.numbers import (
     bit,
     lowest,
 )
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.model.registers import RegisterIndex
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def force(task: Task, info: SigInfo) -> None:
 def die(task: Task, info: SigInfo) -> None:
     """End the whole process as this signal does."""
     rip = task.context.words[RegisterIndex.rip]
-    task.process.end(ExitStatus(signal=info.number, fault=info.fault, rip=rip, reason=info.reason))
+    # The one exception that is a SIGKILL: no memory is left for it.
+    cause = Cause.MEMORY if info.number == signal.SIGKILL and info.fault is not None else Cause.NONE
+    task.process.end(ExitStatus(signal=info.number, fault=info.fault, rip=rip, reason=info.reason, cause=cause))
 
 
 def _send(process: Process, info: SigInfo, task: Task | None) -> bool:
@@ -102,7 +104,7 @@ def _limit(process: Process) -> int:
 def _notice(tasks: Iterable[Task], mask: int) -> None:
     """Tell the first thread that can take one of these; the kernel, too, prefers the first one, the leader."""
     for task in tasks:
-        if mask & ~task.mask:
+        if mask & ~task.mask and not task.dying:
             task.notice()
             return
 

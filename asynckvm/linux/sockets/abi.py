@@ -23,6 +23,7 @@ IPPROTO_IP: Final = 0
 IPPROTO_TCP: Final = 6
 IPPROTO_UDP: Final = 17
 IPPROTO_IPV6: Final = 41
+IPPROTO_UDPLITE: Final = 136
 
 MSG_OOB: Final = 0x1
 MSG_PEEK: Final = 0x2

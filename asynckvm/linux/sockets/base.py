@@ -1,7 +1,7 @@
 """`Socket`: what all sockets are, whatever their family. The base refuses everything, as an open file does.
 
-No guest memory and no waiting in here: what would block raises BlockingIOError, and whoever wants to wait does so on `queue`,
-which is woken also when another socket made room. Source: socket(7).
+What would block raises BlockingIOError, and whoever wants to wait does so on `queue`, which is woken also when another socket
+made room. Source: socket(7).
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, ClassVar, Final
+import struct
+import time
+from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.attributes import Attributes
-from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.files.open_file import OpenFile
-from asynckvm.linux.sockets import options
+from asynckvm.linux.sockets import interfaces, options
 from asynckvm.linux.sockets.abi import (
     MSG_DONTWAIT,
     RCV_SHUTDOWN,
@@ -23,6 +25,7 @@ from asynckvm.linux.sockets.abi import (
     SHUT_RDWR,
     SHUT_WR,
     SO_RCVBUF,
+    SO_RCVTIMEO,
     SO_SNDBUF,
     SOL_SOCKET,
 )
@@ -35,7 +38,12 @@ if TYPE_CHECKING:
     from asynckvm.linux.sockets.address import Endpoint
     from asynckvm.linux.sockets.message import Caller, Credentials, Incoming
     from asynckvm.linux.sockets.network import Network
+    from asynckvm.linux.task import Task
 
+_INT: Final = struct.Struct("<i")
+_FIONREAD: Final = 0x541B
+_SIOCOUTQ: Final = 0x5411
+_SIOCATMARK: Final = 0x8905
 # sockfs is a file system without a device of its own: an anonymous one.
 _DEVICE: Final = os.makedev(0, 8)
 _MODE: Final = stat.S_IFSOCK | 0o777
@@ -46,8 +54,8 @@ class Socket(OpenFile):
     """A socket. `owner` is who made it; `error` is what SO_ERROR will tell, once; `shut` has RCV_SHUTDOWN and SEND_SHUTDOWN."""
 
     # Options by level; a level that is not there is answered with `no_level`.
-    levels: ClassVar[Mapping[int, options.Table]] = {SOL_SOCKET: options.SOCKET}
-    no_level: ClassVar[int] = errno.EOPNOTSUPP
+    levels: Mapping[int, options.Table] = {SOL_SOCKET: options.SOCKET}
+    no_level = errno.EOPNOTSUPP
 
     def __init__(self, network: Network, family: int, kind: int, protocol: int, owner: Credentials = NOBODY) -> None:
         super().__init__(os.O_RDWR)
@@ -117,6 +125,23 @@ class Socket(OpenFile):
             incoming.rights.drop()
         return incoming.data
 
+    async def read_for(self, task: Task, length: int) -> bytes:
+        """As recv(2): SO_RCVTIMEO bounds the wait, which is not restarted then."""
+        duration = self.setting(SO_RCVTIMEO)
+        until = time.monotonic_ns() + duration if duration else None
+        while True:
+            try:
+                return self.read(length)
+            except BlockingIOError:
+                if self.nonblocking:
+                    raise
+            try:
+                if not await task.wait(self.queue, until=until):
+                    raise SyscallError(errno.EAGAIN)
+            except SyscallError as error:
+                timed = until is not None and error.number == ERESTARTSYS
+                raise SyscallError(errno.EINTR if timed else error.number) from None
+
     def write(self, data: bytes) -> int:
         return self.send(Outgoing(data, MSG_DONTWAIT if self.nonblocking else 0))
 
@@ -179,6 +204,33 @@ class Socket(OpenFile):
 
     def describe(self) -> bytes:
         return b"socket:[%d]" % self.inode
+
+    # ------------------------------------------------------------ ioctl
+
+    def ioctl(self, task: Task, request: int, argument: int) -> int:
+        if request in (_FIONREAD, _SIOCOUTQ, _SIOCATMARK):
+            if request == _SIOCATMARK:
+                value = int(self.at_mark)
+            else:
+                value = self.pending_input() if request == _FIONREAD else self.pending_output()
+            task.space.write(argument, _INT.pack(value))
+        elif interfaces.is_request(request):
+            task.space.write(argument, interfaces.answer(request, task.space.read(argument, interfaces.IFREQ_SIZE)))
+        elif request == interfaces.SIOCGIFCONF:
+            room, buffer = interfaces.IFCONF.unpack(task.space.read(argument, interfaces.IFCONF.size))
+            records = interfaces.configuration()
+            if buffer:
+                records = records if room >= len(records) else b""
+                task.space.write(buffer, records)
+            task.space.write(argument, _INT.pack(len(records)))
+        else:
+            raise SyscallError(errno.ENOTTY)
+        return 0
+
+    @property
+    def at_mark(self) -> bool:
+        """sockatmark(3): only TCP has such marks."""
+        raise SyscallError(errno.ENOTTY)
 
     def pending_input(self) -> int:
         """FIONREAD: bytes of a stream, or of the next message."""

@@ -45,6 +45,10 @@ class Datagrams:
         return len(self._queue)
 
     @property
+    def first(self) -> Datagram:
+        return self._queue[0]
+
+    @property
     def next_size(self) -> int:
         return len(self._queue[0].data) if self._queue else 0
 

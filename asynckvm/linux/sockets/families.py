@@ -7,21 +7,31 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.abi import (
+    AF_INET,
+    AF_INET6,
     AF_MAX,
+    AF_NETLINK,
     AF_UNIX,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
     SOCK_DGRAM,
     SOCK_RAW,
     SOCK_SEQPACKET,
     SOCK_STREAM,
 )
+from asynckvm.linux.sockets.netlink import NETLINK_ROUTE, NetlinkSocket
+from asynckvm.linux.sockets.tcp import TcpSocket
+from asynckvm.linux.sockets.udp import UdpSocket
 from asynckvm.linux.sockets.unix import UnixConnection, UnixStream
 from asynckvm.linux.sockets.unix_messages import UnixDatagram, UnixSeqpacket
 
 if TYPE_CHECKING:
     from asynckvm.linux.sockets.base import Socket
     from asynckvm.linux.sockets.message import Credentials
+    from asynckvm.linux.sockets.netlink import NETLINK_ROUTE, NetlinkSocket
     from asynckvm.linux.sockets.network import Network
-    from asynckvm.linux.sockets.unix import UnixSocket
+from asynckvm.linux.sockets.unix import UnixSocket
 
 _SOCK_MAX: Final = 11
 _UNIX: Final[dict[int, type[UnixStream | UnixDatagram | UnixSeqpacket]]] = {
@@ -39,6 +49,14 @@ def create(network: Network, family: int, kind: int, protocol: int, owner: Crede
         raise SyscallError(errno.EINVAL)
     if family == AF_UNIX:
         return _unix(network, kind, protocol, owner)
+    if family in (AF_INET, AF_INET6):
+        return _inet(network, family, kind, protocol, owner)
+    if family == AF_NETLINK:
+        if kind not in (SOCK_RAW, SOCK_DGRAM):
+            raise SyscallError(errno.ESOCKTNOSUPPORT)
+        if protocol != NETLINK_ROUTE:
+            raise SyscallError(errno.EPROTONOSUPPORT)
+        return NetlinkSocket(network, kind, owner)
     raise SyscallError(errno.EAFNOSUPPORT)
 
 
@@ -62,3 +80,14 @@ def _unix(network: Network, kind: int, protocol: int, owner: Credentials) -> Uni
     if made is None:
         raise SyscallError(errno.ESOCKTNOSUPPORT)
     return made(network, SOCK_DGRAM if kind == SOCK_RAW else kind, owner)
+
+
+def _inet(network: Network, family: int, kind: int, protocol: int, owner: Credentials) -> Socket:
+    if kind == SOCK_RAW:
+        # Only for who may administer the network, which nobody here may.
+        raise SyscallError(errno.EPERM)
+    if kind == SOCK_STREAM and protocol in (0, IPPROTO_TCP):
+        return TcpSocket(network, family, owner)
+    if kind == SOCK_DGRAM and protocol in (0, IPPROTO_UDP, IPPROTO_UDPLITE):
+        return UdpSocket(network, family, protocol or IPPROTO_UDP, owner)
+    raise SyscallError(errno.EPROTONOSUPPORT if kind in (SOCK_STREAM, SOCK_DGRAM) else errno.ESOCKTNOSUPPORT)

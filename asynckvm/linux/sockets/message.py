@@ -34,12 +34,12 @@ class Control(NamedTuple):
 class Caller(NamedTuple):
     """Who makes a system call, as far as sockets must know; paths are theirs, so that no socket knows a file system.
 
-    `make_node(path, socket)` makes a socket file (EADDRINUSE if there is something), `find_node(path)` returns what was given to
-    it (ECONNREFUSED when the file is no socket).
+    `make_node(path, socket)` makes a socket file (EADDRINUSE if there is something); what it returns is kept as long as the
+    socket is bound. `find_node(path)` returns the socket again (ECONNREFUSED when the file is none).
     """
 
     credentials: Credentials
-    make_node: Callable[[bytes, object], None]
+    make_node: Callable[[bytes, object], object]
     find_node: Callable[[bytes], object]
 
 

@@ -37,6 +37,7 @@ class Bound(Protocol):
     """A socket as far as the ports must know it: what it is bound to, and what decides whether others may be too."""
 
     local: Endpoint
+    remote: Endpoint | None
 
     @property
     def is_listening(self) -> bool: ...
@@ -72,12 +73,12 @@ class Ports:
     def __init__(self, *, listens: bool) -> None:
         # Of TCP, a listening socket excludes others even with SO_REUSEADDR.
         self._listens = listens
-        self._bound: dict[int, list[Bound]] = collections.defaultdict(list)
+        self._bound: dict[int, dict[Bound, None]] = collections.defaultdict(dict)
         self._next = itertools.count(_EPHEMERAL.start + 1)
 
     def at(self, port: int) -> Iterator[Bound]:
         """Who is bound to `port`, the latest first."""
-        return reversed(self._bound.get(port, []))
+        return reversed(self._bound.get(port, {}))
 
     def bind(self, socket: Bound, endpoint: Endpoint) -> None:
         """Give `socket` that address, with a free port if it is 0. EADDRINUSE when another socket has it."""
@@ -90,14 +91,14 @@ class Ports:
     def add(self, socket: Bound, endpoint: Endpoint) -> None:
         """As `bind`, without a question: an accepted connection has the address of its listener."""
         socket.local = endpoint
-        self._bound[endpoint.port].append(socket)
+        self._bound[endpoint.port][socket] = None
 
     def remove(self, socket: Bound) -> None:
         """Not to be there is fine."""
         port = socket.local.port
         here = self._bound.get(port)
         if here is not None and socket in here:
-            here.remove(socket)
+            del here[socket]
             if not here:
                 del self._bound[port]
 
@@ -143,6 +144,7 @@ class Network:
         self.flight = InFlight()
         self.tcp = Ports(listens=True)
         self.udp = Ports(listens=False)
+        self.udplite = Ports(listens=False)
         self.netlink: dict[int, object] = {}
         # By kind too: a stream and a datagram socket may have the same name.
         self._abstract: dict[tuple[int, bytes], object] = {}

@@ -75,7 +75,7 @@ def _refuse(error: int) -> Callable[..., NoReturn]:
     return refuse
 
 
-def _read_only(*_: object) -> None:
+def read_only(*_: object) -> None:
     raise SyscallError(errno.ENOPROTOOPT)
 
 
@@ -113,7 +113,7 @@ def _flag(default: int = 0, *, byte: bool = False) -> Option:
 
 def _told(get: Callable[[Subject], int]) -> Option:
     """A number that can only be asked for."""
-    return Option(lambda socket, _: _INT.pack(get(socket)), _read_only)
+    return Option(lambda socket, _: _INT.pack(get(socket)), read_only)
 
 
 def _text(default: bytes) -> Option:
@@ -190,12 +190,12 @@ SOCKET: Final[Table] = {
     abi.SO_LINGER: _linger(),
     abi.SO_REUSEPORT: _flag(),
     abi.SO_PASSCRED: _flag(),
-    abi.SO_PEERCRED: Option(lambda socket, _: _UCRED.pack(*socket.peer_credentials), _read_only),
+    abi.SO_PEERCRED: Option(lambda socket, _: _UCRED.pack(*socket.peer_credentials), read_only),
     abi.SO_RCVLOWAT: _number(1, means=lambda value: (value if value >= 0 else _INT_MAX) or 1),
     19: _told(lambda _: 1),  # SO_SNDLOWAT
     abi.SO_RCVTIMEO: _timeout(),
     abi.SO_SNDTIMEO: _timeout(),
-    28: Option(lambda socket, _: socket.peer_name(), _read_only),  # SO_PEERNAME
+    28: Option(lambda socket, _: socket.peer_name(), read_only),  # SO_PEERNAME
     abi.SO_TIMESTAMP: _flag(),
     abi.SO_ACCEPTCONN: _told(lambda socket: int(socket.is_listening)),
     32: Option(_refuse(errno.ENOPROTOOPT), _refuse(errno.EPERM)),  # SO_SNDBUFFORCE
@@ -208,7 +208,7 @@ SOCKET: Final[Table] = {
     46: _number(0, 0),  # SO_BUSY_POLL
     47: _number(-1),  # SO_MAX_PACING_RATE
     49: _number(-1),  # SO_INCOMING_CPU
-    57: Option(lambda socket, _: struct.pack("<Q", socket.inode), _read_only),  # SO_COOKIE
+    57: Option(lambda socket, _: struct.pack("<Q", socket.inode), read_only),  # SO_COOKIE
     60: _flag(),  # SO_ZEROCOPY
 }
 
@@ -246,6 +246,12 @@ UDP: Final[Table] = {
     102: _flag(),  # UDP_NO_CHECK6_RX
     103: _number(0, 0, 65535),  # UDP_SEGMENT
     104: _flag(),  # UDP_GRO
+}
+
+UDPLITE: Final[Table] = {
+    **UDP,
+    10: _number(0, 0, 65535),  # UDPLITE_SEND_CSCOV: nothing is damaged on the way
+    11: _number(0, 0, 65535),  # UDPLITE_RECV_CSCOV
 }
 
 IP: Final[Table] = {

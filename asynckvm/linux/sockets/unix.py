@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import collections
 import errno
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.abi import (
     AF_UNIX,
+    MSG_DONTWAIT,
     MSG_OOB,
     MSG_PEEK,
     RCV_SHUTDOWN,
@@ -23,7 +25,7 @@ from asynckvm.linux.sockets.abi import (
 )
 from asynckvm.linux.sockets.address import unix_address, unix_name
 from asynckvm.linux.sockets.base import Socket, shutdown_bits
-from asynckvm.linux.sockets.message import NOBODY, Incoming
+from asynckvm.linux.sockets.message import NOBODY, Credentials, Incoming, Outgoing
 from asynckvm.linux.sockets.stream import Channel
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from asynckvm.linux.sockets.datagrams import Datagrams
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Caller
     from asynckvm.linux.sockets.network import Network
     from asynckvm.linux.sockets.rights import Rights
+    from asynckvm.linux.task import Task
 
 _FAMILY_ONLY: Final = 2
 
@@ -47,9 +50,11 @@ class UnixSocket(Socket):
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, AF_UNIX, kind, 0, owner)
         self.bound = b""
+        self._place: object = None
         self.peer = None
-        self.keeper: UnixSocket = self
-        self.blocked: dict[UnixSocket, None] = {}
+        self.listener: UnixSocket | None = None  # in whose backlog it is
+        # Weak, so that sockets which are closed meanwhile leave nothing behind.
+        self.blocked: weakref.WeakKeyDictionary[UnixSocket, None] = weakref.WeakKeyDictionary()
 
     # ------------------------------------------------------------ names
 
@@ -63,7 +68,7 @@ class UnixSocket(Socket):
         if name.startswith(b"\0"):
             self.network.bind_name(self.kind, name, self)
         elif name:
-            caller.make_node(name, self)
+            self._place = caller.make_node(name, self)
         else:
             raise SyscallError(errno.ENOENT)
         self.bound = name
@@ -104,7 +109,18 @@ class UnixSocket(Socket):
             raise SyscallError(errno.EPROTOTYPE)
         return found
 
+    def write_for(self, task: Task, data: bytes) -> int:
+        """A write goes with the credentials of who writes, which need not be who made the socket."""
+        process = task.process
+        credentials = Credentials(process.pid, process.credentials.euid, process.credentials.egid)
+        return self.send(Outgoing(data, MSG_DONTWAIT if self.nonblocking else 0, credentials=credentials))
+
     # ------------------------------------------------------------ queues
+
+    @property
+    def keeper(self) -> UnixSocket:
+        """Who must live for this socket to be read: a listener, as long as nobody accepted it."""
+        return self.listener if self.listener is not None else self
 
     @property
     def outstanding(self) -> int:
@@ -118,7 +134,10 @@ class UnixSocket(Socket):
 
     def wake_blocked(self) -> None:
         """Room was made: whoever waited for it tries again."""
-        blocked, self.blocked = self.blocked, {}
+        if not self.blocked:
+            return
+        blocked = list(self.blocked)
+        self.blocked.clear()
         for socket in blocked:
             socket.queue.wake(WRITABLE)
 
@@ -147,6 +166,7 @@ class UnixSocket(Socket):
     def close(self) -> None:
         self.closed = True
         self.shut = SHUTDOWN_MASK
+        self._place = None
         if self.bound.startswith(b"\0") and self.network.find_name(self.kind, self.bound) is self:
             self.network.unbind_name(self.kind, self.bound)
         self.inbox.clear()
@@ -204,7 +224,7 @@ class UnixConnection(UnixSocket):
             raise SyscallError(errno.EINVAL)
         server = type(self)(self.network, self.kind, listener.owner)
         server.bound = listener.bound
-        server.keeper = listener
+        server.listener = listener
         server.settings = {key: value for key, value in listener.settings.items() if key[1] == SO_PASSCRED}
         self.link(server, caller.credentials, listener._peer_credentials)
         listener._backlog.append(server)
@@ -217,7 +237,7 @@ class UnixConnection(UnixSocket):
         if not self._backlog:
             raise BlockingIOError(errno.EAGAIN, "no connection")
         server = self._backlog.popleft()
-        server.keeper = server
+        server.listener = None
         self.wake_blocked()
         return server
 
@@ -231,7 +251,7 @@ class UnixConnection(UnixSocket):
             self.peer.queue.wake(ANYTHING)
 
     def close(self) -> None:
-        lost = self.unread or self.keeper is not self
+        lost = self.unread or self.listener is not None
         super().close()
         backlog, self._backlog = self._backlog, collections.deque()
         for server in backlog:

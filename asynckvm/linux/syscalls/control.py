@@ -113,11 +113,11 @@ def carried(task: Task, socket: Socket, controls: list[Control]) -> tuple[list[O
 
 def _check_credentials(task: Task, claimed: Credentials) -> None:
     """Only root may claim to be somebody else."""
-    own = task.process.identity
-    if own.effective_user == 0:
+    own = task.process.credentials
+    if own.is_root:
         return
-    users, groups = (own.user, own.effective_user), (own.group, own.effective_group)
-    if claimed.pid != own.pid or claimed.user not in users or claimed.group not in groups:
+    users, groups = (own.ruid, own.euid, own.suid), (own.rgid, own.egid, own.sgid)
+    if claimed.pid != task.process.pid or claimed.user not in users or claimed.group not in groups:
         raise SyscallError(errno.EPERM)
 
 

@@ -129,9 +129,16 @@ def setfsgid(task: Task, group: int) -> int:  # noqa: ARG001
 
 
 def _set(process: Process, new: Credentials) -> int:
-    if (new.euid, new.egid) != (process.credentials.euid, process.credentials.egid):
+    old = process.credentials
+    if (new.euid, new.egid) != (old.euid, old.egid):
         process.death_signal = 0
         process.dumpable = 0
+    if 0 in (old.ruid, old.euid, old.suid) and 0 not in (new.ruid, new.euid, new.suid) and not new.keep_capabilities:
+        new = new.replace(permitted=0, effective=0)
+    elif old.euid == 0 and new.euid != 0:
+        new = new.replace(effective=0)
+    elif old.euid != 0 and new.euid == 0:
+        new = new.replace(effective=None if new.permitted is None else new.permitted)
     process.credentials = new
     return 0
 
@@ -162,26 +169,31 @@ def setgroups(task: Task, size: int, buffer: int) -> int:
 def capget(task: Task, header: int, data: int) -> int:
     words = _capability_words(task, header)
     pid = read_uint32(task.space, header + 4)
+    if pid >> 31:
+        raise SyscallError(errno.EINVAL)
     target = task.process.kernel.tasks.get(pid) if pid else task
     if target is None:
         raise SyscallError(errno.ESRCH)
     if data:
-        capabilities = target.process.credentials.capabilities
-        halves = (capabilities & 0xFFFF_FFFF, capabilities >> 32)[:words]
-        task.space.write(data, b"".join(struct.pack("<III", half, half, 0) for half in halves))
+        credentials = target.process.credentials
+        sets = credentials.effective_capabilities, credentials.permitted_capabilities, credentials.inheritable
+        rows = [tuple(value >> 32 * half & 0xFFFF_FFFF for value in sets) for half in range(words)]
+        task.space.write(data, b"".join(struct.pack("<III", *row) for row in rows))
     return 0
 
 
 def capset(task: Task, header: int, data: int) -> int:
-    """Capabilities cannot be dropped one by one here; what asks for no more than it has is told that it is well."""
+    """A process can only drop what it has. Dropping changes what is told back; permission checks go by user numbers."""
     words = _capability_words(task, header)
     if read_uint32(task.space, header + 4) not in (0, task.tid):
         raise SyscallError(errno.EPERM)
     rows = list(struct.iter_unpack("<III", task.space.read(data, 12 * words)))
-    permitted = sum(row[1] << 32 * position for position, row in enumerate(rows))
-    effective = sum(row[0] << 32 * position for position, row in enumerate(rows))
-    if permitted & ~task.process.credentials.capabilities or effective & ~permitted:
+    effective, permitted, inheritable = (sum(row[kind] << 32 * half for half, row in enumerate(rows)) for kind in range(3))
+    old = task.process.credentials
+    may_inherit = old.inheritable | old.permitted_capabilities
+    if permitted & ~old.permitted_capabilities or effective & ~permitted or inheritable & ~may_inherit:
         raise SyscallError(errno.EPERM)
+    task.process.credentials = old.replace(permitted=permitted, effective=effective, inheritable=inheritable)
     return 0
 
 

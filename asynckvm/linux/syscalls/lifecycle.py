@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import struct
 from typing import TYPE_CHECKING, Final
@@ -16,7 +15,15 @@ from asynckvm.linux.files import pidfd
 from asynckvm.linux.stack import STRING_BYTES_MAX
 from asynckvm.linux.status import ExitStatus
 from asynckvm.linux.syscalls import structs
-from asynckvm.linux.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, caller_of, check_flags, location_of, start_of
+from asynckvm.linux.syscalls.paths import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_SYMLINK_NOFOLLOW,
+    caller_of,
+    check_flags,
+    location_of,
+    start_of,
+)
 from asynckvm.linux.usercopy import read_uint64
 from asynckvm.linux.vfs import opening
 
@@ -41,7 +48,7 @@ _STRINGS_BYTES: Final = 6 << 20
 
 
 async def clone_(task: Task, flags: int, stack: int, parent_tid: int, child_tid: int, tls: int) -> int:
-    """clone(2) in the order of x86-64. The low byte of the flags is the exit signal; the pidfd goes where the parent's tid would."""
+    """clone(2) in the order of x86-64. The low byte of the flags is the exit signal; a pidfd goes where parent_tid points."""
     request = clone.Request(
         flags & 0xFFFF_FF00, flags & 0xFF, stack, tls, parent_tid, child_tid, pidfd=parent_tid if flags & clone.PIDFD else 0
     )
@@ -90,6 +97,8 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
         name = b"/dev/fd/%d" % directory
         reachable = not process.files.closes_on_exec(directory)
         file = opening.find_program(caller, location_of(task, directory), b"")
+    elif not path:
+        raise SyscallError(errno.ENOENT)
     else:
         start = start_of(task, directory, path)
         if directory != AT_FDCWD and not path.startswith(b"/"):

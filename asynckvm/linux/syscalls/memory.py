@@ -126,7 +126,7 @@ def munlock(task: Task, address: int, length: int) -> int:
 
 
 def mlockall(task: Task, flags: int) -> int:
-    if not flags or flags & ~_MCL_ALL or flags == 4:  # noqa: PLR2004  MCL_ONFAULT alone
+    if not flags or flags & ~_MCL_ALL or flags == 4:
         raise SyscallError(errno.EINVAL)
     if not task.process.credentials.is_root and task.memory.mapped_bytes > task.process.limits.soft(Limit.MEMLOCK):
         raise SyscallError(errno.ENOMEM if task.process.limits.soft(Limit.MEMLOCK) else errno.EPERM)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
-import signal
 import struct
 import time
 from typing import TYPE_CHECKING, Final
@@ -34,6 +33,7 @@ from asynckvm.linux.sockets.abi import (
 from asynckvm.linux.sockets.message import Incoming, Outgoing
 from asynckvm.linux.syscalls.control import ControlWriter, Header, carried, read_control, read_header, write_header
 from asynckvm.linux.syscalls.sockets import Patience, caller_of, get_socket, read_address, write_address
+from asynckvm.linux.syscalls.transfer import broken_pipe
 from asynckvm.linux.usercopy import TRANSFER_MAX, read_timespec, write_timespec
 
 if TYPE_CHECKING:
@@ -49,11 +49,6 @@ _MMSG_MAX: Final = 1024
 _UINT: Final = struct.Struct("<I")
 # No socket takes a longer message.
 _MESSAGE_MAX: Final = CHUNK
-
-
-def broken_pipe(task: Task) -> None:
-    """SIGPIPE, for a write to what nobody reads any more."""
-    task.process.signals.send(signal.SIGPIPE)
 
 
 # ---------------------------------------------------------------- sending
@@ -100,6 +95,8 @@ async def _send(task: Task, socket: Socket, buffers: list[tuple[int, int]], mess
     with Patience(task, socket, SO_SNDTIMEO, message.flags) as patience:
         if patience.none:
             message.flags |= MSG_DONTWAIT
+        if message.address and (outside := socket.outside(message.address)) is not None:
+            await socket.network.admit(outside)
         if socket.kind == SOCK_STREAM:
             return await _send_stream(task, socket, buffers, message, patience)
         if sum(length for _, length in buffers) > _MESSAGE_MAX:

@@ -103,7 +103,7 @@ def _open(task: Task, directory: int, path: bytes, flags: int, mode: int, resolv
 async def _open_fifo(task: Task, location: Location, flags: int) -> int:
     kernel, node = task.process.kernel, location.node
     endpoint = node.endpoint()
-    if endpoint.pipe is None:
+    if not isinstance(endpoint.pipe, Pipe):
         endpoint.pipe = Pipe(kernel.pipe_pages, node.attributes)
     file = await open_fifo(task, endpoint.pipe, flags)
     file.location = location

@@ -11,6 +11,7 @@ from asynckvm.linux.files.pidfd import ProcessFile
 from asynckvm.linux.signals import info as infos
 from asynckvm.linux.signals import send
 from asynckvm.linux.signals.numbers import SI_TKILL
+from asynckvm.linux.vfs.procfs.process import ProcessDirectory
 
 if TYPE_CHECKING:
     from asynckvm.linux.process import Process
@@ -30,7 +31,7 @@ def pidfd_open(task: Task, pid: int, flags: int) -> int:
 
 
 def pidfd_send_signal(task: Task, fd: int, number: int, address: int, flags: int) -> int:
-    process = _process(task, fd)
+    process = _process(task, fd, directories=True)
     if flags or (number and not infos.is_valid(number)):
         raise SyscallError(errno.EINVAL)
     info = _info(task, process, number, address)
@@ -56,11 +57,14 @@ def pidfd_getfd(task: Task, fd: int, target: int, flags: int) -> int:
     return task.process.files.add(process.files.get(target), close_on_exec=True)
 
 
-def _process(task: Task, fd: int) -> Process:
+def _process(task: Task, fd: int, *, directories: bool = False) -> Process:
+    """The process of a pidfd; with `directories` also of an open /proc/PID, which is the older way to name one."""
     file = task.process.files.get(fd)
-    if not isinstance(file, ProcessFile):
-        raise SyscallError(errno.EBADF)
-    return file.process
+    if isinstance(file, ProcessFile):
+        return file.process
+    if directories and file.location is not None and isinstance(file.location.node, ProcessDirectory):
+        return file.location.node.process
+    raise SyscallError(errno.EBADF)
 
 
 def _info(task: Task, process: Process, number: int, address: int) -> SigInfo:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pipe import PipeEnd, pipe_ends
+from asynckvm.linux.syscalls import descriptors
 
 if TYPE_CHECKING:
     from asynckvm.linux.files import OpenFile
@@ -61,8 +62,11 @@ def add_pair(task: Task, address: int, pair: tuple[OpenFile, OpenFile], *, close
         raise
 
 
-def fcntl_pipe(file: OpenFile, command: int, argument: int) -> int:
+def fcntl_pipe(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001
     """F_SETPIPE_SZ and F_GETPIPE_SZ. EBADF for a file that is no pipe."""
     if not isinstance(file, PipeEnd):
         raise SyscallError(errno.EBADF)
     return file.pipe.resize(argument & 0xFFFF_FFFF) if command == F_SETPIPE_SZ else file.pipe.capacity
+
+
+descriptors.COMMANDS[F_SETPIPE_SZ] = descriptors.COMMANDS[F_GETPIPE_SZ] = fcntl_pipe

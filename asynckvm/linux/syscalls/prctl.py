@@ -102,16 +102,19 @@ def _get_keep(task: Task, *_: int) -> int:
     return int(task.process.credentials.keep_capabilities)
 
 
-def _read_bounding(task: Task, capability: int, *_: int) -> int:  # noqa: ARG001
+def _read_bounding(task: Task, capability: int, *_: int) -> int:
     if not 0 <= capability <= _CAPABILITY_LAST:
         raise SyscallError(errno.EINVAL)
-    return 1
+    return task.process.credentials.bounding >> capability & 1
 
 
 def _drop_bounding(task: Task, capability: int, *_: int) -> int:
-    if not task.process.credentials.is_root:
+    credentials = task.process.credentials
+    if not credentials.is_root:
         raise SyscallError(errno.EPERM)
-    return _read_bounding(task, capability) - 1
+    _read_bounding(task, capability)
+    task.process.credentials = credentials.replace(bounding=credentials.bounding & ~(1 << capability))
+    return 0
 
 
 def _set_slack(task: Task, value: int, *_: int) -> int:

@@ -1,5 +1,5 @@
-"""System calls on scheduling. Every thread runs under SCHED_OTHER with equal shares; what is asked for is checked as Linux checks it,
-kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2).
+"""System calls on scheduling. Every thread runs under SCHED_OTHER with equal shares; what is asked for is checked as Linux checks
+it, kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2).
 """
 
 from __future__ import annotations
@@ -40,19 +40,26 @@ def _task(task: Task, tid: int) -> Task:
     return found
 
 
+def _named_task(task: Task, tid: int) -> Task:
+    """For the calls that look before they check: no thread has a negative number."""
+    if tid < 0:
+        raise SyscallError(errno.ESRCH)
+    return _task(task, tid)
+
+
 # ---------------------------------------------------------------- affinity
 
 
 def sched_getaffinity(task: Task, pid: int, size: int, buffer: int) -> int:
     if size < 8 or size % 8:
         raise SyscallError(errno.EINVAL)
-    mask = _task(task, pid).process.affinity
+    mask = _named_task(task, pid).process.affinity
     task.space.write(buffer, mask.to_bytes(8, "little"))
     return 8
 
 
 def sched_setaffinity(task: Task, pid: int, size: int, buffer: int) -> int:
-    target = _task(task, pid)
+    target = _named_task(task, pid)
     wanted = int.from_bytes(task.space.read(buffer, min(size, 128)), "little")
     mask = wanted & (1 << task.process.kernel.processors) - 1
     if not mask:
@@ -96,7 +103,7 @@ def sched_setparam(task: Task, pid: int, parameter: int) -> int:
 
 def _check(policy: int, priority: int) -> int:
     if policy in _REAL_TIME:
-        if not 1 <= priority <= 99:  # noqa: PLR2004  sched(7)
+        if not 1 <= priority <= 99:
             raise SyscallError(errno.EINVAL)
         raise SyscallError(errno.EPERM)
     if policy == _DEADLINE:
@@ -108,7 +115,7 @@ def _check(policy: int, priority: int) -> int:
 
 def sched_getattr(task: Task, pid: int, buffer: int, size: int, flags: int) -> int:
     target = _task(task, pid)
-    if flags or not _SCHED_ATTR.size <= size <= 4096:  # noqa: PLR2004  one page
+    if flags or not _SCHED_ATTR.size <= size <= 4096:
         raise SyscallError(errno.EINVAL)
     task.space.write(buffer, _SCHED_ATTR.pack(_SCHED_ATTR.size, _OTHER, 0, target.process.nice, 0, 0, 0, 0))
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 import time
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,8 @@ from asynckvm.linux.sockets.abi import MSG_DONTWAIT, SO_RCVTIMEO, SO_SNDTIMEO
 from asynckvm.linux.sockets.address import ADDRESS_MAX
 from asynckvm.linux.sockets.base import Socket
 from asynckvm.linux.sockets.message import Caller, Credentials
+from asynckvm.linux.syscalls import paths
+from asynckvm.linux.vfs import names, resolve
 
 if TYPE_CHECKING:
     from typing import Self
@@ -54,11 +57,24 @@ def credentials_of(task: Task) -> Credentials:
 
 
 def caller_of(task: Task) -> Caller:
-    def make_node(path: bytes, socket: object) -> None:
-        task.process.make_socket(path, socket)  # type: ignore[attr-defined]
+    def make_node(path: bytes, socket: object) -> object:
+        try:
+            made = names.make(paths.caller_of(task), task.process.fs.directory, path, stat.S_IFSOCK | 0o777)
+        except SyscallError as error:
+            raise SyscallError(errno.EADDRINUSE if error.number == errno.EEXIST else error.number) from None
+        except FileExistsError:
+            raise SyscallError(errno.EADDRINUSE) from None
+        endpoint = made.node.endpoint()
+        endpoint.socket = socket
+        return endpoint
 
     def find_node(path: bytes) -> object:
-        return task.process.find_socket(path)  # type: ignore[attr-defined]
+        caller = paths.caller_of(task)
+        node = resolve(caller, task.process.fs.directory, path).node
+        caller.check(node.attributes(), os.W_OK)
+        if not stat.S_ISSOCK(node.type):
+            raise SyscallError(errno.ECONNREFUSED)
+        return node.endpoint().socket
 
     return Caller(credentials_of(task), make_node, find_node)
 

@@ -62,8 +62,6 @@ async def nanosleep(task: Task, request: int, remaining: int) -> int:
 
 async def clock_nanosleep(task: Task, number: int, flags: int, request: int, remaining: int) -> int:
     """An absolute sleep is simply begun again after a signal without a handler; a relative one goes on for what is left."""
-    if number == clock.CLOCK_THREAD:
-        raise SyscallError(errno.EINVAL)
     absolute = bool(flags & clock.TIMER_ABSTIME)
     until = clock.deadline(number, read_timespec(task.space, request), absolute=absolute)
     if absolute:

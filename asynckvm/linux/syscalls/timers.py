@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import struct
-import time
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.linux import clock
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.signals.info import is_valid
 from asynckvm.linux.timers import (
@@ -33,11 +33,12 @@ _TIMER_ABSTIME: Final = 1
 _ITIMERVAL: Final = struct.Struct("<qqqq")
 _SIGEVENT: Final = struct.Struct("<Qiii")
 _MICROSECONDS: Final = 1_000_000
-_PROCESS, _THREAD = 2, 3
-_TIMED: Final = frozenset({time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_TAI})
-# MONOTONIC_RAW and the coarse ones can be read but not waited for; the alarm clocks want to wake a suspended machine.
+# REALTIME, MONOTONIC, BOOTTIME, TAI.
+_TIMED: Final = frozenset({clock.CLOCK_REALTIME, clock.CLOCK_MONOTONIC, 7, 11})
+# MONOTONIC_RAW and the coarse ones can be read but not waited for.
 _UNTIMED: Final = frozenset({4, 5, 6})
-_ALARMS: Final = frozenset({8, 9})
+# REALTIME_ALARM and BOOTTIME_ALARM would wake a suspended machine, and are the other clocks for one that does not sleep.
+_ALARMS: Final = {8: 0, 9: 7}
 # A clock of somebody's processor time: the complement of its number, and what kind of clock.
 _CPU_THREAD, _CPU_KIND, _CPU_SCHEDULED = 4, 3, 2
 
@@ -72,10 +73,10 @@ def alarm(task: Task, seconds: int) -> int:
 # ---------------------------------------------------------------- timer_create(2) and its kin
 
 
-def timer_create(task: Task, clock: int, event: int, number: int) -> int:
+def timer_create(task: Task, kind: int, event: int, number: int) -> int:
     how = _read_event(task, event) if event else Event()
     timers = task.process.timers
-    created = timers.create(_clock(task, clock), how)
+    created = timers.create(_clock(task, kind), how)
     try:
         task.space.write(number, struct.pack("<i", created))
     except BaseException:
@@ -153,15 +154,21 @@ def _read_event(task: Task, address: int) -> Event:
 
 def _clock(task: Task, number: int) -> Clock:
     if number in _TIMED:
-        return HostClock(lambda: time.clock_gettime_ns(number))
+        return HostClock(lambda: clock.now(number, task))
     if number in _UNTIMED:
         raise SyscallError(errno.EOPNOTSUPP)
     if number in _ALARMS:
-        raise SyscallError(errno.EPERM)
+        if not task.process.credentials.is_root:
+            raise SyscallError(errno.EPERM)
+        return _clock(task, _ALARMS[number])
+    return _processor_clock(task, number)
+
+
+def _processor_clock(task: Task, number: int) -> Clock:
     timers = task.process.timers
-    if number == _PROCESS:
+    if number == clock.CLOCK_PROCESS:
         return timers.processor_clock()
-    if number == _THREAD:
+    if number == clock.CLOCK_THREAD:
         return timers.thread_clock(task)
     if number >= 0 or number & _CPU_KIND > _CPU_SCHEDULED:
         raise SyscallError(errno.EINVAL)

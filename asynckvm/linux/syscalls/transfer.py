@@ -187,7 +187,7 @@ def checked_offset(offset: int) -> int:
 
 def broken_pipe(task: Task) -> None:
     """The thread wrote where nobody will read."""
-    send.send_to_task(task, siginfo.from_kernel(signal.SIGPIPE))
+    send.send_to_task(task, siginfo.from_user(signal.SIGPIPE, task.process.pid, task.process.credentials.ruid))
 
 
 def _tell(task: Task, file: OpenFile, event: int) -> None:

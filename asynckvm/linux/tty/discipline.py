@@ -185,7 +185,7 @@ class Discipline:
         return False
 
     def _receive_character(self, byte: int) -> None:
-        iflag = self.termios.iflag
+        iflag, typed = self.termios.iflag, byte
         if byte == _RETURN:
             if iflag & t.IGNCR:
                 return
@@ -194,7 +194,11 @@ class Discipline:
         elif byte == _NEWLINE and iflag & t.INLCR:
             byte = _RETURN
         if not self._has(t.ICANON):
-            self._echo(byte)
+            # A newline that was typed as one means nothing here, so that it is shown as a control character.
+            if byte == typed == _NEWLINE and self._has(t.ECHO) and self._has(t.ECHOCTL):
+                self.output.echo(b"^J")
+            else:
+                self._echo(byte)
             self._append(bytes((byte,)))
         elif not self._edit(byte):
             self._echo(byte)

@@ -190,6 +190,10 @@ class Terminals:
             terminal.become_controlling(process)
         return slave
 
+    def slave_of(self, terminal: Terminal) -> Slave:
+        """The slave side, for a first process, which gets its controlling terminal from whoever starts it."""
+        return Slave(self, terminal, os.O_RDWR)
+
     def open_controlling(self, task: Task, flags: int) -> Slave:
         """open(2) of /dev/tty. ENXIO for a process without controlling terminal."""
         terminal = task.process.session.terminal

@@ -44,12 +44,8 @@ def set_owner(caller: Caller, location: Location, user: int | None, group: int |
         unowned = (user is not None or group is not None) and not caller.owns(attributes)
         if gives_away or foreign or unowned:
             raise SyscallError(errno.EPERM)
-    mode = None
-    if stat.S_ISREG(attributes.mode):
-        # A program that ran as its old owner must not run as the new one.
-        dropped = stat.S_ISUID | (stat.S_ISGID if attributes.mode & stat.S_IXGRP else 0)
-        if attributes.mode & dropped:
-            mode = stat.S_IMODE(attributes.mode & ~dropped)
+    # A program that ran as its old owner must not run as the new one.
+    mode = without_privileges(attributes.mode)
     location.node.change(Change(mode=mode, user=user, group=group))
     caller.fs.mounts.watches.about(location, IN_ATTRIB)
 
@@ -77,7 +73,15 @@ def set_size(caller: Caller, location: Location, length: int) -> None:
     check_writable(location)
     caller.check(attributes, os.W_OK)
     location.node.truncate(length)
+    if not caller.is_root and (mode := without_privileges(attributes.mode)) is not None:
+        location.node.change(Change(mode=mode))
     caller.fs.mounts.watches.about(location, IN_MODIFY)
+
+
+def without_privileges(mode: int) -> int | None:
+    """The permissions of a regular file without those that let it run as its owner; None when it has none of those."""
+    dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    return stat.S_IMODE(mode & ~dropped) if stat.S_ISREG(mode) and mode & dropped else None
 
 
 def check_xattr(caller: Caller, location: Location, wanted: int) -> None:

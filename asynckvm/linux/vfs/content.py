@@ -7,6 +7,7 @@ memfd_create(2), fallocate(2), lseek(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -15,14 +16,18 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from asynckvm.platform import HostFile, Machine
 
 PAGE: Final = 4096
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
-_FALLOC_COLLAPSE, _FALLOC_ZERO_RANGE, _FALLOC_INSERT = 8, 16, 32
-_KNOWN: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | _FALLOC_ZERO_RANGE
+_KNOWN: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_IOV_MAX: Final = 1024
+# With so many pages a file becomes a memory file: 16 MiB.
+_PAGES_MAX: Final = 4096
 _ZEROS: Final = bytes(PAGE)
 
 
@@ -60,6 +65,9 @@ class Content:
         self._budget = budget
         self._charged = 0
         self._pages: dict[int, bytearray] = {}
+        # Pages that are paid for and were never written.
+        self._reserved: set[int] = set()
+        self._pages_max = _PAGES_MAX
         self._fd = -1
         self._mapped: dict[bool, tuple[int, HostFile]] = {}
 
@@ -73,7 +81,7 @@ class Content:
     @property
     def allocated(self) -> int:
         """Bytes that are there, in whole pages."""
-        return os.fstat(self._fd).st_blocks * 512 if self._fd >= 0 else len(self._pages) * PAGE
+        return os.fstat(self._fd).st_blocks * 512 if self._fd >= 0 else self._charged
 
     # ------------------------------------------------------------ reading and writing
 
@@ -100,6 +108,11 @@ class Content:
             if offset >= INT64_MAX:
                 raise SyscallError(errno.EFBIG)
             data = data[: INT64_MAX - offset]
+        if len(self._pages) >= self._pages_max:
+            # Before moving it takes long. When there is no room for its holes, or no descriptor, it stays, and is tried later.
+            self._pages_max += _PAGES_MAX
+            with contextlib.suppress(SyscallError, OSError):
+                self.descriptor()
         if self._fd >= 0:
             self._reserve(offset + len(data))
             self._clear(self.size, offset)
@@ -119,7 +132,7 @@ class Content:
             page = self._pages.get(number)
             if page is None:
                 try:
-                    self._charge(PAGE)
+                    self._take(number)
                 except SyscallError:
                     if done:
                         return done
@@ -136,8 +149,9 @@ class Content:
     def truncate(self, length: int) -> None:
         if length > INT64_MAX - PAGE:
             raise SyscallError(errno.EFBIG)
-        if length < self.size:
-            self._clear(length, self._charged if self._fd >= 0 else self.size)
+        if length <= self.size:
+            # What was reserved beyond the end goes too.
+            self._clear(length, self._charged if self._fd >= 0 else INT64_MAX)
         elif self._fd >= 0:
             self._reserve(length)
             # A mapping may have left something in the last page, beyond the end.
@@ -171,10 +185,9 @@ class Content:
         end = offset + length
         if end > INT64_MAX - PAGE:
             raise SyscallError(errno.EFBIG)
-        if mode & (FALLOC_PUNCH_HOLE | _FALLOC_ZERO_RANGE):
-            self._clear(offset, min(end, self.size))
-            if mode & FALLOC_PUNCH_HOLE:
-                return
+        if mode & FALLOC_PUNCH_HOLE:
+            self._clear(offset, end)
+            return
         self._fill(offset, end)
         if not mode & FALLOC_KEEP_SIZE:
             self.size = max(self.size, end)
@@ -184,15 +197,34 @@ class Content:
     def descriptor(self) -> int:
         """The host's descriptor of the bytes, which stays this object's. ENOSPC when the budget lacks the holes' room."""
         if self._fd < 0:
-            length = max(_round(self.size), (max(self._pages, default=-1) + 1) * PAGE)
-            self._charge(length - self._charged)
+            length = max(_round(self.size), (max([*self._pages, *self._reserved], default=-1) + 1) * PAGE)
             fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-            os.ftruncate(fd, length)
-            for number, page in self._pages.items():
-                os.pwrite(fd, page, number * PAGE)
+            try:
+                self._charge(length - self._charged)
+                os.ftruncate(fd, length)
+            except BaseException:
+                os.close(fd)
+                raise
+            for first, pages in self._runs():
+                os.pwritev(fd, pages, first * PAGE)
             self._fd = fd
             self._pages.clear()
+            self._reserved.clear()
         return self._fd
+
+    def _runs(self) -> Iterator[tuple[int, list[bytearray]]]:
+        """Pages that follow each other, as many as one call may write, and the number of the first."""
+        run: list[bytearray] = []
+        first = 0
+        for number in sorted(self._pages):
+            if run and (number != first + len(run) or len(run) == _IOV_MAX):
+                yield first, run
+                run = []
+            if not run:
+                first = number
+            run.append(self._pages[number])
+        if run:
+            yield first, run
 
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
         fd = self.descriptor()
@@ -225,11 +257,9 @@ class Content:
                 raise SyscallError(ctypes.get_errno())
             return
         # All or nothing, and only now that many steps: the budget bounds them.
-        missing = (last - first) - sum(first <= number < last for number in self._pages)
-        self._charge(missing * PAGE)
-        for number in range(first, last):
-            if number not in self._pages:
-                self._pages[number] = bytearray(PAGE)
+        present = sum(first <= number < last for pages in (self._pages, self._reserved) for number in pages)
+        self._charge((last - first - present) * PAGE)
+        self._reserved.update(number for number in range(first, last) if number not in self._pages)
 
     def _clear(self, start: int, end: int) -> None:
         """Zeros from `start` to `end`; whole pages are given back."""
@@ -239,21 +269,30 @@ class Content:
             if _fallocate(self._fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, start, end - start):
                 raise SyscallError(ctypes.get_errno())
             return
-        # A cut at the end of the file gives back its last page too, though only a part of it is there.
-        stop = _round(end) if end >= self.size else end
-        first, last = -(-start // PAGE), stop // PAGE
-        pages = self._pages
-        if last - first < len(pages):
-            gone = [number for number in range(first, last) if number in pages]
-        else:
-            gone = [number for number in pages if first <= number < last]
-        for number in gone:
-            del pages[number]
-        self._budget.refund(len(gone) * PAGE)
-        self._charged -= len(gone) * PAGE
+        first, last = -(-start // PAGE), end // PAGE
+        self._free(first, last)
         self._zero(start, min(end, first * PAGE))
         if last >= first:
-            self._zero(max(start, last * PAGE), stop)
+            self._zero(max(start, last * PAGE), end)
+
+    def _free(self, first: int, last: int) -> None:
+        """Pages of these numbers."""
+        for pages in (self._pages, self._reserved):
+            if last - first < len(pages):
+                gone = [number for number in range(first, last) if number in pages]
+            else:
+                gone = [number for number in pages if first <= number < last]
+            for number in gone:
+                pages.pop(number) if isinstance(pages, dict) else pages.remove(number)
+            self._budget.refund(len(gone) * PAGE)
+            self._charged -= len(gone) * PAGE
+
+    def _take(self, number: int) -> None:
+        """Pay for a page that is going to be written."""
+        if number in self._reserved:
+            self._reserved.remove(number)
+        else:
+            self._charge(PAGE)
 
     def _zero(self, start: int, end: int) -> None:
         if start < end and (page := self._pages.get(start // PAGE)) is not None:

@@ -40,7 +40,7 @@ _STATFS_BYTES: Final = 120
 _fstatfs = ctypes.CDLL(None, use_errno=True).fstatfs
 # What open(2) may be told about a file of the host.
 _OPEN_FLAGS: Final = O_ACCESS | os.O_APPEND | os.O_TRUNC
-# How long the permissions of directories of a read-only tree are believed, and of how many, for users other than root.
+# How long a user other than root is believed to be allowed to search the directories of a read-only tree, and how many.
 _BELIEVED_SECONDS: Final = 1.0
 _BELIEVED_MAX: Final = 1024
 _USER_XATTR: Final = b"user."
@@ -74,7 +74,7 @@ class HostTree(FileSystem):
         # Entries that outlive a call, for renaming what somebody holds; and the meeting points of FIFOs and sockets.
         self.kept: weakref.WeakValueDictionary[int, HostEntry] = weakref.WeakValueDictionary()
         self.endpoints: weakref.WeakValueDictionary[tuple[int, int], Endpoint] = weakref.WeakValueDictionary()
-        self._believed: dict[bytes, Attributes] = {}
+        self._believed: set[tuple[object, ...]] = set()
         self._believed_until = 0.0
         # The file's name, when it is one file only.
         self.base = name
@@ -109,20 +109,20 @@ class HostTree(FileSystem):
         if self.writable or now >= self._believed_until or len(self._believed) > _BELIEVED_MAX:
             self._believed.clear()
             self._believed_until = now + _BELIEVED_SECONDS
-        end = -1
-        while True:
-            folder = path[: max(end, 0)]
-            attributes = self._believed.get(folder)
-            if attributes is None:
-                attributes = self._believed[folder] = Attributes.from_host(self.look(folder))
+        credentials = caller.credentials
+        known = (path.rpartition(b"/")[0], credentials.euid, credentials.egid, credentials.groups)
+        if known in self._believed:
+            return
+        end = 0
+        while end >= 0:
+            attributes = Attributes.from_host(self.look(path[:end]))
             if stat.S_ISLNK(attributes.mode):
                 raise SyscallError(errno.ELOOP)
             if not stat.S_ISDIR(attributes.mode):
                 raise SyscallError(errno.ENOTDIR)
             caller.check(attributes, os.X_OK)
             end = path.find(b"/", end + 1)
-            if end < 0:
-                return
+        self._believed.add(known)
 
 
 class HostEntry(Entry, Node):
@@ -261,7 +261,7 @@ class HostEntry(Entry, Node):
             if self.type != stat.S_IFREG:
                 raise SyscallError(errno.ENXIO if self.type == stat.S_IFSOCK else errno.EACCES)
             opened = os.open(f"/proc/self/fd/{fd}", flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            return HostDescriptor(opened, flags)
+            return HostDescriptor(opened, flags, regular=True)
         finally:
             os.close(fd)
 

@@ -100,11 +100,11 @@ def link(caller: Caller, old: Location, start: Location, path: bytes) -> None:
     attributes = old.node.attributes()
     if not caller.owns(attributes):
         _check_safe_source(caller, attributes)
+    check_changes(caller, walk.location)
     if old.node.is_directory:
         raise SyscallError(errno.EPERM)
     if not attributes.links and not old.node.linkable:
         raise SyscallError(errno.ENOENT)
-    check_changes(caller, walk.location)
     walk.location.node.link(walk.location.entry, name, old.node)
     caller.fs.mounts.watches.created(walk.location, name)
 

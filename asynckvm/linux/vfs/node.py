@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.attributes import Attributes
     from asynckvm.linux.files import OpenFile
+    from asynckvm.linux.files.pipe import Pipe
     from asynckvm.linux.vfs.caller import Caller
     from asynckvm.linux.vfs.location import Location
 
@@ -70,7 +71,7 @@ class Endpoint:
     __slots__ = ("__weakref__", "pipe", "socket")
 
     def __init__(self) -> None:
-        self.pipe: object | None = None
+        self.pipe: Pipe | None = None
         self.socket: object | None = None
 
 

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.inotify import IN_MODIFY
+from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.files.open_file import O_ACCESS, O_LARGEFILE
 from asynckvm.linux.files.path_only import PathOnly
+from asynckvm.linux.vfs.changes import without_privileges
 from asynckvm.linux.vfs.location import Location
 from asynckvm.linux.vfs.names import check_changes, find_child, make_in, new_owner
+from asynckvm.linux.vfs.node import Change
 from asynckvm.linux.vfs.resolve import Walk
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 O_TMPFILE: Final = 0o20200000
 # What is done at once and not kept in the flags of the open file.
 _ONCE: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
+_CREATES: Final = os.O_CREAT | O_TMPFILE & ~os.O_DIRECTORY
+_WANTED: Final = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
 _PATH_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _SPECIAL: Final = (b"", b".", b"..")
 # Somebody else on the host may create or remove the same name again and again.
@@ -64,7 +69,7 @@ def open_program(caller: Caller, location: Location) -> OpenFile:
 def find(caller: Caller, start: Location, path: bytes, flags: int, mode: int, resolve: int = 0) -> Found:
     """Walk, and create what is missing when `flags` ask for it."""
     walk = Walk(caller, start, resolve)
-    if flags & os.O_PATH or not flags & (os.O_CREAT | O_TMPFILE & ~os.O_DIRECTORY):
+    if flags & os.O_PATH or not flags & _CREATES:
         return Found(walk.to(path, follow=not flags & os.O_NOFOLLOW), created=False)
     if flags & O_TMPFILE == O_TMPFILE:
         return Found(_unnamed(caller, walk.to(path), flags, mode), created=True)
@@ -80,10 +85,10 @@ def _find_or_create(walk: Walk, path: bytes, flags: int, mode: int) -> Found | N
     """None when the name appeared between looking and creating."""
     while True:
         name, slash = walk.to_parent(path)
-        if slash:
-            raise SyscallError(errno.EISDIR)
         if name in _SPECIAL:
             raise SyscallError(errno.EEXIST if flags & os.O_EXCL else errno.EISDIR)
+        if slash:
+            raise SyscallError(errno.EISDIR)
         child = find_child(walk, name)
         if child is None:
             try:
@@ -128,7 +133,7 @@ def check_open(caller: Caller, found: Found, flags: int) -> Attributes:
         raise SyscallError(errno.ENXIO)
     if found.created:
         return attributes
-    wanted = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK}.get(flags & O_ACCESS, os.R_OK | os.W_OK)
+    wanted = _WANTED.get(flags & O_ACCESS, os.R_OK | os.W_OK)
     changing = writing or bool(flags & os.O_TRUNC)
     if changing and stat.S_ISREG(mode) and location.mount.read_only:
         raise SyscallError(errno.EROFS)
@@ -146,10 +151,17 @@ def open_found(caller: Caller, found: Found, flags: int) -> OpenFile:
             raise SyscallError(errno.ENOTDIR)
         location.node.settle()
         return PathOnly(location, flags & _PATH_FLAGS)
-    check_open(caller, found, flags)
-    file = _open(location, flags & ~os.O_TRUNC if found.created else flags)
+    mode = check_open(caller, found, flags).mode
+    if found.created:
+        flags &= ~os.O_TRUNC
+    file = _open(location, flags)
+    if not caller.is_root:
+        if flags & os.O_TRUNC and (kept := without_privileges(mode)) is not None:
+            location.node.change(Change(mode=kept))
+        if isinstance(file, MemoryFile):
+            file.keeps_privileges = False
     watches = caller.fs.mounts.watches
-    if flags & os.O_TRUNC and not found.created:
+    if flags & os.O_TRUNC:
         watches.about(location, IN_MODIFY)
     watches.opened(file)
     return file

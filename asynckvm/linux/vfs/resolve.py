@@ -27,7 +27,11 @@ RESOLVE_CACHED: Final = 32
 _SCOPED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
 _LINK: Final = stat.S_IFLNK
 _DIRECTORY: Final = stat.S_IFDIR
-_DOTS: Final = frozenset({b".", b".."})
+# So many names one walk takes, those of links included: more than any path has, and soon done. ELOOP beyond.
+_NAMES_MAX: Final = 3072
+# A name that asks for a directory without searching it: the slash at the end of a path.
+_SLASH: Final = b""
+_DOTS: Final = frozenset({b".", b"..", _SLASH})
 
 
 def resolve(caller: Caller, start: Location, path: bytes, *, follow: bool = True) -> Location:
@@ -38,7 +42,7 @@ def resolve(caller: Caller, start: Location, path: bytes, *, follow: bool = True
 class Walk:
     """One walk. `location` is how far it came; `flags` are the RESOLVE_* of openat2(2)."""
 
-    __slots__ = ("_crossed", "_links", "_root", "caller", "flags", "location")
+    __slots__ = ("_crossed", "_links", "_names", "_root", "caller", "flags", "location")
 
     def __init__(self, caller: Caller, start: Location, flags: int = 0) -> None:
         self.caller = caller
@@ -47,6 +51,7 @@ class Walk:
         # What `..` cannot leave and absolute links start from.
         self._root = start if flags & _SCOPED else caller.fs.root
         self._links = 0
+        self._names = 0
 
     def to(self, path: bytes, *, follow: bool = True) -> Location:
         """The whole path."""
@@ -61,7 +66,7 @@ class Walk:
         names = self._begin(path)
         slash = path.endswith(b"/")
         if slash:
-            names.pop(0)  # the "." that stands for the slash
+            names.pop(0)
         self._walk(names, 1, follow=True)
         if names:
             self._check_search()
@@ -95,7 +100,7 @@ class Walk:
     # ------------------------------------------------------------ steps
 
     def _begin(self, path: bytes) -> list[bytes]:
-        """The names of `path`, the next one last; a slash at the end is a "."."""
+        """The names of `path`, the next one last; a slash at the end is one of them."""
         if not path:
             raise SyscallError(errno.ENOENT)
         if len(path) >= PATH_MAX:
@@ -107,8 +112,11 @@ class Walk:
                 raise SyscallError(errno.EXDEV)
             self.location = self._root
         names = [name for name in path.split(b"/") if name]
+        self._names += len(names)
+        if self._names > _NAMES_MAX:
+            raise SyscallError(errno.ELOOP)
         if path[-1] == 0x2F:
-            names.append(b".")
+            names.append(_SLASH)
         names.reverse()
         return names
 
@@ -119,15 +127,19 @@ class Walk:
             if location.entry.leaps and names[-1] not in _DOTS:
                 found = self._leap(names, keep)
             else:
-                self._check_search()
                 name = names.pop()
+                if name == _SLASH:
+                    if location.entry.node.type != _DIRECTORY:
+                        raise SyscallError(errno.ENOTDIR)
+                    continue
+                self._check_search()
                 if name == b".":
                     continue
                 if name == b"..":
                     self._up()
                     continue
                 found = self.child(name)
-            if found.node.type == _LINK and (names or follow):
+            if found.entry.node.type == _LINK and (names or follow):
                 path = self.follow(found)
                 if path is not None:
                     names += self._begin(path)
@@ -137,16 +149,14 @@ class Walk:
     def _leap(self, names: list[bytes], keep: int) -> Location:
         """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
         location = self.location
-        count = 1
-        while count < len(names) - keep and names[-count - 1] not in _DOTS:
-            count += 1
-        taken = names[: -count - 1 : -1]
-        if max(map(len, taken)) > NAME_MAX:
-            # Only once the names before it are known to be directories.
-            return self._step(names)
-        entry = location.entry
-        if location.mount.children:
-            taken = taken[: entry.names_to_mount(taken, location.mount.children)]
+        entry, mount = location.entry, location.mount
+        first = len(names) - 1
+        while first > keep and names[first - 1] not in _DOTS:
+            first -= 1
+        taken = names[first:]
+        taken.reverse()
+        if mount.children:
+            taken = taken[: entry.names_to_mount(taken, mount.children)]
         try:
             found = entry.look(taken, self.caller)
         except SyscallError as error:
@@ -155,8 +165,8 @@ class Walk:
             return self._step(names)
         del names[-len(taken) :]
         if found.node.type == _LINK:
-            self.location = Location(location.mount, found.up() or found)
-        return self._cross(Location(location.mount, found))
+            self.location = Location(mount, found.up() or found)
+        return self._cross(Location(mount, found)) if mount.children else Location(mount, found)
 
     def _step(self, names: list[bytes]) -> Location:
         self._check_search()

@@ -87,8 +87,8 @@ class TmpfsNode(Node):
     )  # fmt: skip
 
     def __init__(self, fs: Tmpfs, mode: int, owner: Owner) -> None:
-        fs.budget.charge_inode()
         self.fs = fs
+        fs.budget.charge_inode()
         self.inode = next(fs.inodes)
         self.type = stat.S_IFMT(mode)
         self.permissions = stat.S_IMODE(mode)
@@ -176,6 +176,10 @@ class File(TmpfsNode):
         if flags & os.O_TRUNC:
             self.truncate(0)
         return MemoryFile(self, flags)
+
+    def drop_privileges(self) -> None:
+        """Set-user-ID, and set-group-ID where it is not a mark for locking."""
+        self.permissions &= ~(stat.S_ISUID | (stat.S_ISGID if self.permissions & stat.S_IXGRP else 0))
 
     def truncate(self, length: int) -> None:
         self.content.truncate(length)

@@ -1,9 +1,10 @@
-/* What a program sees of its signals: `signals CASE` prints what happened, the same natively and as a guest. */
+/*
+ * Signals as a program meets them: siginfo, masks, alternate stacks, faults repaired by their handler, nesting, restart and
+ * EINTR, jumps out of a handler, and vector registers that a handler may use and its program keeps.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <immintrin.h>
-#include <poll.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -11,637 +12,202 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t count, last_code, last_value, order[64];
-static volatile uintptr_t last_address, last_stack;
-static sigjmp_buf escape;
-static char *stack_memory;
+static volatile sig_atomic_t count, on_altstack, depth, deepest;
+static char altstack[64 * 1024];
+static sigjmp_buf jump;
+static char *page;
 
-static void on(int number, void (*handler)(int, siginfo_t *, void *), int flags)
+static void count_one(int number)
 {
-	struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | flags };
-
-	if (sigaction(number, &action, NULL))
-		perror("sigaction");
-}
-
-static void note(int number, siginfo_t *info, void *context)
-{
-	char here;
-
-	(void)context;
-	order[count % 64] = number;
+	(void)number;
 	count++;
-	last_code = info->si_code;
-	last_value = info->si_value.sival_int;
-	last_address = (uintptr_t)info->si_addr;
-	last_stack = (uintptr_t)&here;
 }
-
-/* The result of a call, and what it set errno to. */
-static void tell(const char *what, long result)
-{
-	printf("%s: %ld", what, result);
-	printf(" %s\n", result < 0 ? strerror(errno) : "");
-}
-
-static sigset_t set_of(int number)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, number);
-	return set;
-}
-
-/* ---- handlers, siginfo, masks */
-
-static void info_case(void)
-{
-	union sigval value = { .sival_int = 4711 };
-
-	on(SIGUSR1, note, 0);
-	raise(SIGUSR1);
-	printf("raise: %d code %d\n", (int)count, (int)last_code);
-	kill(getpid(), SIGUSR1);
-	printf("kill: %d code %d\n", (int)count, (int)last_code);
-	sigqueue(getpid(), SIGUSR1, value);
-	printf("sigqueue: %d code %d value %d\n", (int)count, (int)last_code, (int)last_value);
-	tell("kill with no signal", kill(getpid(), 65));
-	tell("kill of nobody", kill(99999999, 0));
-	tell("kill for a look", kill(getpid(), 0));
-	tell("tgkill of nobody", syscall(SYS_tgkill, getpid(), 99999999, SIGUSR1));
-	tell("tgkill of no number", syscall(SYS_tgkill, getpid(), 0, SIGUSR1));
-	tell("sigqueue with no signal", sigqueue(getpid(), 100, value));
-}
-
-static void queue_case(void)
-{
-	sigset_t all, old, pending;
-
-	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, &old);
-	for (int number = SIGRTMIN; number < SIGRTMIN + 3; number++)
-		on(number, note, 0);
-	on(SIGUSR1, note, 0);
-	on(SIGUSR2, note, 0);
-	for (int i = 0; i < 3; i++) {
-		raise(SIGRTMIN + 2 - i);
-		raise(SIGUSR2);
-		kill(getpid(), SIGUSR1);
-		sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = i });
-	}
-	sigpending(&pending);
-	for (int number = 1; number < 65; number++)
-		if (sigismember(&pending, number) == 1)
-			printf("pending %d\n", number);
-	sigprocmask(SIG_SETMASK, &old, NULL);
-	for (int i = 0; i < count; i++)
-		printf("ran %d\n", (int)order[i]);
-}
-
-static void nest(int number, siginfo_t *info, void *context)
-{
-	sigset_t mask;
-
-	note(number, info, context);
-	sigprocmask(SIG_BLOCK, NULL, &mask);
-	printf("in %d: own %d other %d\n", number, sigismember(&mask, number), sigismember(&mask, SIGUSR2));
-	if (number == SIGUSR1 && count == 1)
-		raise(SIGUSR2);
-	printf("out %d\n", number);
-}
-
-static void nest_case(void)
-{
-	sigset_t mask;
-
-	on(SIGUSR1, nest, 0);
-	on(SIGUSR2, nest, SA_NODEFER);
-	raise(SIGUSR1);
-	sigprocmask(SIG_BLOCK, NULL, &mask);
-	printf("after: %d %d\n", sigismember(&mask, SIGUSR1), sigismember(&mask, SIGUSR2));
-	on(SIGUSR1, note, SA_RESETHAND);
-	raise(SIGUSR1);
-	struct sigaction action;
-	sigaction(SIGUSR1, NULL, &action);
-	printf("reset: %d\n", action.sa_handler == SIG_DFL);
-	tell("SIGKILL", sigaction(SIGKILL, &(struct sigaction){ .sa_handler = SIG_IGN }, NULL));
-}
-
-/* ---- alternate stacks */
-
-static void on_stack(int number, siginfo_t *info, void *context)
-{
-	stack_t now, none = { .ss_flags = SS_DISABLE };
-
-	note(number, info, context);
-	sigaltstack(NULL, &now);
-	printf("inside: flags %x change %d", now.ss_flags, sigaltstack(&none, NULL));
-	printf(" on it %d saved flags %x\n", (char *)last_stack >= stack_memory && (char *)last_stack < stack_memory + 65536,
-	       ((ucontext_t *)context)->uc_stack.ss_flags);
-}
-
-static void altstack_case(void)
-{
-	stack_t stack = { .ss_sp = stack_memory = malloc(65536), .ss_size = 65536 }, now;
-
-	sigaltstack(NULL, &now);
-	printf("none: %x\n", now.ss_flags);
-	tell("small", sigaltstack(&(stack_t){ .ss_sp = stack_memory, .ss_size = 100 }, NULL));
-	tell("wrong", sigaltstack(&(stack_t){ .ss_sp = stack_memory, .ss_size = 65536, .ss_flags = 4 }, NULL));
-	sigaltstack(&stack, NULL);
-	on(SIGUSR1, on_stack, SA_ONSTACK);
-	on(SIGUSR2, on_stack, 0);
-	raise(SIGUSR1);
-	raise(SIGUSR2);
-	sigaltstack(NULL, &now);
-	printf("after: %x %d\n", now.ss_flags, now.ss_sp == stack.ss_sp);
-	stack.ss_flags = 1u << 31;
-	sigaltstack(&stack, NULL);
-	raise(SIGUSR1);
-	sigaltstack(NULL, &now);
-	printf("autodisarm: %x %d\n", now.ss_flags, now.ss_sp == stack.ss_sp);
-}
-
-static void overflow_handler(int number, siginfo_t *info, void *context)
-{
-	(void)number, (void)context;
-	last_code = info->si_code;
-	siglongjmp(escape, 1);
-}
-
-static int recurse(volatile int depth)
-{
-	volatile char space[4096];
-
-	space[0] = (char)depth;
-	return recurse(depth + 1) + space[0];
-}
-
-static void overflow_case(void)
-{
-	stack_t stack = { .ss_sp = malloc(65536), .ss_size = 65536 };
-
-	sigaltstack(&stack, NULL);
-	on(SIGSEGV, overflow_handler, SA_ONSTACK);
-	if (!sigsetjmp(escape, 1))
-		recurse(0);
-	printf("the stack is full: %d\n", last_code == SEGV_MAPERR || last_code == SEGV_ACCERR);
-}
-
-/* ---- faults */
 
 static void repair(int number, siginfo_t *info, void *context)
 {
-	greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+	char here;
 
-	note(number, info, context);
-	printf("signal %d code %d trap %d cr2 %d\n", number, info->si_code, (int)registers[REG_TRAPNO],
-	       registers[REG_TRAPNO] == 14 ? (uintptr_t)registers[REG_CR2] == last_address : -1);
-	if (registers[REG_TRAPNO] == 14)
-		printf("error %x\n", (int)registers[REG_ERR] & 7);
-	siglongjmp(escape, 1);
+	(void)number, (void)context;
+	on_altstack = &here >= altstack && &here < altstack + sizeof(altstack);
+	if (info->si_addr != page + 16 || info->si_code != SEGV_ACCERR)
+		_exit(1);
+	mprotect(page, 4096, PROT_READ | PROT_WRITE);
 }
 
-static void fault_case(void)
+static void jump_out(int number)
 {
-	static const int numbers[] = { SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE };
-	volatile int zero = 0;
-	char *page = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-		on(numbers[i], repair, 0);
-	if (!sigsetjmp(escape, 1))
-		*(volatile int *)(uintptr_t)zero = 1;
-	if (!sigsetjmp(escape, 1))
-		*(volatile char *)page = 1;
-	if (!sigsetjmp(escape, 1))
-		zero = 100 / zero;
-	if (!sigsetjmp(escape, 1))
-		__asm__ volatile("ud2");
-	if (!sigsetjmp(escape, 1))
-		__asm__ volatile("int3");
-	if (!sigsetjmp(escape, 1))
-		__asm__ volatile("hlt");
-	if (!sigsetjmp(escape, 1))
-		*(volatile int *)0x8000000000000000ull = 1;
-	printf("faults: %d\n", (int)count);
+	siglongjmp(jump, number);
 }
 
-static void skip(int number, siginfo_t *info, void *context)
+static void nest(int number)
 {
-	note(number, info, context);
-	((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] += 2;
-	((ucontext_t *)context)->uc_mcontext.gregs[REG_RAX] = 77;
+	(void)number;
+	if (++depth > deepest)
+		deepest = depth;
+	if (depth < 3)
+		raise(SIGUSR2);
+	depth--;
 }
 
-static void skip_case(void)
+static void use_vectors(int number)
 {
-	long result = 1;
+	__m128 values = _mm_set1_ps(-1.0f);
 
-	on(SIGILL, skip, 0);
-	__asm__ volatile("ud2" : "+a"(result));
-	printf("went on with %ld\n", result);
-	signal(SIGSEGV, SIG_IGN);
-	fflush(stdout);
-	*(volatile int *)0 = 1;
+	(void)number;
+	__asm__ volatile("movaps %0, %%xmm5\n\tmovaps %0, %%xmm15" : : "x"(values) : "xmm5", "xmm15");
+	count++;
 }
 
-/* ---- FP and vector state, all registers */
-
-static void spoil(int number, siginfo_t *info, void *context)
+static void skip_instruction(int number, siginfo_t *info, void *context)
 {
-	unsigned mxcsr = _mm_getcsr();
-	unsigned short control;
+	ucontext_t *state = context;
 
-	note(number, info, context);
-	__asm__ volatile("fnstcw %0" : "=m"(control));
-	printf("handler: mxcsr %x control %x\n", mxcsr, control);
-	_mm_setcsr(0x1f80 | 0x6000);
-	__asm__ volatile("fninit; fldpi; fldpi; pxor %%xmm0, %%xmm0; pxor %%xmm7, %%xmm7; pxor %%xmm15, %%xmm15" ::
-				 : "xmm0", "xmm7", "xmm15");
-	if (__builtin_cpu_supports("avx"))
-		__asm__ volatile("vzeroall" ::: "xmm0", "xmm1");
+	printf("%d %d\n", number, info->si_code);
+	state->uc_mcontext.gregs[REG_RIP] += 2;
 }
 
-/* Sends itself a signal with known values everywhere, and looks at them afterwards. */
-static int whole(const unsigned char *in, unsigned char *out, int avx)
+static void act(int number, void (*handler)(int), int flags)
 {
-	long result = SYS_kill, pid = getpid();
+	struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
 
-	if (avx)
-		__asm__ volatile("vmovdqu (%2), %%ymm0; vmovdqu 32(%2), %%ymm7; vmovdqu 64(%2), %%ymm15; syscall;"
-				 "vmovdqu %%ymm0, (%3); vmovdqu %%ymm7, 32(%3); vmovdqu %%ymm15, 64(%3)"
-				 : "+a"(result)
-				 : "D"(pid), "r"(in), "r"(out), "S"(SIGUSR1)
-				 : "rcx", "r11", "memory", "xmm0", "xmm7", "xmm15");
-	else
-		__asm__ volatile("movdqu (%2), %%xmm0; movdqu 32(%2), %%xmm7; movdqu 64(%2), %%xmm15; syscall;"
-				 "movdqu %%xmm0, (%3); movdqu %%xmm7, 32(%3); movdqu %%xmm15, 64(%3)"
-				 : "+a"(result)
-				 : "D"(pid), "r"(in), "r"(out), "S"(SIGUSR1)
-				 : "rcx", "r11", "memory", "xmm0", "xmm7", "xmm15");
-	return (int)result;
+	sigaction(number, &action, NULL);
 }
 
-static void fp_case(void)
+static void inform(int number, void (*handler)(int, siginfo_t *, void *), int flags)
 {
-	unsigned char in[96], out[96] = { 0 };
-	int avx = __builtin_cpu_supports("avx") != 0, bytes = avx ? 32 : 16;
-	double one = 1.0, two;
-	unsigned short control = 0x27f, after;
+	struct sigaction action = {.sa_sigaction = handler, .sa_flags = flags | SA_SIGINFO};
 
-	for (int i = 0; i < 96; i++)
-		in[i] = (unsigned char)(i * 7 + 1);
-	on(SIGUSR1, spoil, 0);
-	_mm_setcsr(0x1f80 | 0x2000);
-	__asm__ volatile("fldcw %1; fldl %0; fldl %0; faddp" ::"m"(one), "m"(control));
-	whole(in, out, avx);
-	__asm__ volatile("fstpl %0; fnstcw %1" : "=m"(two), "=m"(after));
-	printf("kept: %d %d %d x87 %g control %x mxcsr %x\n", !memcmp(in, out, bytes), !memcmp(in + 32, out + 32, bytes),
-	       !memcmp(in + 64, out + 64, bytes), two, after, _mm_getcsr());
+	sigaction(number, &action, NULL);
 }
 
-static void edit_fp(int number, siginfo_t *info, void *context)
+static void faults(void)
 {
-	char *state = (char *)((ucontext_t *)context)->uc_mcontext.fpregs;
+	stack_t stack = {.ss_sp = altstack, .ss_size = sizeof(altstack)}, old;
 
-	note(number, info, context);
-	memset(state + 272, 0x5a, 16);
-	*(unsigned *)(state + 24) = 0x1f80 | 0x4000;
-}
-
-static void fp_edit_case(void)
-{
-	unsigned char in[96] = { 0 }, out[96] = { 0 };
-
-	on(SIGUSR1, edit_fp, 0);
-	whole(in, out, 0);
-	printf("xmm0 %x xmm7 %x %x mxcsr %x\n", out[0], out[32], out[47], _mm_getcsr());
-}
-
-/* ---- frames that are wrong */
-
-static const char *damage;
-
-static void corrupt(int number, siginfo_t *info, void *raw)
-{
-	ucontext_t *context = raw;
-	unsigned *software = (unsigned *)((char *)context->uc_mcontext.fpregs + 464);
-
-	note(number, info, raw);
-	if (!strcmp(damage, "mxcsr"))
-		*(unsigned *)((char *)context->uc_mcontext.fpregs + 24) = 0xffffffff;
-	else if (!strcmp(damage, "magic1"))
-		software[0] = 0;
-	else if (!strcmp(damage, "magic2"))
-		*(unsigned *)((char *)context->uc_mcontext.fpregs + software[4]) = 0;
-	else if (!strcmp(damage, "xstate_bv"))
-		*(uint64_t *)((char *)context->uc_mcontext.fpregs + 512) = ~0ull;
-	else if (!strcmp(damage, "xcomp_bv"))
-		*(uint64_t *)((char *)context->uc_mcontext.fpregs + 528) = 1;
-	else if (!strcmp(damage, "unaligned"))
-		context->uc_mcontext.fpregs = (void *)((char *)context->uc_mcontext.fpregs + 8);
-	else if (!strcmp(damage, "wild"))
-		context->uc_mcontext.fpregs = (void *)0x123456789000;
-	else if (!strcmp(damage, "nofp"))
-		context->uc_mcontext.fpregs = NULL;
-	else if (!strcmp(damage, "cs"))
-		context->uc_mcontext.gregs[REG_CSGSFS] = 0x10;
-	else if (!strcmp(damage, "rip"))
-		context->uc_mcontext.gregs[REG_RIP] = (greg_t)0x8000000000000000ull;
-	else if (!strcmp(damage, "rsp"))
-		context->uc_mcontext.gregs[REG_RSP] = (greg_t)0x8000000000000000ull;
-	else if (!strcmp(damage, "flags"))
-		context->uc_mcontext.gregs[REG_EFL] |= 0x3000 | 0x20000 | 0x200000;
-	else if (!strcmp(damage, "mask"))
-		memset(&context->uc_sigmask, 0xff, 8);
-	else if (!strcmp(damage, "stack"))
-		context->uc_stack.ss_flags = 77;
-}
-
-static void broken(int number, siginfo_t *info, void *context)
-{
-	(void)context;
-	printf("signal %d code %d address %d\n", number, info->si_code, info->si_addr != NULL);
-	fflush(stdout);
-	_exit(3);
-}
-
-static void corrupt_case(const char *what)
-{
-	stack_t stack = { .ss_sp = malloc(65536), .ss_size = 65536 };
-	sigset_t mask;
-	uint64_t bits, flags;
-
-	damage = what;
 	sigaltstack(&stack, NULL);
-	on(SIGUSR1, corrupt, 0);
-	on(SIGSEGV, broken, SA_ONSTACK);
-	on(SIGBUS, broken, SA_ONSTACK);
-	raise(SIGUSR1);
-	sigprocmask(SIG_BLOCK, NULL, &mask);
-	memcpy(&bits, &mask, 8);
-	__asm__ volatile("pushfq; popq %0" : "=r"(flags));
-	printf("alive, mask %llx flags %x mxcsr %x\n", (unsigned long long)bits, (unsigned)flags & 0x33000, _mm_getcsr());
+	inform(SIGSEGV, repair, SA_ONSTACK);
+	page = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	page[16] = 'x';
+	sigaltstack(NULL, &old);
+	printf("repaired %c, on the alternate stack: %d, flags %d\n", page[16], on_altstack, old.ss_flags);
+	act(SIGSEGV, jump_out, 0);
+	if (sigsetjmp(jump, 1) == 0)
+		*(volatile int *)8 = 1;
+	printf("jumped\n");
+	act(SIGFPE, jump_out, 0);
+	if (sigsetjmp(jump, 1) == 0) {
+		volatile int zero = 0;
+		printf("%d\n", 1 / zero);
+	}
+	inform(SIGILL, skip_instruction, 0);
+	__asm__ volatile("ud2");
+	printf("after ud2\n");
 }
 
-/* ---- system calls that are interrupted */
-
-static void write_later(int number, siginfo_t *info, void *context)
+static void vectors(void)
 {
-	int fd = *(int *)stack_memory;
+	float values[4];
 
-	note(number, info, context);
-	if (write(fd, "x", 1) != 1)
-		_exit(9);
+	act(SIGUSR1, use_vectors, 0);
+	count = 0;
+	__asm__ volatile("movaps %1, %%xmm5\n\t"
+			 "mov $39, %%eax\n\tsyscall\n\t"
+			 "mov %%eax, %%edi\n\tmov $10, %%esi\n\tmov $62, %%eax\n\tsyscall\n\t"
+			 "movups %%xmm5, %0"
+			 : "=m"(values)
+			 : "x"(_mm_set_ps(4, 3, 2, 1))
+			 : "rax", "rdi", "rsi", "rcx", "r11", "memory", "xmm5", "xmm15");
+	printf("handled %d, kept %g %g %g %g\n", count, values[0], values[1], values[2], values[3]);
 }
 
-static void set_alarm(int milliseconds)
+static void queues(void)
 {
-	setitimer(ITIMER_REAL, &(struct itimerval){ .it_value.tv_usec = milliseconds * 1000 }, NULL);
-}
-
-static void restart_case(void)
-{
-	int ends[2];
-	char byte = 0;
-	ssize_t got;
-
-	if (pipe(ends))
-		return;
-	stack_memory = (char *)&ends[1];
-	on(SIGALRM, note, 0);
-	set_alarm(20);
-	got = read(ends[0], &byte, 1);
-	printf("without: %zd %d\n", got, errno);
-	on(SIGALRM, write_later, SA_RESTART);
-	set_alarm(20);
-	got = read(ends[0], &byte, 1);
-	printf("with SA_RESTART: %zd %c\n", got, byte);
-	set_alarm(20);
-	got = poll(&(struct pollfd){ .fd = ends[1] + 0, .events = POLLPRI }, 1, 10000);
-	printf("poll: %zd %d\n", got, errno);
-	set_alarm(20);
-	got = pause();
-	printf("pause: %zd %d\n", got, errno);
-}
-
-static void sleep_case(void)
-{
-	struct timespec left = { 0 };
-	int result;
-
-	on(SIGALRM, note, SA_RESTART);
-	set_alarm(20);
-	result = nanosleep(&(struct timespec){ .tv_sec = 50 }, &left);
-	printf("nanosleep: %d %d left %d\n", result, errno, left.tv_sec == 49);
-	set_alarm(20);
-	result = clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_sec = 50 }, &left);
-	printf("clock_nanosleep: %d left %d\n", result, left.tv_sec == 49);
-}
-
-static void suspend_case(void)
-{
-	sigset_t mask = set_of(SIGALRM), empty, now;
-	int result;
-
-	on(SIGALRM, note, 0);
-	sigprocmask(SIG_BLOCK, &mask, NULL);
-	sigemptyset(&empty);
-	set_alarm(20);
-	result = sigsuspend(&empty);
-	sigprocmask(SIG_BLOCK, NULL, &now);
-	printf("sigsuspend: %d %d ran %d blocked %d\n", result, errno, (int)count, sigismember(&now, SIGALRM));
-	set_alarm(20);
-	result = ppoll(NULL, 0, NULL, &empty);
-	sigprocmask(SIG_BLOCK, NULL, &now);
-	printf("ppoll: %d %d ran %d blocked %d\n", result, errno, (int)count, sigismember(&now, SIGALRM));
-}
-
-static void timedwait_case(void)
-{
-	sigset_t mask = set_of(SIGUSR1);
+	sigset_t mask;
 	siginfo_t info;
-	int result;
+	union sigval value;
 
-	sigaddset(&mask, SIGALRM);
+	sigemptyset(&mask);
 	sigaddset(&mask, SIGRTMIN);
+	sigaddset(&mask, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &mask, NULL);
-	result = sigtimedwait(&mask, &info, &(struct timespec){ .tv_nsec = 1000000 });
-	printf("nothing: %d %d\n", result, errno);
-	sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = 42 });
-	result = sigwaitinfo(&mask, &info);
-	printf("queued: %d code %d value %d\n", result == SIGRTMIN, info.si_code, info.si_value.sival_int);
-	set_alarm(20);
-	result = sigwaitinfo(&mask, &info);
-	printf("alarm: %d code %d\n", result, info.si_code);
-	on(SIGUSR2, note, SA_RESTART);
-	timer_t timer;
-	timer_create(CLOCK_MONOTONIC, &(struct sigevent){ .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2 }, &timer);
-	timer_settime(timer, 0, &(struct itimerspec){ .it_value.tv_nsec = 20000000 }, NULL);
-	result = sigwaitinfo(&mask, &info);
-	printf("another: %d %d ran %d\n", result, errno, (int)count);
+	for (int i = 1; i <= 3; i++) {
+		value.sival_int = i * 11;
+		sigqueue(getpid(), SIGRTMIN, value);
+		kill(getpid(), SIGUSR1);
+	}
+	for (int i = 0; i < 4; i++) {
+		sigwaitinfo(&mask, &info);
+		printf("%s %d %d\n", info.si_signo == SIGUSR1 ? "USR1" : "RTMIN", info.si_code, info.si_signo == SIGUSR1 ? 0 : info.si_value.sival_int);
+	}
+	printf("%d\n", sigtimedwait(&mask, &info, &(struct timespec){0, 1000000}) == -1 && errno == EAGAIN);
+	sigprocmask(SIG_UNBLOCK, &mask, NULL);
 }
 
-/* ---- timers */
-
-static void timer_case(void)
+static void restarts(void)
 {
-	sigset_t mask = set_of(SIGRTMIN);
-	struct itimerspec value = { .it_value.tv_nsec = 5000000, .it_interval.tv_nsec = 5000000 }, now;
-	struct timespec pause_ = { .tv_nsec = 50000000 };
-	siginfo_t info;
-	timer_t timer;
-
-	sigprocmask(SIG_BLOCK, &mask, NULL);
-	timer_create(CLOCK_MONOTONIC,
-		     &(struct sigevent){ .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN, .sigev_value.sival_int = 99 }, &timer);
-	timer_settime(timer, 0, &value, NULL);
-	nanosleep(&pause_, NULL);
-	sigwaitinfo(&mask, &info);
-	printf("code %d value %d overrun %d %d\n", info.si_code, info.si_value.sival_int, info.si_overrun > 3,
-	       timer_getoverrun(timer) == info.si_overrun);
-	timer_gettime(timer, &now);
-	printf("interval %ld left %d\n", now.it_interval.tv_nsec, now.it_value.tv_nsec > 0 && now.it_value.tv_nsec <= 5000000);
-	tell("delete", timer_delete(timer));
-	tell("wrong clock", timer_create(77, NULL, &timer));
-	tell("alarm", alarm(100));
-	tell("alarm", alarm(0));
-}
-
-static void cpu_timer_case(void)
-{
-	struct timespec before, after;
-
-	on(SIGVTALRM, note, 0);
-	on(SIGPROF, note, 0);
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
-	setitimer(ITIMER_VIRTUAL, &(struct itimerval){ .it_value.tv_usec = 30000 }, NULL);
-	while (count < 1)
-		;
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
-	printf("virtual: %d\n", (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 >= 25);
-	setitimer(ITIMER_PROF, &(struct itimerval){ .it_value.tv_usec = 10000, .it_interval.tv_usec = 10000 }, NULL);
-	while (count < 4)
-		;
-	printf("prof: signals %d %d\n", (int)order[1], (int)order[3]);
-}
-
-/* ---- several processes and threads */
-
-static void *waiter(void *argument)
-{
-	sigset_t mask = set_of(SIGUSR1);
-	int got = 0;
-
-	pthread_sigmask(SIG_UNBLOCK, &mask, NULL);
-	while (!count)
-		pause();
-	*(int *)argument = 1 + got;
-	return NULL;
-}
-
-static void thread_case(void)
-{
-	sigset_t mask = set_of(SIGUSR1);
-	pthread_t thread;
-	int ran = 0;
-
-	on(SIGUSR1, note, 0);
-	pthread_sigmask(SIG_BLOCK, &mask, NULL);
-	pthread_create(&thread, NULL, waiter, &ran);
-	kill(getpid(), SIGUSR1);
-	while (!ran)
-		usleep(1000);
-	pthread_join(thread, NULL);
-	printf("ran in the other thread: %d\n", (int)count);
-}
-
-static void job_case(void)
-{
-	siginfo_t info = { 0 };
-	int status, ends[2];
-	pid_t child;
+	struct itimerval soon = {{0, 0}, {0, 50000}};
+	int ends[2];
 	char byte;
 
 	if (pipe(ends))
-		return;
-	child = fork();
-	if (!child) {
-		setpgid(0, 0);
-		byte = 1;
-		if (write(ends[1], &byte, 1) != 1)
+		exit(1);
+	act(SIGALRM, count_one, 0);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	printf("%zd", read(ends[0], &byte, 1));
+	printf(" %s\n", strerror(errno));
+	act(SIGALRM, count_one, SA_RESTART);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	if (fork() == 0) {
+		usleep(200000);
+		if (write(ends[1], "w", 1) != 1)
 			_exit(1);
-		for (;;)
-			pause();
+		_exit(0);
 	}
-	if (read(ends[0], &byte, 1) != 1)
-		return;
-	kill(child, SIGTSTP);
-	printf("wait: %d", waitpid(child, &status, WUNTRACED) == child);
-	printf(" stopped %d by %d\n", WIFSTOPPED(status), WSTOPSIG(status));
-	kill(child, SIGCONT);
-	printf("wait: %d", waitpid(child, &status, WCONTINUED) == child);
-	printf(" continued %d\n", WIFCONTINUED(status));
-	kill(child, SIGSTOP);
-	printf("waitid: %d", waitid(P_PID, child, &info, WSTOPPED));
-	printf(" code %d status %d\n", info.si_code, info.si_status);
-	kill(child, SIGTERM);
-	printf("still there: %d\n", waitpid(child, &status, WNOHANG));
-	kill(child, SIGCONT);
-	printf("wait: %d", waitpid(child, &status, 0) == child);
-	printf(" killed %d by %d\n", WIFSIGNALED(status), WTERMSIG(status));
+	printf("%zd", read(ends[0], &byte, 1));
+	printf(" %c\n", byte);
+	wait(NULL);
+	act(SIGALRM, count_one, SA_RESETHAND);
+	raise(SIGALRM);
+	struct sigaction old;
+	sigaction(SIGALRM, NULL, &old);
+	printf("%d\n", old.sa_handler == SIG_DFL);
+	act(SIGUSR2, nest, SA_NODEFER);
+	raise(SIGUSR2);
+	printf("deepest %d\n", deepest);
 }
 
-static void child_case(void)
+static void timers(void)
 {
-	sigset_t mask = set_of(SIGCHLD), empty;
-	int status;
-	pid_t child;
+	timer_t timer;
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 1};
+	struct itimerspec often = {{0, 5000000}, {0, 5000000}};
+	sigset_t mask;
 
-	on(SIGCHLD, note, 0);
-	sigprocmask(SIG_BLOCK, &mask, NULL);
-	sigemptyset(&empty);
-	child = fork();
-	if (!child)
-		_exit(7);
-	sigsuspend(&empty);
-	printf("code %d count %d wait %d", (int)last_code, (int)count, waitpid(child, &status, 0) == child);
-	printf(" status %d\n", WEXITSTATUS(status));
-	signal(SIGCHLD, SIG_IGN);
-	child = fork();
-	if (!child)
-		_exit(7);
-	printf("ignored: %d", waitpid(child, &status, 0));
-	printf(" %d\n", errno == ECHILD);
+	sigemptyset(&mask);
+	act(SIGRTMIN + 1, count_one, 0);
+	count = 0;
+	timer_create(CLOCK_MONOTONIC, &event, &timer);
+	timer_settime(timer, 0, &often, NULL);
+	while (count < 3)
+		sigsuspend(&mask);
+	timer_delete(timer);
+	printf("timer\n");
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
-	{ "info", info_case },       { "queue", queue_case },     { "nest", nest_case },     { "altstack", altstack_case },
-	{ "overflow", overflow_case }, { "fault", fault_case },     { "skip", skip_case },     { "fp", fp_case },
-	{ "fp-edit", fp_edit_case }, { "restart", restart_case }, { "sleep", sleep_case },   { "suspend", suspend_case },
-	{ "timedwait", timedwait_case }, { "timer", timer_case }, { "cpu-timer", cpu_timer_case }, { "thread", thread_case },
-	{ "job", job_case },         { "child", child_case },
-};
-
-int main(int argc, char **argv)
+int main(void)
 {
-	setvbuf(stdout, NULL, _IONBF, 0);
-	if (argc == 3)
-		corrupt_case(argv[2]);
-	for (unsigned i = 0; argc == 2 && i < sizeof(cases) / sizeof(cases[0]); i++)
-		if (!strcmp(argv[1], cases[i].name))
-			cases[i].run();
-	return 0;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	faults();
+	vectors();
+	queues();
+	restarts();
+	timers();
+	signal(SIGABRT, count_one);
+	abort();
 }

@@ -67,7 +67,11 @@ def test_what_belongs_to_the_program(asked: list[run.Options], arguments: list[s
         ["run", "--"],
         ["run", "--timeout", "0", "a"],
         ["run", "--timeout", "nan", "a"],
-        ["run", "--memory", "3", "a"],
+        ["run", "--memory", "1", "a"],
+        ["run", "--memory", "2T", "a"],
+        ["run", "--memory", "large", "a"],
+        ["trace"],
+        ["trace", "--json", "a"],
         ["what"],
     ],
 )
@@ -114,7 +118,7 @@ def test_an_error_is_one_line_with_its_hint(
         raise error
 
     monkeypatch.setattr(run, "_run", fail)
-    assert run.main(run.Options(None, 0, [], False, False, False, ["prog"])) == status
+    assert run.main(run.Options(["prog"])) == status
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1

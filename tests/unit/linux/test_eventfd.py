@@ -82,6 +82,6 @@ async def test_flags() -> None:
         events.eventfd2(task, 0, 2)
     fd = events.eventfd2(task, 0, os.O_NONBLOCK | 1)
     with pytest.raises(BlockingIOError):
-        await transfer.read(task, fd, DATA, 8)
+        await result(transfer.read(task, fd, DATA, 8))
     assert events.eventfd(task, 9) == fd + 1
     assert task.process.files.get(fd + 1).count == 9

@@ -16,7 +16,7 @@ from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.files.pipe import CAPACITY, CAPACITY_MAX, PIPE_BUF, Pipe, PipeEnd, PipePages, open_fifo, pipe_ends
-from asynckvm.linux.syscalls import pipes
+from asynckvm.linux.syscalls import descriptors, pipes
 from asynckvm.linux.wait import POLLERR, POLLHUP, READABLE, WRITABLE
 from support.fake_task import DATA, END, SECONDS, FakeTask
 
@@ -241,8 +241,8 @@ class TestCalls:
         writing.write(b"12345")
         assert reading.ioctl(task, 0x541B, DATA) == 0
         assert task.space.read(DATA, 4) == b"\5\0\0\0"
-        assert pipes.fcntl_pipe(reading, pipes.F_GETPIPE_SZ, 0) == CAPACITY
-        assert pipes.fcntl_pipe(writing, pipes.F_SETPIPE_SZ, 5000) == 8192
+        assert descriptors.fcntl(task, 0, pipes.F_GETPIPE_SZ, 0) == CAPACITY
+        assert descriptors.fcntl(task, 1, pipes.F_SETPIPE_SZ, 5000) == 8192
         with pytest.raises(SyscallError, match="ENOTTY"):
             reading.ioctl(task, 0x5401, DATA)
 

@@ -16,7 +16,6 @@ from asynckvm.linux.files.epoll import Epoll
 from asynckvm.linux.files.signalfd import SignalFile, image
 from asynckvm.linux.signals import info as infos
 from asynckvm.linux.signals.numbers import CLD_EXITED
-from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.syscalls import pidfd, poll, signalfd, transfer
 from asynckvm.linux.wait import POLLIN, READABLE, WaitQueue
 from support.fake_task import DATA, FakeTask, result
@@ -26,9 +25,7 @@ MASK = 1 << signal.SIGUSR1 - 1 | 1 << signal.SIGCHLD - 1 | 1 << 40 - 1
 
 
 def a_task() -> Any:
-    task: Any = FakeTask(pending=SignalQueue(), pid=100)
-    task.pending = SignalQueue()
-    return task
+    return FakeTask(pid=100)
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ async def test_those_of_the_thread_and_of_the_process_are_read(task: Any) -> Non
     task.pending.put(infos.from_child(CLD_EXITED, 9, 10, 3, (4, 5)))
     task.pending.put(infos.from_user(signal.SIGUSR2, 7, 8))
     assert file.poll_for(task) == READABLE
-    assert await transfer.read(task, fd, DATA, 1000) == 256
+    assert await result(transfer.read(task, fd, DATA, 1000)) == 256
     data = task.space.read(DATA, 256)
     first, second = fields(data[:128]), fields(data[128:])
     assert (first[0], *first[3:5], first[10], *first[13:15]) == (signal.SIGCHLD, 9, 10, 3, 4, 5)
@@ -84,9 +81,9 @@ async def test_without_waiting(task: Any) -> None:
     fd, file = opened(task, flags=os.O_NONBLOCK | os.O_CLOEXEC)
     assert task.process.files.closes_on_exec(fd)
     with pytest.raises(BlockingIOError):
-        await transfer.read(task, fd, DATA, 128)
+        await result(transfer.read(task, fd, DATA, 128))
     with pytest.raises(SyscallError, match="EINVAL"):
-        await transfer.read(task, fd, DATA, 127)
+        await result(transfer.read(task, fd, DATA, 127))
     with pytest.raises(SyscallError, match="EINVAL"):
         file.write(b"x")
 

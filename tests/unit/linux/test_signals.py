@@ -97,8 +97,12 @@ def test_what_a_kernel_would_lose_is_not_unpacked() -> None:
     unpacked = infos.unpack(RT, bytes(image))
     assert unpacked is not None
     assert unpacked.union == bytes(range(32))
+    # Of a layout that is known, nothing can be in the rest.
     image[48] = 1
-    assert infos.unpack(RT, bytes(image)) is None
+    assert infos.unpack(RT, bytes(image)) == unpacked
+    for code in (-8, -61, 7, 0x81):
+        struct.pack_into("<i", image, 8, code)
+        assert infos.unpack(RT, bytes(image)) is None
 
 
 # ---------------------------------------------------------------- actions

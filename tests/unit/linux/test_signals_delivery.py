@@ -163,6 +163,9 @@ def test_a_thread_that_does_not_block_it_is_chosen(kernel: FakeKernel) -> None:
     assert third.noticed == 1
     send.retarget(third, bit(USR1))
     assert first.noticed == 0
+    second.mask, second.killed = 0, True
+    send.retarget(third, bit(USR1))
+    assert second.noticed == 1
 
 
 def test_a_thread_s_own_signal_is_nobody_else_s(kernel: FakeKernel) -> None:

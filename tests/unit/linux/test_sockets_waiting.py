@@ -101,6 +101,38 @@ async def test_low_water_mark(world: WaitingSandbox) -> None:
     assert await within(receiving) == 5
 
 
+async def test_read_waits(world: WaitingSandbox) -> None:
+    first, second = world.pair()
+    reading = asyncio.ensure_future(second.file.read_for(world.task, 10))  # type: ignore[arg-type]
+    await turns()
+    first.file.write_for(world.task, b"now")  # type: ignore[arg-type]
+    assert await asyncio.wait_for(reading, 10) == b"now"
+    second.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("<qq", 0, 20_000))
+    with pytest.raises(SyscallError, match="EAGAIN"):
+        await asyncio.wait_for(second.file.read_for(world.task, 10), 10)  # type: ignore[arg-type]
+
+
+async def test_blocking_connection(world: WaitingSandbox) -> None:
+    """With room in the backlog it is made at once, without it when there is some, and refused where nobody listens."""
+    listener = world.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    address = listener._pack(listener.getsockname())
+    pointer = world.task.space.place(address)
+    clients = [world.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(3)]
+    for client in clients:
+        client.setblocking(True)
+    connecting = [world.start(sockets.connect, client.fd, pointer, len(address)) for client in clients]
+    assert await within(connecting[0]) == 0
+    await turns()
+    assert not connecting[1].done()
+    listener.accept()
+    assert await within(connecting[1]) == 0
+    listener.close()
+    with pytest.raises(SyscallError, match="ECONNREFUSED"):
+        await within(connecting[2])
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
 async def test_send_waits_for_room(world: WaitingSandbox, kind: int) -> None:
     first, second = world.pair(kind)
@@ -144,7 +176,7 @@ async def test_accept_waits(world: WaitingSandbox) -> None:
 
 
 async def test_timeouts(world: WaitingSandbox) -> None:
-    first, second = world.pair()
+    first, _ = world.pair()
     first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("<qq", 0, 20_000))
     assert struct.unpack("<qq", first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)) == (0, 20_000)
     with pytest.raises(SyscallError, match="EAGAIN"):
@@ -268,6 +300,24 @@ def test_rights_of_connections_nobody_accepted() -> None:
     other.close()
     world.network.flight.collect()
     assert world.network.flight.count == 0
+    world.close()
+
+
+@pytest.mark.parametrize("family", [UNIX, socket.AF_INET])
+def test_connections_given_up_leave_nothing(family: int) -> None:
+    world = Sandbox()
+    listener = world.socket(family, socket.SOCK_STREAM)
+    address = b"\0name" if family == UNIX else ("127.0.0.1", 1234)
+    listener.bind(address)
+    listener.listen(0)
+    world.socket(family, socket.SOCK_STREAM).connect_ex(address)
+    waiting = listener.file.blocked if family == UNIX else listener.file.on_way  # type: ignore[attr-defined]
+    for _ in range(20):
+        client = world.socket(family, socket.SOCK_STREAM)
+        assert client.connect_ex(address) in (errno.EAGAIN, errno.EINPROGRESS)
+        assert len(waiting) == 1
+        client.close()
+        assert len(waiting) == 0
     world.close()
 
 

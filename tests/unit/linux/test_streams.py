@@ -15,7 +15,7 @@ import pytest
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import DescriptorTable, OpenFile
-from asynckvm.linux.files.host import Directory, HostDescriptor
+from asynckvm.linux.files.host import HostDescriptor
 from asynckvm.linux.streams import (
     Capture,
     InputPipe,
@@ -26,7 +26,6 @@ from asynckvm.linux.streams import (
     Source,
     host_stream,
 )
-from asynckvm.linux.vfs import View
 from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT, READABLE, wait
 from support.fake_task import DATA, FakeTask
 
@@ -354,50 +353,3 @@ class TestDescriptorTable:
     def test_a_closed_number(self) -> None:
         with pytest.raises(SyscallError, match="EBADF"):
             DescriptorTable().get(0)
-
-
-class TestDirectory:
-    @pytest.fixture
-    def directory(self, tmp_path: Path) -> Iterator[Directory]:
-        for number in range(30):
-            (tmp_path / f"file{number}").touch()
-        (tmp_path / "folder").mkdir()
-        (tmp_path / "link").symlink_to("file0")
-        os.mkfifo(tmp_path / "fifo")
-        view = View(os.fsencode(tmp_path), b"", lambda: -1)
-        file = Directory(view.root, view.open(view.root, os.O_RDONLY), os.O_RDONLY)
-        yield file
-        file.close()
-
-    @staticmethod
-    def names(data: bytes) -> dict[bytes, tuple[int, int]]:
-        found = {}
-        while data:
-            length = int.from_bytes(data[16:18], "little")
-            found[data[19 : data.index(b"\0", 19)]] = (data[18], int.from_bytes(data[8:16], "little"))
-            data = data[length:]
-        return found
-
-    def test_all_entries_come_once_in_pieces(self, directory: Directory, tmp_path: Path) -> None:
-        found: dict[bytes, tuple[int, int]] = {}
-        while piece := directory.entries(200):
-            assert len(piece) <= 200
-            new = self.names(piece)
-            assert not new.keys() & found.keys()
-            found |= new
-        assert found.keys() == {b".", b"..", *(os.fsencode(name) for name in os.listdir(tmp_path))}
-        assert [found[name][0] for name in (b".", b"folder", b"link", b"fifo", b"file1")] == [4, 4, 10, 1, 8]
-        assert directory.entries(200) == b""
-
-    def test_seeking_to_a_reported_offset_continues_there(self, directory: Directory) -> None:
-        everything = list(self.names(directory.entries(1 << 16)).items())
-        directory.seek(everything[4][1][1], os.SEEK_SET)
-        assert list(self.names(directory.entries(1 << 16)).items()) == everything[5:]
-        assert directory.seek(0, os.SEEK_CUR) == len(everything)
-        assert directory.seek(0, os.SEEK_SET) == 0
-        assert list(self.names(directory.entries(1 << 16)).items()) == everything
-
-    def test_a_buffer_too_small_for_one_entry(self, directory: Directory) -> None:
-        with pytest.raises(SyscallError, match="EINVAL"):
-            directory.entries(10)
-        assert directory.entries(1 << 16)
