@@ -15,6 +15,7 @@ import pytest
 
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.attributes import Attributes
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
@@ -72,7 +73,7 @@ class Regular(OpenFile):
 
 @pytest.fixture
 def task() -> Any:
-    made: Any = FakeTask(actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
+    made: Any = FakeTask(pid=1, credentials=Credentials(), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
     made.pending = SignalQueue()
     made.process.tasks[1] = made
     made.notice = lambda: None
