@@ -81,12 +81,6 @@ class Mounts:
     def __iter__(self) -> Iterator[Mount]:
         return iter(self._mounts)
 
-    def close(self) -> None:
-        """The end of all file systems. No process is left."""
-        for mount in (*self._mounts, self.memory):
-            mount.children.clear()
-            mount.fs.close()
-
     @property
     def root(self) -> Location:
         mount = self._mounts[0]
@@ -108,6 +102,12 @@ class Mounts:
         while location.mount.children and (mount := location.mount.children.get(location.entry)) is not None:
             location = Location(mount, mount.root)
         return location
+
+    def close(self) -> None:
+        """No program will look at them any more."""
+        for mount in (self.memory, *self._mounts):
+            mount.fs.close()
+            mount.children.clear()
 
     def rows(self, root: Location | None = None) -> Iterator[Row]:
         """In the order of mounting; only those below `root`, as seen from there."""
