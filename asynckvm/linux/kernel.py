@@ -66,7 +66,9 @@ class Kernel:
         self.groups: dict[int, ProcessGroup] = {}
         self.futexes = FutexTable()
         self.locks = LockTable()
-        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
+        # One bound for the private memory of all processes, their page tables and what they share.
+        self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
+        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory, self.memory_budget)
         # Nothing, until its owner gives it a root.
         self.mounts = Mounts(Tmpfs(Budget(_PAGE, 1)))
         self.signal_account = Account()
@@ -112,17 +114,22 @@ class Kernel:
             self.fail(error)
 
     def limit_memory(self, space: AddressSpace) -> None:
-        """Bound a new address space as this sandbox is."""
-        if self.memory_pages:
-            space.limit(self.memory_pages)
+        """Bound a new address space as this sandbox is; copies of it by fork inherit that."""
+        if self.memory_budget is not None:
+            space.set_budget(self.memory_budget)
+
+    def reclaim_memory(self) -> bool:
+        """Somebody needs more than there is: whether something was found that nobody uses any more."""
+        return self.shared_memory.sweep()
 
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""
         status = self.machine.counters().memory
-        total, used = status.frames_total * _PAGE, status.frames_used * _PAGE
-        if self.memory_pages:
-            total = min(total, self.memory_pages * _PAGE)
-        return total, max(total - used, 0)
+        total, free = status.frames_total, status.frames_total - status.frames_used
+        if self.memory_budget is not None:
+            total = min(total, self.memory_budget.pages)
+            free = min(free, max(self.memory_budget.pages - self.memory_budget.used, 0))
+        return total * _PAGE, free * _PAGE
 
     # ------------------------------------------------------------ the end
 
@@ -164,6 +171,8 @@ class Kernel:
         self.network.close()
         self.shared_memory.close()
         self.mounts.close()
+        if self.memory_budget is not None:
+            self.memory_budget.close()
         self.vdso.close()
         self._clock_page.close()
         if self._failure is not None and not isinstance(self._failure, ClosedError):
