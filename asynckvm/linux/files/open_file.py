@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.owner import Owner
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
     from asynckvm.platform import HostFile, Machine
@@ -35,6 +36,10 @@ class OpenFile:
     """An open file description. `flags` are those of open(2); `location` is where it was opened, None for what has no name."""
 
     location: Location | None = None
+    # Who is told of its events by a signal, when somebody asked for that.
+    signalled: Owner | None = None
+    # Whether this very open(2) created the file.
+    created = False
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
