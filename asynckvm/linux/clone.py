@@ -31,6 +31,7 @@ CLEAR_SIGHAND: Final = 0x1_0000_0000
 _NEW_NAMESPACE: Final = 0x2_0000  # CLONE_NEWNS
 _NAMESPACES: Final = 0x7E02_0080  # CLONE_NEW*
 _INTO_CGROUP: Final = 0x2_0000_0000
+_KNOWN_BITS: Final = 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def _check(parent: Task, request: Request) -> None:
     if flags & _INTO_CGROUP:
         raise SyscallError(errno.EOPNOTSUPP)
     invalid = (
+        flags >> _KNOWN_BITS,
         flags & THREAD and not flags & SIGHAND,
         flags & SIGHAND and not flags & VM,
         flags & SIGHAND and flags & CLEAR_SIGHAND,

@@ -28,6 +28,9 @@ CHUNK: Final = 1 << 20
 
 O_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 O_LARGEFILE: Final = 0o100000
+_MODE: Final = O_ACCESS | os.O_PATH
+_READING: Final = frozenset({os.O_RDONLY, os.O_RDWR})
+_WRITING: Final = frozenset({os.O_WRONLY, os.O_RDWR})
 # What fcntl(F_SETFL) may change.
 O_CHANGEABLE: Final = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME
 
@@ -40,6 +43,8 @@ class OpenFile:
     signalled: Owner | None = None
     # Whether this very open(2) created the file.
     created = False
+    # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
+    maps_zeros = False
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
@@ -81,11 +86,11 @@ class OpenFile:
 
     @property
     def readable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_RDONLY, os.O_RDWR)
+        return self.flags & _MODE in _READING
 
     @property
     def writable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_WRONLY, os.O_RDWR)
+        return self.flags & _MODE in _WRITING
 
     @property
     def nonblocking(self) -> bool:

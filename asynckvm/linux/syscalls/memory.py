@@ -41,14 +41,14 @@ def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd:
     check_map_flags(flags)
     _check_limit(task, mapped)
     shared = flags & MAP_TYPE != MAP_PRIVATE
-    if flags & MAP_ANONYMOUS:
+    file = None if flags & MAP_ANONYMOUS else task.process.files.get(fd)
+    if file is not None and (not file.readable or (shared and protection & PROT_WRITE and not file.writable)):
+        raise SyscallError(errno.EACCES)
+    if file is None or file.maps_zeros:
         if not shared:
-            return memory.map(address, length, protection, flags)
+            return memory.map(address, length, protection, flags | MAP_ANONYMOUS)
         with contextlib.closing(task.process.kernel.shared_memory.create(mapped)) as host_file:
             return memory.map(address, length, protection, flags, Shared(host_file, 0, shared=True, name=b"/dev/zero (deleted)"))
-    file = task.process.files.get(fd)
-    if not file.readable or (shared and protection & PROT_WRITE and not file.writable):
-        raise SyscallError(errno.EACCES)
     if offset + mapped > 1 << 63:
         raise SyscallError(errno.EOVERFLOW)
     try:

@@ -167,8 +167,7 @@ def broken_pipe(task: Task) -> None:
 
 def _tell(task: Task, file: OpenFile, event: int) -> None:
     """Who watches the file, if anybody does."""
-    watches = task.process.fs.mounts.watches
-    if watches.files:
+    if file.location is not None and (watches := task.process.fs.mounts.watches).files:
         watches.about(file.location, event)
 
 
@@ -194,8 +193,7 @@ async def write_data(task: Task, file: OpenFile, data: bytes, offset: int | None
     """Write all of `data`, waiting for room; less when the file is non-blocking or fails later than at its first byte."""
     room = room_for(task, file, offset, len(data))
     done = await _write_all(task, file, data if room == len(data) else data[:room], offset, 0, waiting=waiting)
-    if file.location is not None:
-        _tell(task, file, IN_MODIFY)
+    _tell(task, file, IN_MODIFY)
     return done
 
 
@@ -230,8 +228,7 @@ async def read_buffers(
                     raise SyscallError(errno.EFAULT)
                 return done
             if not data or done >= total or not file.positioned:
-                if file.location is not None:
-                    _tell(task, file, IN_ACCESS)
+                _tell(task, file, IN_ACCESS)
                 return done
             await asyncio.sleep(0)
     except (SyscallError, OSError):

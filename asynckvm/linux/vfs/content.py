@@ -7,6 +7,7 @@ memfd_create(2), fallocate(2), lseek(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from asynckvm.platform import HostFile, Machine
 
 PAGE: Final = 4096
@@ -22,6 +25,9 @@ FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
 _KNOWN: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_IOV_MAX: Final = 1024
+# With so many pages a file becomes a memory file: 16 MiB.
+_PAGES_MAX: Final = 4096
 _ZEROS: Final = bytes(PAGE)
 
 
@@ -61,6 +67,7 @@ class Content:
         self._pages: dict[int, bytearray] = {}
         # Pages that are paid for and were never written.
         self._reserved: set[int] = set()
+        self._pages_max = _PAGES_MAX
         self._fd = -1
         self._mapped: dict[bool, tuple[int, HostFile]] = {}
 
@@ -101,6 +108,11 @@ class Content:
             if offset >= INT64_MAX:
                 raise SyscallError(errno.EFBIG)
             data = data[: INT64_MAX - offset]
+        if len(self._pages) >= self._pages_max:
+            # Before moving it takes long. When there is no room for its holes, or no descriptor, it stays, and is tried later.
+            self._pages_max += _PAGES_MAX
+            with contextlib.suppress(SyscallError, OSError):
+                self.descriptor()
         if self._fd >= 0:
             self._reserve(offset + len(data))
             self._clear(self.size, offset)
@@ -186,15 +198,33 @@ class Content:
         """The host's descriptor of the bytes, which stays this object's. ENOSPC when the budget lacks the holes' room."""
         if self._fd < 0:
             length = max(_round(self.size), (max([*self._pages, *self._reserved], default=-1) + 1) * PAGE)
-            self._charge(length - self._charged)
             fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-            os.ftruncate(fd, length)
-            for number, page in self._pages.items():
-                os.pwrite(fd, page, number * PAGE)
+            try:
+                self._charge(length - self._charged)
+                os.ftruncate(fd, length)
+            except BaseException:
+                os.close(fd)
+                raise
+            for first, pages in self._runs():
+                os.pwritev(fd, pages, first * PAGE)
             self._fd = fd
             self._pages.clear()
             self._reserved.clear()
         return self._fd
+
+    def _runs(self) -> Iterator[tuple[int, list[bytearray]]]:
+        """Pages that follow each other, as many as one call may write, and the number of the first."""
+        run: list[bytearray] = []
+        first = 0
+        for number in sorted(self._pages):
+            if run and (number != first + len(run) or len(run) == _IOV_MAX):
+                yield first, run
+                run = []
+            if not run:
+                first = number
+            run.append(self._pages[number])
+        if run:
+            yield first, run
 
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
         fd = self.descriptor()

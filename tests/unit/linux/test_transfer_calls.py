@@ -9,7 +9,6 @@ import signal
 import stat
 import struct
 from collections.abc import Awaitable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
-from asynckvm.linux.limits import Limit, Limits
+from asynckvm.linux.limits import Limit
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.numbers import bit
 from asynckvm.linux.signals.queue import SignalQueue
@@ -73,9 +72,8 @@ class Regular(OpenFile):
 
 @pytest.fixture
 def task() -> Any:
-    made: Any = FakeTask(limits=Limits.default(10), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
+    made: Any = FakeTask(actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
     made.pending = SignalQueue()
-    made.process.memory = SimpleNamespace(space=made.space)
     made.process.tasks[1] = made
     made.notice = lambda: None
     made.space.map(BIG, BIG_BYTES, Access.READ | Access.WRITE)
