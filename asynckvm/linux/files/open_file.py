@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.dnotify import Notice
     from asynckvm.linux.owner import Owner
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
@@ -41,6 +42,8 @@ class OpenFile:
     location: Location | None = None
     # Who is told of its events by a signal, when somebody asked for that.
     signalled: Owner | None = None
+    # What F_NOTIFY asked for, of a directory.
+    notice: Notice | None = None
     # Whether this very open(2) created the file.
     created = False
     # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.

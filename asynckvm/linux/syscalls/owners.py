@@ -1,4 +1,4 @@
-"""fcntl(2)'s commands about who is told of a file's events, and with which signal. Source: fcntl(2)."""
+"""fcntl(2)'s commands about who is told of a file's events and with which signal, leases and F_NOTIFY included."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import struct
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.linux import dnotify
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.owner import Kind, owner_of
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
 _F_SETOWN, _F_GETOWN, _F_SETSIG, _F_GETSIG, _F_SETOWN_EX, _F_GETOWN_EX = 8, 9, 10, 11, 15, 16
+_F_SETLEASE, _F_GETLEASE, _F_NOTIFY = 1024, 1025, 1026
 _F_OWNER_EX: Final = struct.Struct("<ii")
 _INT: Final = struct.Struct("<i")
 
@@ -59,6 +61,20 @@ def _get_signal(task: Task, file: OpenFile, command: int, argument: int) -> int:
     return owner_of(task, file).signal
 
 
+def _set_lease(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001
+    task.process.kernel.leases.set(task, file, argument)
+    return 0
+
+
+def _get_lease(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001
+    return task.process.kernel.leases.get(file)
+
+
+def _notify(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001
+    dnotify.notify(task, file, argument & 0xFFFF_FFFF)
+    return 0
+
+
 COMMANDS: Final[dict[int, Callable[[Task, OpenFile, int, int], int]]] = {
     _F_SETOWN: _set_owner,
     _F_GETOWN: _get_owner,
@@ -66,4 +82,7 @@ COMMANDS: Final[dict[int, Callable[[Task, OpenFile, int, int], int]]] = {
     _F_GETSIG: _get_signal,
     _F_SETOWN_EX: _set_owner_ex,
     _F_GETOWN_EX: _get_owner_ex,
+    _F_SETLEASE: _set_lease,
+    _F_GETLEASE: _get_lease,
+    _F_NOTIFY: _notify,
 }
