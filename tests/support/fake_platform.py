@@ -175,6 +175,9 @@ class FakeSpace:
     def resident(self) -> int:
         return len(self.pages)
 
+    def limit(self, pages: int) -> None:
+        """Nothing here is charged."""
+
     def close(self) -> None:
         self.closed = True
 
@@ -205,6 +208,7 @@ class FakeContext:
         self.exits = 0
         self.interrupts = 0
         self.closed = False
+        self.xsave = bytes(FakeMachine.capabilities.xsave_bytes)
         self._script = script
         self._running: Generator[Exit, int, None] | None = None
 
@@ -257,6 +261,12 @@ class FakeMachine:
     class capabilities:  # noqa: N801  an attribute of the machine
         fsgsbase = False
         xsave_bytes = 4096
+        xcr0 = 7
+        tsc_offset_exact = False
+
+    class config:  # noqa: N801
+        vcpus = 2
+        memory = 1 << 30
 
     def __init__(self, script: Script | None = None) -> None:
         self.script: Script = script or (lambda _: iter(()))  # type: ignore[assignment,return-value]
@@ -271,8 +281,14 @@ class FakeMachine:
         self.contexts.append(FakeContext(space, self.script))
         return self.contexts[-1]
 
-    def open_file(self, fd: int, *, writable: bool = False, length: int = 0) -> FakeFile:
-        return FakeFile(fd, writable=writable)
+    def open_file(self, file: int | os.PathLike[str], *, writable: bool = False, length: int = 0) -> FakeFile:
+        if isinstance(file, int):
+            return FakeFile(file, writable=writable)
+        with open(file, "rb") as opened:
+            return FakeFile(opened.fileno(), writable=writable)
+
+    def dump(self) -> str:
+        return "no machine"
 
     def counters(self) -> MachineCounters:
         return MachineCounters()

@@ -103,6 +103,12 @@ class Mounts:
             location = Location(mount, mount.root)
         return location
 
+    def close(self) -> None:
+        """No program will look at them any more."""
+        for mount in (self.memory, *self._mounts):
+            mount.fs.close()
+            mount.children.clear()
+
     def rows(self, root: Location | None = None) -> Iterator[Row]:
         """In the order of mounting; only those below `root`, as seen from there."""
         root = root if root is not None else self.root
