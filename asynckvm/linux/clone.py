@@ -163,6 +163,7 @@ def _make_process(parent: Task, number: int, memory: Memory, request: Request) -
     process.timer_slack = old.timer_slack
     process.personality = old.personality
     process.nice = old.nice
+    process.io_priority = old.io_priority
     process.affinity = old.affinity
     process.parent = old.parent if flags & PARENT else old
     return process

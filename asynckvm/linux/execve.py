@@ -84,7 +84,8 @@ def load(kernel: Kernel, prepared: loader.Executable, credentials: Credentials, 
         raise
     context.registers = context.registers.replace(rip=loaded.entry, rsp=loaded.stack_pointer)
     location = getattr(prepared.file, "location", None)
-    program = Program(prepared.name, location, tuple(prepared.arguments), loaded)
+    identity = prepared.file.attributes().identity
+    program = Program(prepared.name, location, identity, tuple(prepared.arguments), loaded)
     return Memory(space, loaded.heap), context, program
 
 

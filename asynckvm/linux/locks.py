@@ -87,7 +87,11 @@ class _FileLocks:
                 start, end = min(start, held.start), max(end, held.end)
             else:
                 left.append(held)
-        self.ranges = [*left, wanted._replace(start=start, end=end)]
+        left.append(wanted._replace(start=start, end=end))
+        # As F_GETLK finds them: those of one owner together and by their start, owners as they came.
+        order = {owner: index for index, owner in enumerate(dict.fromkeys(held.owner for held in self.ranges))}
+        left.sort(key=lambda held: (order.get(held.owner, len(order)), held.start))
+        self.ranges = left
 
 
 class LockTable:
@@ -223,5 +227,4 @@ class LockTable:
 
 
 def _identity(file: OpenFile) -> tuple[int, int]:
-    attributes = file.attributes()
-    return attributes.device, attributes.inode
+    return file.attributes().identity

@@ -89,6 +89,7 @@ class Process:
         self.timer_slack = 50_000
         self.personality = 0
         self.nice = 0
+        self.io_priority = 0
         self.affinity = (1 << kernel.processors) - 1
         # Accounts. Times in nanoseconds of vCPU time, of threads and children that are gone.
         self.started_ns = time.monotonic_ns()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.dnotify import Notice
+    from asynckvm.linux.owner import Owner
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
     from asynckvm.platform import HostFile, Machine
@@ -38,6 +40,12 @@ class OpenFile:
     """An open file description. `flags` are those of open(2); `location` is where it was opened, None for what has no name."""
 
     location: Location | None = None
+    # Who is told of its events by a signal, when somebody asked for that.
+    signalled: Owner | None = None
+    # What F_NOTIFY asked for, of a directory.
+    notice: Notice | None = None
+    # Whether this very open(2) created the file.
+    created = False
     # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
     maps_zeros = False
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.task import Task
 
+_ARCH_GET_CPUID, _ARCH_SET_CPUID = 0x1011, 0x1012
 _ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
 _SIGNALS: Final = 64
 _TIMER_SLACK: Final = 50_000
@@ -31,6 +32,10 @@ def arch_prctl(task: Task, code: int, address: int) -> int:
     if code in (_ARCH_GET_FS, _ARCH_GET_GS):
         write_uint64(task.space, address, words[RegisterIndex.fs_base if code == _ARCH_GET_FS else RegisterIndex.gs_base])
         return 0
+    if code == _ARCH_GET_CPUID:
+        return 1  # the instruction works, and nothing here could make it fault
+    if code == _ARCH_SET_CPUID:
+        raise SyscallError(errno.ENODEV)
     if code not in (_ARCH_SET_FS, _ARCH_SET_GS):
         raise SyscallError(errno.EINVAL)
     if address >= USER_MAX:

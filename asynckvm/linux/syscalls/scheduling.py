@@ -1,5 +1,6 @@
 """System calls on scheduling. Every thread runs under SCHED_OTHER with equal shares; what is asked for is checked as Linux checks
-it, kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2).
+it, kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2),
+ioprio_set(2).
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ _RESET_ON_FORK: Final = 0x4000_0000
 _REAL_TIME: Final = frozenset({_FIFO, _RR})
 _PRIO_PROCESS, _PRIO_PGRP, _PRIO_USER = 0, 1, 2
 _NICE_MIN, _NICE_MAX = -20, 19
+# IOPRIO_WHO_* are PRIO_* and one; a class stands above the bits of its level.
+_IOPRIO_WHO: Final = {1: _PRIO_PROCESS, 2: _PRIO_PGRP, 3: _PRIO_USER}
+_IOPRIO_SHIFT, _IOPRIO_LEVELS = 13, 8
+_IO_NONE, _IO_REAL_TIME, _IO_BEST_EFFORT, _IO_IDLE = 0, 1, 2, 3
 _SCHED_ATTR: Final = struct.Struct("<IIQiIQQQ")
 _QUANTUM_NS: Final = 10_000_000
 
@@ -174,6 +179,36 @@ def _renice(task: Task, process: Process, nice: int) -> int:
             raise SyscallError(errno.EACCES)
     process.nice = nice
     return 0
+
+
+# ---------------------------------------------------------------- priority of input and output
+
+
+def ioprio_get(task: Task, which: int, who: int) -> int:
+    """ioprio_set(2): of several processes the highest, which is the smallest number; one without any is the last."""
+    found = [process.io_priority for process in _named(task, _io_which(which), who)]
+    return min(found, key=lambda priority: (not priority, priority))
+
+
+def ioprio_set(task: Task, which: int, who: int, priority: int) -> int:
+    kind, level = priority >> _IOPRIO_SHIFT, priority & (1 << _IOPRIO_SHIFT) - 1
+    if kind == _IO_REAL_TIME:
+        raise SyscallError(errno.EPERM)
+    too_much = {_IO_NONE: level > 0, _IO_BEST_EFFORT: level >= _IOPRIO_LEVELS, _IO_IDLE: False}
+    if too_much.get(kind, True):
+        raise SyscallError(errno.EINVAL)
+    ours = task.process.credentials
+    for process in _named(task, _io_which(which), who):
+        if not ours.is_root and process.credentials.ruid not in (ours.euid, ours.ruid):
+            raise SyscallError(errno.EPERM)
+        process.io_priority = priority
+    return 0
+
+
+def _io_which(which: int) -> int:
+    if which not in _IOPRIO_WHO:
+        raise SyscallError(errno.EINVAL)
+    return _IOPRIO_WHO[which]
 
 
 def _named(task: Task, which: int, who: int) -> list[Process]:

@@ -25,6 +25,7 @@ from asynckvm.linux.syscalls import (
     messages,
     names,
     opening,
+    owners,
     pidfd,
     pipes,
     poll,
@@ -187,7 +188,7 @@ TABLE: Final = (
     Call(155, "pivot_root", (PATH, PATH), system.forbidden),
     Call(157, "prctl", (INT, SIZE, SIZE, SIZE, SIZE), prctl.prctl),
     Call(158, "arch_prctl", (INT, POINTER), prctl.arch_prctl),
-    Call(159, "adjtimex", (POINTER,), system.forbidden),
+    Call(159, "adjtimex", (POINTER,), time.adjtimex),
     Call(160, "setrlimit", (INT, POINTER), limits.setrlimit),
     Call(161, "chroot", (PATH,), directories.chroot),
     Call(162, "sync", (), descriptors.sync),
@@ -245,6 +246,8 @@ TABLE: Final = (
     Call(235, "utimes", (PATH, POINTER), changes.utimes),
     Call(246, "kexec_load", (SIZE, SIZE, POINTER, FLAGS), system.forbidden),
     Call(247, "waitid", (INT, INT, POINTER, FLAGS, POINTER), lifecycle.waitid),
+    Call(251, "ioprio_set", (INT, INT, INT), scheduling.ioprio_set),
+    Call(252, "ioprio_get", (INT, INT), scheduling.ioprio_get),
     Call(253, "inotify_init", (), inotify.inotify_init),
     Call(254, "inotify_add_watch", (FD, PATH, FLAGS), inotify.inotify_add_watch),
     Call(255, "inotify_rm_watch", (FD, INT), inotify.inotify_rm_watch),
@@ -293,6 +296,7 @@ TABLE: Final = (
     Call(302, "prlimit64", (INT, INT, POINTER, POINTER), limits.prlimit64),
     Call(303, "name_to_handle_at", (FD, POINTER, POINTER, POINTER, FLAGS), directories.no_handles),
     Call(304, "open_by_handle_at", (FD, POINTER, FLAGS), directories.refused),
+    Call(305, "clock_adjtime", (INT, POINTER), time.clock_adjtime),
     Call(306, "syncfs", (FD,), descriptors.syncfs),
     Call(307, "sendmmsg", (FD, POINTER, UINT, FLAGS), messages.sendmmsg),
     Call(308, "setns", (FD, FLAGS), system.forbidden),
@@ -325,6 +329,7 @@ TABLE: Final = (
     Call(452, "fchmodat2", (FD, PATH, UINT, FLAGS), changes.fchmodat2),
 )
 
+descriptors.COMMANDS.update(owners.COMMANDS)
 BY_NUMBER: Final = {call.number: call for call in TABLE}
 CONSTANT: Final = tuple(call for call in TABLE if call.constant)
 
