@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.files import OpenFile
     from asynckvm.linux.vfs.caller import Caller
+    from asynckvm.linux.vfs.content import Budget
     from asynckvm.linux.vfs.location import Location
 
 # <linux/magic.h>: file systems whose content is a kernel's state, through which a guest could reach this very process:
@@ -49,12 +50,20 @@ _USER_XATTR: Final = b"user."
 class HostTree(FileSystem):
     """The directory or regular file at `path`; a guest can change what is in it only when it is `writable`.
 
+    `budget` bounds how many of its files are open at a time.
     Raises OSError, UsageError for something that cannot be shared, CapabilityError on a kernel without openat2(2).
     """
 
     name = b"hostfs"
 
-    def __init__(self, path: str | bytes | os.PathLike[str], *, writable: bool = False, source: bytes = b"host") -> None:
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        *,
+        writable: bool = False,
+        source: bytes = b"host",
+        budget: Budget | None = None,
+    ) -> None:
         self.fd = -1
         require()
         real = os.path.realpath(os.fsencode(path))
@@ -71,6 +80,7 @@ class HostTree(FileSystem):
         self.device = status.st_dev
         self.source = source
         self.writable = writable
+        self.budget = budget
         # Entries that outlive a call, for renaming what somebody holds; and the meeting points of FIFOs and sockets.
         self.kept: weakref.WeakValueDictionary[int, HostEntry] = weakref.WeakValueDictionary()
         self.endpoints: weakref.WeakValueDictionary[tuple[int, int], Endpoint] = weakref.WeakValueDictionary()
@@ -252,6 +262,22 @@ class HostEntry(Entry, Node):
 
     def open(self, flags: int, location: Location) -> OpenFile:  # noqa: ARG002
         self._check_writable(flags)
+        if self.tree.budget is None:
+            return self._open(flags)
+        self.tree.budget.charge_descriptor()
+        try:
+            file = self._open(flags)
+        except BaseException:
+            self.tree.budget.refund_descriptor()
+            raise
+        file.watch_close(self._closed)
+        return file
+
+    def _closed(self, file: OpenFile) -> None:  # noqa: ARG002
+        assert self.tree.budget is not None
+        self.tree.budget.refund_descriptor()
+
+    def _open(self, flags: int) -> OpenFile:
         fd = self.reach()
         try:
             # By its descriptor: what is opened is what was looked at, whatever its name means by now.

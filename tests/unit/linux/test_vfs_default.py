@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from asynckvm.errors import UsageError
+from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.vfs import Tmpfs, default
 from support.sandbox_files import Files, failure
 
@@ -69,6 +71,30 @@ def test_the_room_is_one_for_all_places() -> None:
             used += 4096
     assert used < 1 << 20
     assert failure(files.write, b"/work/c", b"x") == "ENOSPC"
+
+
+def test_descriptors_of_the_host_are_bounded() -> None:
+    files = Files(default.build())
+    budget = files.mounts.unnamed.budget
+    budget.descriptors = 10
+    held = [files.open(b"/usr/bin/env") for _ in range(9)] + [files.open(b"/usr", os.O_DIRECTORY)]
+    assert failure(files.open, b"/usr/bin/env") == "ENFILE"
+    assert failure(files.list, b"/usr/bin") == "ENFILE"
+    memory = files.open(b"/tmp/file", os.O_RDWR | os.O_CREAT)
+    assert isinstance(memory, MemoryFile)
+    assert failure(memory.inode.content.descriptor) == "ENFILE"
+    held.pop().release()
+    assert failure(files.open, b"/usr/bin/none") == "ENOENT"
+    assert failure(memory.inode.content.descriptor) == ""
+    assert failure(files.open, b"/usr/bin/env") == "ENFILE"
+    for file in held:
+        file.release()
+    assert budget.used_descriptors == 1
+    files.unlink(b"/tmp/file")
+    memory.release()
+    del memory
+    gc.collect()
+    assert budget.used_descriptors == 0
 
 
 def test_binds(tmp_path: Path) -> None:
