@@ -26,6 +26,7 @@ from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
 from asynckvm.linux.vdso import Vdso
+from asynckvm.linux.vfs import Budget, Mounts, Tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
     from asynckvm.linux.task import Task
-    from asynckvm.linux.vfs import Mounts
     from asynckvm.platform import AddressSpace, Machine
 
 # The first number given away: 1 is init's, the parent of orphans.
@@ -67,7 +67,8 @@ class Kernel:
         self.futexes = FutexTable()
         self.locks = LockTable()
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
-        self.mounts: Mounts
+        # Nothing, until its owner gives it a root.
+        self.mounts = Mounts(Tmpfs(Budget(_PAGE, 1)))
         self.signal_account = Account()
         self.pipe_pages = PipePages()
         self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
@@ -162,6 +163,7 @@ class Kernel:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
         self.network.close()
         self.shared_memory.close()
+        self.mounts.close()
         self.vdso.close()
         self._clock_page.close()
         if self._failure is not None and not isinstance(self._failure, ClosedError):

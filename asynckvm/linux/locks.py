@@ -183,10 +183,16 @@ class LockTable:
 
     def _descriptor_closed(self, table: DescriptorTable, file: OpenFile) -> None:
         """A process loses all its locks of a file with the first descriptor of it that it closes, whichever that is."""
-        locks = self._files.get(_identity(file)) if self._files else None
+        if not self._files:
+            return
+        try:
+            identity = _identity(file)
+        except (SyscallError, OSError):
+            return  # what has no attributes has no locks
+        locks = self._files.get(identity)
         if locks is not None and locks.cut(table, 0, END):
             locks.queue.wake()
-            self._tidy(_identity(file), locks)
+            self._tidy(identity, locks)
 
     def _file_closed(self, file: OpenFile) -> None:
         identity = _identity(file)

@@ -70,6 +70,11 @@ def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int
         if not error.done:
             raise
         data = space.read(address, error.done)
+    return _write_now(task, file, data)
+
+
+def _write_now(task: Task, file: OpenFile, data: bytes) -> int | Awaitable[int]:
+    """Without a coroutine, if the file takes it all."""
     try:
         done = file.write_for(task, data)
     except BlockingIOError:
@@ -89,14 +94,34 @@ async def readv(task: Task, fd: int, vector: int, count: int) -> int:
     return await read_buffers(task, file, read_iovecs(task.space, vector, count), None)
 
 
-async def writev(task: Task, fd: int, vector: int, count: int) -> int:
+def writev(task: Task, fd: int, vector: int, count: int) -> int | Awaitable[int]:
     file = writable(task, fd)
-    return await write_buffers(task, file, read_iovecs(task.space, vector, count), None)
+    space = task.process.memory.space
+    buffers = read_iovecs(space, vector, count)
+    if sum([length for _, length in buffers]) > CHUNK or task.process.limits.soft(Limit.FSIZE) != INFINITY:
+        return write_buffers(task, file, buffers, None)
+    try:
+        data = b"".join([space.read(address, length) for address, length in buffers])
+    except GuestMemoryError:
+        return write_buffers(task, file, buffers, None)  # as far as it goes
+    return _write_now(task, file, data)
 
 
-async def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
+def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int | Awaitable[int]:
+    checked_offset(offset)
     file = readable(task, fd)
-    return await read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+    if length > CHUNK or offset > INT64_MAX - CHUNK:
+        return read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], offset)
+    data = file.pread(length, offset)
+    try:
+        task.process.memory.space.write(address, data)
+    except GuestMemoryError as error:
+        if not error.done:
+            raise
+        return error.done
+    if file.location is not None:
+        _tell(task, file, IN_ACCESS)
+    return len(data)
 
 
 async def pwrite64(task: Task, fd: int, address: int, length: int, offset: int) -> int:

@@ -90,9 +90,13 @@ class HostTree(FileSystem):
         self.base = name
         self._root = HostEntry(self, name, None, stat.S_IFMT(status.st_mode))
 
-    def __del__(self) -> None:
+    def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     @property
     def root(self) -> Entry:

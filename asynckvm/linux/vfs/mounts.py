@@ -81,6 +81,12 @@ class Mounts:
     def __iter__(self) -> Iterator[Mount]:
         return iter(self._mounts)
 
+    def close(self) -> None:
+        """The end of all file systems. No process is left."""
+        for mount in (*self._mounts, self.memory):
+            mount.children.clear()
+            mount.fs.close()
+
     @property
     def root(self) -> Location:
         mount = self._mounts[0]

@@ -139,6 +139,9 @@ class FileSystem(abc.ABC):
     def statistics(self) -> Statistics:
         raise SyscallError(errno.ENOSYS)
 
+    def close(self) -> None:
+        """Give back what it holds of the host. Nobody uses it any more."""
+
 
 class Node(abc.ABC):
     """An inode. What raises here is what most kinds refuse."""

@@ -70,6 +70,15 @@ class Tmpfs(FileSystem):
         blocks, free = budget.size // PAGE, max(budget.size - budget.used, 0) // PAGE
         return Statistics(_MAGIC, PAGE, blocks, free, free, budget.inodes, max(budget.inodes - budget.used_inodes, 0))
 
+    def close(self) -> None:
+        """Take the tree apart, so that every file goes at once: names and directories know each other."""
+        directories = [self._root.node]
+        while directories:
+            node = directories.pop()
+            if isinstance(node, Directory):
+                directories += [child.node for child in node.children.values()]
+                node.children.clear()
+
     def unnamed(self, name: bytes, mode: int, owner: Owner) -> TmpfsEntry:
         """A regular file that is in no directory, shown as `name`: what O_TMPFILE and memfd_create(2) make."""
         node = File(self, stat.S_IFREG | mode, owner)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asynckvm.linux.attributes import Attributes
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
 from asynckvm.linux.files.pipe import PipeEnd, PipePages, pipe_ends
@@ -70,7 +71,7 @@ class World:
     """A task with files. Files are named by their descriptors."""
 
     def __init__(self) -> None:
-        task: Any = FakeTask(actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
+        task: Any = FakeTask(pid=1, credentials=Credentials(), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
         task.pending = SignalQueue()
         task.process.tasks[1] = task
         task.notice = lambda: None

@@ -81,4 +81,5 @@ def _name(process: Process, region: Region) -> bytes:
         return (name or b"").replace(b"\n", b"\\012")
     if loaded.stack[0] <= region.start < loaded.stack[1]:
         return b"[stack]"
-    return b"[heap]" if memory.heap_start <= region.start < memory.heap_end else b""
+    # Zeroed memory of the program right before the heap may be one region with it.
+    return b"[heap]" if region.start < memory.heap_end and memory.heap_start < region.end else b""
