@@ -142,7 +142,7 @@ class HostTree(FileSystem):
 class HostEntry(Entry, Node):
     """A name below the tree and what it leads to. `relative` is its path from the tree's directory, b"" for that itself."""
 
-    __slots__ = ("_endpoint", "_identity", "_status", "relative", "tree", "type")
+    __slots__ = ("_endpoint", "_identity", "_made", "_status", "relative", "tree", "type")
 
     leaps = True
 
@@ -154,6 +154,8 @@ class HostEntry(Entry, Node):
         self._identity = (status.st_dev, status.st_ino) if status is not None else None
         # Kept by whoever keeps the entry; there is one for all entries of the inode.
         self._endpoint: Endpoint | None = None
+        # Made by the call that is being answered: its maker may open it as it likes, whatever its mode.
+        self._made = False
         self.type = kind
         self.deleted = False
 
@@ -226,6 +228,7 @@ class HostEntry(Entry, Node):
 
     def settle(self) -> None:
         self._status = None
+        self._made = False
         if self.tree.writable:
             self.tree.kept[id(self)] = self
 
@@ -290,8 +293,8 @@ class HostEntry(Entry, Node):
                 return HostDirectory(opened, flags)
             if self.type != stat.S_IFREG:
                 raise SyscallError(errno.ENXIO if self.type == stat.S_IFSOCK else errno.EACCES)
-            opened = os.open(f"/proc/self/fd/{fd}", flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            return HostDescriptor(opened, flags, regular=True)
+            how = flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return HostDescriptor(host_names.open_regular(fd, how, made=self._made), flags, regular=True)
         finally:
             os.close(fd)
 
@@ -313,7 +316,9 @@ class HostEntry(Entry, Node):
             host_names.make(fd, name, mode, owner, target)
         relative = self.below(name)
         status = self.tree.look(relative)
-        return HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
+        made = HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
+        made._made = True
+        return made
 
     def link(self, entry: Entry, name: bytes, node: Node) -> None:  # noqa: ARG002
         if not isinstance(node, HostEntry) or node.tree is not self.tree:
