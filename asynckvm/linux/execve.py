@@ -114,6 +114,7 @@ def _forget_the_old(task: Task) -> None:
     process.files.close_for_exec()
     process.actions = process.actions.executed()
     process.timers.executed()
+    process.aio.clear()
     task.altstack = AlternateStack()
     task.clear_child_tid = 0
     task.robust_list = 0

@@ -12,6 +12,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from asynckvm.linux.aio import Contexts
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.signals.job import Job
@@ -71,6 +72,7 @@ class Process:
         self.signal_queue = WaitQueue()
         self.job = Job()
         self.timers = TimerTable(self)
+        self.aio = Contexts()
         self.exit_signal: int = signal.SIGCHLD
         self.death_signal = 0  # PR_SET_PDEATHSIG
         # The end: why, from the moment it is certain; whether all threads are gone.

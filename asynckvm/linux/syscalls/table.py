@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from asynckvm.linux.syscalls import (
+    aio,
     changes,
     credentials,
     descriptors,
@@ -225,6 +226,11 @@ TABLE: Final = (
     Call(202, "futex", (POINTER, INT, UINT, POINTER, POINTER, UINT), futex.futex),
     Call(203, "sched_setaffinity", (INT, UINT, POINTER), scheduling.sched_setaffinity),
     Call(204, "sched_getaffinity", (INT, UINT, POINTER), scheduling.sched_getaffinity),
+    Call(206, "io_setup", (UINT, POINTER), aio.io_setup),
+    Call(207, "io_destroy", (SIZE,), aio.io_destroy),
+    Call(208, "io_getevents", (SIZE, LONG, LONG, POINTER, POINTER), aio.io_getevents),
+    Call(209, "io_submit", (SIZE, LONG, POINTER), aio.io_submit),
+    Call(210, "io_cancel", (SIZE, POINTER, POINTER), aio.io_cancel),
     Call(213, "epoll_create", (INT,), epoll.epoll_create),
     Call(217, "getdents64", (FD, POINTER, UINT), directories.getdents64),
     Call(218, "set_tid_address", (POINTER,), lifecycle.set_tid_address),
@@ -317,6 +323,7 @@ TABLE: Final = (
     Call(327, "preadv2", (FD, POINTER, LONG, LONG, LONG, FLAGS), transfer.preadv2),
     Call(328, "pwritev2", (FD, POINTER, LONG, LONG, LONG, FLAGS), transfer.pwritev2),
     Call(332, "statx", (FD, PATH, FLAGS, FLAGS, POINTER), status.statx),
+    Call(333, "io_pgetevents", (SIZE, LONG, LONG, POINTER, POINTER, POINTER), aio.io_pgetevents),
     Call(334, "rseq", (POINTER, UINT, FLAGS, UINT), system.absent),
     Call(424, "pidfd_send_signal", (FD, INT, POINTER, FLAGS), pidfd.pidfd_send_signal),
     Call(434, "pidfd_open", (INT, FLAGS), pidfd.pidfd_open),

@@ -69,6 +69,7 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "fs/pipe-max-size": lambda: _PIPE_BYTES_MAX,
         "fs/pipe-user-pages-hard": lambda: 0,
         "fs/pipe-user-pages-soft": lambda: 16384,
+        "fs/aio-max-nr": lambda: 65536,
         "fs/lease-break-time": lambda: 45,
         "fs/protected_symlinks": lambda: 0,
         "fs/protected_hardlinks": lambda: 0,
