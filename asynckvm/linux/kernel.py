@@ -138,6 +138,8 @@ class Kernel:
     async def end_run(self, origin: Process) -> None:
         """End what is left of the processes that descend from `origin`, which the host started, and return when all are gone."""
         while left := [process for process in self.processes.values() if process.origin is origin and not process.exited]:
+            if self._failure is not None:
+                return  # a thread that ended with an exception tells nobody
             for process in left:
                 process.end(ExitStatus(signal=signal.SIGKILL))
             await left[0].until_exited()
@@ -152,6 +154,8 @@ class Kernel:
         if self._failure is None:
             self._failure = error
         self.kill_all("the sandbox failed")
+        for process in self.processes.values():
+            process.exit_queue.wake()
 
     def check(self) -> None:
         """Raise what made the kernel fail."""
