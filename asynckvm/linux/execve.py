@@ -17,7 +17,7 @@ from asynckvm.linux.memory import Memory
 from asynckvm.linux.program import Program
 from asynckvm.linux.signals.altstack import AlternateStack
 from asynckvm.linux.stack import Auxiliary
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.task import NAME_BYTES
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ async def execute(
         try:
             memory, context, program = load(process.kernel, prepared, process.credentials, stack)
         except OutOfMemoryError:
-            process.end(ExitStatus(signal=signal.SIGKILL, reason="out of memory while a program was loaded"))
+            process.end(ExitStatus(signal=signal.SIGKILL, reason="out of memory while a program was loaded", cause=Cause.MEMORY))
             return
         except ElfError as error:
             process.end(ExitStatus(signal=signal.SIGSEGV, reason=str(error)))

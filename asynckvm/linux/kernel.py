@@ -71,6 +71,9 @@ class Kernel:
         self.leases = LeaseTable()
         self.message_queues = MessageQueues()
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
+        # One bound for the private memory of all processes, their page tables and what they share.
+        self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
+        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory, self.memory_budget)
         # Nothing, until its owner gives it a root.
         self.mounts = Mounts(Tmpfs(Budget(_PAGE, 1)))
         self.signal_account = Account()
@@ -116,23 +119,30 @@ class Kernel:
             self.fail(error)
 
     def limit_memory(self, space: AddressSpace) -> None:
-        """Bound a new address space as this sandbox is."""
-        if self.memory_pages:
-            space.limit(self.memory_pages)
+        """Bound a new address space as this sandbox is; copies of it by fork inherit that."""
+        if self.memory_budget is not None:
+            space.set_budget(self.memory_budget)
+
+    def reclaim_memory(self) -> bool:
+        """Somebody needs more than there is: whether something was found that nobody uses any more."""
+        return self.shared_memory.sweep()
 
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""
         status = self.machine.counters().memory
-        total, used = status.frames_total * _PAGE, status.frames_used * _PAGE
-        if self.memory_pages:
-            total = min(total, self.memory_pages * _PAGE)
-        return total, max(total - used, 0)
+        total, free = status.frames_total, status.frames_total - status.frames_used
+        if self.memory_budget is not None:
+            total = min(total, self.memory_budget.pages)
+            free = min(free, max(self.memory_budget.pages - self.memory_budget.used, 0))
+        return total * _PAGE, free * _PAGE
 
     # ------------------------------------------------------------ the end
 
     async def end_run(self, origin: Process) -> None:
         """End what is left of the processes that descend from `origin`, which the host started, and return when all are gone."""
         while left := [process for process in self.processes.values() if process.origin is origin and not process.exited]:
+            if self._failure is not None:
+                return  # a thread that ended with an exception tells nobody
             for process in left:
                 process.end(ExitStatus(signal=signal.SIGKILL))
             await left[0].until_exited()
@@ -147,6 +157,8 @@ class Kernel:
         if self._failure is None:
             self._failure = error
         self.kill_all("the sandbox failed")
+        for process in self.processes.values():
+            process.exit_queue.wake()
 
     def check(self) -> None:
         """Raise what made the kernel fail."""
@@ -168,6 +180,8 @@ class Kernel:
         self.network.close()
         self.shared_memory.close()
         self.mounts.close()
+        if self.memory_budget is not None:
+            self.memory_budget.close()
         self.vdso.close()
         self._clock_page.close()
         if self._failure is not None and not isinstance(self._failure, ClosedError):

@@ -147,8 +147,8 @@ class Process:
                 task.notice()
 
     async def until_exited(self) -> None:
-        """Return when its last thread is gone."""
-        while not self.exited:
+        """Return when its last thread is gone, or its kernel has failed."""
+        while not self.exited and self.kernel.failure is None:
             await wait((self.exit_queue,))
 
     def start_session(self) -> int:

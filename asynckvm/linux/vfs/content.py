@@ -31,14 +31,20 @@ _PAGES_MAX: Final = 4096
 _ZEROS: Final = bytes(PAGE)
 
 
-class Budget:
-    """Bytes and inodes that a mount, or all of a sandbox, may use. ENOSPC beyond."""
+# Files of the host that a sandbox may hold open, those behind its mapped files in memory included.
+DESCRIPTORS: Final = 2048
 
-    def __init__(self, size: int, inodes: int) -> None:
+
+class Budget:
+    """Bytes and inodes that a mount, or all of a sandbox, may use, and descriptors of this process. ENOSPC and ENFILE beyond."""
+
+    def __init__(self, size: int, inodes: int, descriptors: int = DESCRIPTORS) -> None:
         self.size = size
         self.inodes = inodes
+        self.descriptors = descriptors
         self.used = 0
         self.used_inodes = 0
+        self.used_descriptors = 0
 
     def charge(self, size: int) -> None:
         if self.used + size > self.size:
@@ -55,6 +61,14 @@ class Budget:
 
     def refund_inode(self) -> None:
         self.used_inodes -= 1
+
+    def charge_descriptor(self) -> None:
+        if self.used_descriptors >= self.descriptors:
+            raise SyscallError(errno.ENFILE)
+        self.used_descriptors += 1
+
+    def refund_descriptor(self) -> None:
+        self.used_descriptors -= 1
 
 
 class Content:
@@ -77,6 +91,7 @@ class Content:
             file.close()
         if self._fd >= 0:
             os.close(self._fd)
+            self._budget.refund_descriptor()
 
     @property
     def allocated(self) -> int:
@@ -198,15 +213,22 @@ class Content:
         """The host's descriptor of the bytes, which stays this object's. ENOSPC when the budget lacks the holes' room."""
         if self._fd < 0:
             length = max(_round(self.size), (max([*self._pages, *self._reserved], default=-1) + 1) * PAGE)
-            fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+            charged = length - self._charged
+            self._budget.charge_descriptor()
+            fd = -1
             try:
-                self._charge(length - self._charged)
+                self._charge(charged)
+                fd = os.memfd_create("guest", os.MFD_CLOEXEC)
                 os.ftruncate(fd, length)
+                for first, pages in self._runs():
+                    os.pwritev(fd, pages, first * PAGE)
             except BaseException:
-                os.close(fd)
+                if self._charged == length:
+                    self._charge(-charged)
+                if fd >= 0:
+                    os.close(fd)
+                self._budget.refund_descriptor()
                 raise
-            for first, pages in self._runs():
-                os.pwritev(fd, pages, first * PAGE)
             self._fd = fd
             self._pages.clear()
             self._reserved.clear()
@@ -228,6 +250,8 @@ class Content:
 
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
         fd = self.descriptor()
+        # The file never grows beyond that.
+        length = min(length, max(self._charged, self._budget.size))
         covered, file = self._mapped.get(writable, (0, None))
         if file is None or length > covered:
             if file is not None:

@@ -139,7 +139,7 @@ class FileSystem(abc.ABC):
     def statistics(self) -> Statistics:
         raise SyscallError(errno.ENOSYS)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Give back what it holds of the host. Nobody uses it any more."""
 
 

@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from asynckvm.errors import ClosedError
+from asynckvm.linux import ending
 from asynckvm.model.exits import Exit, Fault, Instruction, Interrupted, InterruptReason, Syscall
 from asynckvm.model.memory import Access
 from asynckvm.sandbox import Reason
@@ -310,3 +311,21 @@ async def test_leaving_the_block_ends_a_guest_that_runs(start: Start, pipe: tupl
     assert run.result.reason is Reason.CLOSED
     assert run.machine.contexts[0].closed
     assert run.machine.spaces[0].closed
+
+
+async def test_a_thread_ends_whatever_it_asked_for(start: Start) -> None:
+    """An odd place for its number, a wild list of robust futexes: nobody's concern once it is gone."""
+    run = start([syscall(218, DATA + 2), syscall(273, (1 << 64) - 8, 24), syscall(EXIT_GROUP, 3)])
+    assert (await run.finish()).code == 3
+    assert run.machine.contexts[0].closed
+
+
+async def test_a_defect_of_a_call_ends_the_run_with_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run waits for a thread that will not tell any more."""
+
+    def broken(task: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(ending, "end_task", broken)
+    with pytest.raises(ZeroDivisionError):
+        await start([syscall(EXIT_GROUP, 3)]).finish()
