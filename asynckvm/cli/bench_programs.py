@@ -130,7 +130,11 @@ def rows(folder: Path) -> Iterator[Row]:
         for name, count in (("getpid", 20_000), ("getppid", 5_000), ("touch", 16_384)):
             argv = (f"{folder}/loops", name, str(count))
             what = "first touches of pages" if name == "touch" else f"{name}() in a loop"
-            yield Row(name, argv, f"{count} {what}", lambda out, count=count: int(out.split()[0]) == count, loop=True)
+            yield Row(name, argv, f"{count} {what}", _counts(count), loop=True)
+
+
+def _counts(count: int) -> Callable[[bytes], bool]:
+    return lambda out: int(out.split()[0]) == count
 
 
 async def measure(rounds: int = ROUNDS, wanted: str = "") -> list[Outcome]:

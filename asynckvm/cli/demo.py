@@ -218,8 +218,8 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         *lines,
         "",
         (
-            f"{summary['runs']} programs, at most {summary['at_once']} at a time, each in a sandbox of its own, on one machine of "
-            f"{summary['vcpus']} vCPUs, in {summary['seconds']:.1f} s:"
+            f"{summary['runs']} programs, at most {summary['at_once']} at a time, each in a sandbox of its own, on one machine "
+            f"of {summary['vcpus']} vCPUs, in {summary['seconds']:.1f} s:"
         ),
         verdict,
     ]

@@ -162,7 +162,7 @@ def _never_ends(result: CompletedProcess) -> str:
 def _greedy() -> Iterator[Snippet]:
     yield Snippet("eats memory", "memory limit", "x = []\nwhile True: x.append(bytearray(1 << 20))", _eaten)
     yield Snippet("endless output", "output limit", "while True: print('x' * 1000)", _stopped(Reason.OUTPUT))
-    code = "with open('/tmp/big', 'wb', 0) as file:\n    while True: file.write(bytes(1 << 20))"
+    code = "with open('big', 'wb', 0) as file:\n    while True: file.write(bytes(1 << 20))"
     yield Snippet("fills the disk", "ENOSPC", code, _fails("OSError: [Errno 28]"))
 
 

@@ -32,8 +32,12 @@ _PAGES_AT_ONCE: Final = 1 << 18
 
 
 def brk(task: Task, address: int) -> int:
-    limit = task.process.limits.soft(Limit.DATA)
-    return task.memory.brk(address, limit if limit != INFINITY else USER_MAX)
+    memory, limits = task.memory, task.process.limits
+    data = limits.soft(Limit.DATA)
+    space = limits.soft(Limit.AS)
+    if space != INFINITY and address > memory.heap_end and memory.mapped_bytes + address - memory.heap_end > space:
+        return memory.heap_end
+    return memory.brk(address, data if data != INFINITY else USER_MAX)
 
 
 def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
