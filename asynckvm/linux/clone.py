@@ -31,6 +31,7 @@ CLEAR_SIGHAND: Final = 0x1_0000_0000
 _NEW_NAMESPACE: Final = 0x2_0000  # CLONE_NEWNS
 _NAMESPACES: Final = 0x7E02_0080  # CLONE_NEW*
 _INTO_CGROUP: Final = 0x2_0000_0000
+_KNOWN_BITS: Final = 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def _check(parent: Task, request: Request) -> None:
     if flags & _INTO_CGROUP:
         raise SyscallError(errno.EOPNOTSUPP)
     invalid = (
+        flags >> _KNOWN_BITS,
         flags & THREAD and not flags & SIGHAND,
         flags & SIGHAND and not flags & VM,
         flags & SIGHAND and flags & CLEAR_SIGHAND,
@@ -158,9 +160,11 @@ def _make_process(parent: Task, number: int, memory: Memory, request: Request) -
     process.exit_signal = request.exit_signal
     process.dumpable = old.dumpable
     process.origin = old.origin
-    process.timer_slack = old.timer_slack
+    process.timer_slack = process.timer_slack_default = old.timer_slack
+    process.huge_pages_disabled = old.huge_pages_disabled
     process.personality = old.personality
     process.nice = old.nice
+    process.io_priority = old.io_priority
     process.affinity = old.affinity
     process.parent = old.parent if flags & PARENT else old
     return process
@@ -172,6 +176,7 @@ def _register(process: Process) -> None:
         process.parent.children[process.pid] = process
     process.group.processes[process.pid] = process
     process.kernel.processes[process.pid] = process
+    process.timers.watch_limit()
 
 
 def _set_up(parent: Task, child: Task, request: Request) -> None:

@@ -25,7 +25,7 @@ from asynckvm.linux.elf import ElfError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals import deliver
 from asynckvm.linux.stack import ArgumentsTooLongError
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.syscalls.table import BY_NUMBER, CONSTANT
 from asynckvm.model.exits import Fault, Instruction, Interrupted, InterruptReason, Syscall
 from asynckvm.model.memory import Access
@@ -41,6 +41,8 @@ _RIP: Final = RegisterIndex.rip
 _NUMBERS: Final = 1024
 _MASK: Final = (1 << 64) - 1
 _OUT_OF_MEMORY: Final = "out of memory"
+# The platform's copies to and from guest memory, by the names their errors have.
+_COPIES: Final = frozenset({"read guest memory", "write guest memory", "read guest string", "compare and exchange guest memory"})
 
 
 async def drive(task: Task) -> None:
@@ -118,9 +120,10 @@ async def _answer(task: Task, exit_: Syscall) -> int:
         result = -error.number
     except GuestMemoryError:
         result = -errno.EFAULT
-    except (OSError, HostError) as error:
-        result = -(error.errno or errno.EIO)
-    except (GuestStringError, UsageError, OutOfMemoryError, OverloadedError, ElfError, ArgumentsTooLongError) as error:
+    except (OSError, HostError, GuestStringError, UsageError, OverloadedError, ElfError, ArgumentsTooLongError) as error:
+        if isinstance(error, OutOfMemoryError) and error.operation in _COPIES:
+            # No call that was refused, which has an errno, but a page that is missing behind a pointer.
+            _out_of_memory(task)
         result = -_number_of(error)
     if observer.tracing:
         observer.called(task, call, exit_.args, result)
@@ -128,12 +131,12 @@ async def _answer(task: Task, exit_: Syscall) -> int:
 
 
 def _number_of(error: Exception) -> int:
+    if isinstance(error, (OSError, HostError)):
+        return error.errno or errno.EIO
     if isinstance(error, (ElfError, ArgumentsTooLongError)):
         return error.errno
     if isinstance(error, GuestStringError):
         return errno.ENAMETOOLONG
-    if isinstance(error, OutOfMemoryError):
-        return errno.ENOMEM
     if isinstance(error, OverloadedError):
         return errno.EAGAIN
     # The platform found a number out of its range that a handler let through: the guest's mistake, not this process's.
@@ -141,4 +144,14 @@ def _number_of(error: Exception) -> int:
 
 
 def _fault(task: Task, fault: Fault) -> None:
-    deliver.fault(task, fault, reason=_OUT_OF_MEMORY if fault.signal == signal.SIGKILL else "")
+    if fault.signal == signal.SIGKILL:
+        _out_of_memory(task, fault)
+    else:
+        deliver.fault(task, fault)
+
+
+def _out_of_memory(task: Task, fault: Fault | None = None) -> None:
+    """The sandbox has no page left for this process: it dies, unless one is found, and then touches its page again."""
+    if not task.process.kernel.reclaim_memory():
+        rip = task.context.words[_RIP]
+        task.process.end(ExitStatus(signal=signal.SIGKILL, fault=fault, rip=rip, reason=_OUT_OF_MEMORY, cause=Cause.MEMORY))

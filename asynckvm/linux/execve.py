@@ -17,7 +17,7 @@ from asynckvm.linux.memory import Memory
 from asynckvm.linux.program import Program
 from asynckvm.linux.signals.altstack import AlternateStack
 from asynckvm.linux.stack import Auxiliary
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.task import NAME_BYTES
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ async def execute(
         try:
             memory, context, program = load(process.kernel, prepared, process.credentials, stack)
         except OutOfMemoryError:
-            process.end(ExitStatus(signal=signal.SIGKILL, reason="out of memory while a program was loaded"))
+            process.end(ExitStatus(signal=signal.SIGKILL, reason="out of memory while a program was loaded", cause=Cause.MEMORY))
             return
         except ElfError as error:
             process.end(ExitStatus(signal=signal.SIGSEGV, reason=str(error)))
@@ -84,7 +84,8 @@ def load(kernel: Kernel, prepared: loader.Executable, credentials: Credentials, 
         raise
     context.registers = context.registers.replace(rip=loaded.entry, rsp=loaded.stack_pointer)
     location = getattr(prepared.file, "location", None)
-    program = Program(prepared.name, location, tuple(prepared.arguments), loaded)
+    identity = prepared.file.attributes().identity
+    program = Program(prepared.name, location, identity, tuple(prepared.arguments), loaded)
     return Memory(space, loaded.heap), context, program
 
 
@@ -113,6 +114,7 @@ def _forget_the_old(task: Task) -> None:
     process.files.close_for_exec()
     process.actions = process.actions.executed()
     process.timers.executed()
+    process.aio.clear()
     task.altstack = AlternateStack()
     task.clear_child_tid = 0
     task.robust_list = 0

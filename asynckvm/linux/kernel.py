@@ -17,6 +17,8 @@ from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
+from asynckvm.linux.ipc.messages import MessageQueues
+from asynckvm.linux.leases import LeaseTable
 from asynckvm.linux.locks import LockTable
 from asynckvm.linux.shared_memory import SharedMemory
 from asynckvm.linux.signals import info as siginfo
@@ -26,6 +28,7 @@ from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
 from asynckvm.linux.vdso import Vdso
+from asynckvm.linux.vfs import Budget, Mounts, Tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
     from asynckvm.linux.task import Task
-    from asynckvm.linux.vfs import Mounts
     from asynckvm.platform import AddressSpace, Machine
 
 # The first number given away: 1 is init's, the parent of orphans.
@@ -66,8 +68,14 @@ class Kernel:
         self.groups: dict[int, ProcessGroup] = {}
         self.futexes = FutexTable()
         self.locks = LockTable()
+        self.leases = LeaseTable()
+        self.message_queues = MessageQueues()
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
-        self.mounts: Mounts
+        # One bound for the private memory of all processes, their page tables and what they share.
+        self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
+        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory, self.memory_budget)
+        # Nothing, until its owner gives it a root.
+        self.mounts = Mounts(Tmpfs(Budget(_PAGE, 1)))
         self.signal_account = Account()
         self.pipe_pages = PipePages()
         self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
@@ -111,17 +119,22 @@ class Kernel:
             self.fail(error)
 
     def limit_memory(self, space: AddressSpace) -> None:
-        """Bound a new address space as this sandbox is."""
-        if self.memory_pages:
-            space.limit(self.memory_pages)
+        """Bound a new address space as this sandbox is; copies of it by fork inherit that."""
+        if self.memory_budget is not None:
+            space.set_budget(self.memory_budget)
+
+    def reclaim_memory(self) -> bool:
+        """Somebody needs more than there is: whether something was found that nobody uses any more."""
+        return self.shared_memory.sweep()
 
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""
         status = self.machine.counters().memory
-        total, used = status.frames_total * _PAGE, status.frames_used * _PAGE
-        if self.memory_pages:
-            total = min(total, self.memory_pages * _PAGE)
-        return total, max(total - used, 0)
+        total, free = status.frames_total, status.frames_total - status.frames_used
+        if self.memory_budget is not None:
+            total = min(total, self.memory_budget.pages)
+            free = min(free, max(self.memory_budget.pages - self.memory_budget.used, 0))
+        return total * _PAGE, free * _PAGE
 
     # ------------------------------------------------------------ the end
 
@@ -164,10 +177,11 @@ class Kernel:
             _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
-        if hasattr(self, "mounts"):
-            self.mounts.close()
         self.network.close()
         self.shared_memory.close()
+        self.mounts.close()
+        if self.memory_budget is not None:
+            self.memory_budget.close()
         self.vdso.close()
         self._clock_page.close()
         if self._failure is not None and not isinstance(self._failure, ClosedError):

@@ -19,6 +19,7 @@ from asynckvm.platform.exit_log import ExitRecord, ExitStream
 from asynckvm.platform.flight import FlightRecord
 from asynckvm.platform.host_file import HostFile
 from asynckvm.platform.machine import Machine, open_machines
+from asynckvm.platform.memory_budget import MemoryBudget
 from asynckvm.platform.scheduler import Fairness
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MachineCounters",
+    "MemoryBudget",
     "MemoryCounters",
     "Nothing",
     "Operation",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asynckvm.platform.binding import Binding, Handle
     from asynckvm.platform.core import Core
     from asynckvm.platform.host_file import HostFile
+    from asynckvm.platform.memory_budget import MemoryBudget
 
 __all__ = ["AddressSpace"]
 
@@ -111,6 +112,17 @@ class AddressSpace:
         result = self._lib.akvm_space_move(self.native, source, to, length)
         if result == -errno.EFAULT:
             raise GuestMemoryError(self._first_hole(source, source + length))
+        self._check(result)
+
+    def extend(self, address: int, length: int) -> None:
+        """Grow the mapping that ends at `address` by what follows it, as mremap(2) does in place.
+
+        GuestMemoryError when no mapping ends there, UsageError when part of the range is in use.
+        """
+        _check_range(address, length)
+        result = self._lib.akvm_space_extend(self.native, address, length)
+        if result == -errno.EFAULT:
+            raise GuestMemoryError(address)
         self._check(result)
 
     def compare_exchange(self, address: int, expected: int, desired: int) -> int:
@@ -205,6 +217,11 @@ class AddressSpace:
         if not 0 <= pages < 1 << 52:
             raise UsageError("a limit is a number of pages, or 0")
         self._lib.akvm_space_limit(self.native, pages)
+
+    def set_budget(self, budget: MemoryBudget | None) -> None:
+        """Share a bound of memory with other spaces; forks inherit it. UsageError once the space has memory."""
+        native = self._core.binding.ffi.NULL if budget is None else budget.native_for(self._core)
+        self._check(self._lib.akvm_space_budget(self.native, native))
 
     def fork(self) -> AddressSpace:
         """A copy-on-write copy: same regions, same contents.

@@ -151,6 +151,12 @@ class Binding:
         self.check(self.lib.akvm_space_fork(space, out))
         return out[0]
 
+    def create_budget(self, machine: Handle, pages: int) -> Handle:
+        """A bound of memory for several spaces."""
+        out = self.ffi.new("struct akvm_budget **")
+        self.check(self.lib.akvm_budget_create(machine, pages, out))
+        return out[0]
+
     def open_file(self, machine: Handle, fd: int, length: int, *, writable: bool) -> Handle:
         """Map a regular host file once for the whole machine; at least `length` bytes of it."""
         out = self.ffi.new("struct akvm_file **")

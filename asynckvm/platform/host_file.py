@@ -52,6 +52,12 @@ class HostFile:
             raise ClosedError("the host file is closed")
         return self._native
 
+    @property
+    def references(self) -> int:
+        """Who holds the file: handles that are not closed, this one among them, and mappings, those included whose end a vCPU
+        has not seen yet. Handles of one file count together if they are as writable and as long."""
+        return int(self._core.binding.lib.akvm_file_references(self.native_for(self._core)))
+
     def close(self) -> None:
         """Give the file back. Idempotent."""
         native, self._native = self._native, None

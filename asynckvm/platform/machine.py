@@ -28,6 +28,7 @@ from asynckvm.platform.engine import Engine
 from asynckvm.platform.exit_log import ExitLog
 from asynckvm.platform.flight import FlightRecord, describe, read_flight
 from asynckvm.platform.host_file import HostFile
+from asynckvm.platform.memory_budget import MemoryBudget
 from asynckvm.platform.retry import ATTEMPTS, Retrier
 
 if TYPE_CHECKING:
@@ -154,6 +155,10 @@ class Machine:
         self._core.check()
         return AddressSpace(self._core, self._core.binding.create_space(self._core.native), self.dump)
 
+    def create_memory_budget(self, pages: int) -> MemoryBudget:
+        """A bound for the memory of several address spaces together, in pages of 4 KiB."""
+        return MemoryBudget(self._core, pages)
+
     def create_context(self, space: AddressSpace) -> Context:
         """A new guest thread in `space`, all registers zero. OverloadedError beyond MachineConfig.contexts."""
         self._core.check()
@@ -165,7 +170,7 @@ class Machine:
         """A regular host file, by descriptor or path, to map into address spaces. OSError, UsageError, SlotsExhaustedError.
 
         `writable`: shared mappings may store to it; a descriptor must be open for reading and writing. `length`: what it is
-        expected to grow to, so that all of it can be mapped at once; costs 1/512 of it in memory of the host kernel.
+        expected to grow to, so that up to 1 GiB can be mapped at once; costs 1/512 of it in memory of the host kernel.
         """
         return HostFile(self._core, file, writable=writable, length=length)
 

@@ -14,7 +14,8 @@ MEBIBYTE: Final = 1 << 20
 class Limits:
     """Of one sandbox. Bytes and numbers.
 
-    `memory`: private memory of each process; one that needs more is killed (reason "memory limit"). `processes`: threads of all
+    `memory`: of all processes together, with their page tables and what they share without a file; what forks share counts
+    once. The process whose touch goes beyond is killed (reason "memory limit"). `processes`: threads of all
     processes; more are refused with EAGAIN. `output`: bytes of stdout and of stderr that one run may write; the run is ended at
     more (reason "output limit"). `files`: bytes in the sandbox's own file systems; more are refused with ENOSPC.
     """

@@ -56,7 +56,10 @@ const struct plan_site plan_sites[] = {
 	SITE(machine/probe.c, wait_for_exit, sched_yield, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
 	SITE(mm/mm.c, akvm__mm_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate memory manager")
+	SITE(mm/budget.c, akvm__budget_create, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "create budget")
+	SITE(mm/budget.c, find_place, realloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "create budget")
 	SITE(mm/files.c, akvm__files_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate slot numbers")
+	SITE(mm/files.c, retire, fstat, , 1, ERRNOS(EBADF, EIO, EOVERFLOW), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(mm/files.c, describe, fstat, , 1, ERRNOS(EBADF, EIO, EOVERFLOW), NEVER, NEVER, MUST, MUST, 0, "fstat file")
 	SITE(mm/files.c, describe, status_flags, , 1, ERRNOS(EBADF), NEVER, NEVER, MUST, MUST, 0, "fcntl file")
 	SITE(mm/files.c, open_new, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate file")
@@ -74,7 +77,7 @@ const struct plan_site plan_sites[] = {
 	SITE(mm/files.c, release_host, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(mm/files.c, release_host, close, , 1, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
-	SITE(mm/frames.c, akvm__frames_create, calloc, , 2, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate frame counts")
+	SITE(mm/frames.c, akvm__frames_create, calloc, , 3, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate frame counts")
 	SITE(mm/frames.c, akvm__arena_map, mmap, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, NULL)
 	SITE(mm/frames.c, akvm__arena_map, madvise, MADV_DONTFORK, 1, ERRNOS(ENOMEM, EAGAIN), MUST, MUST, NEVER, NEVER, 0, NULL)
 	SITE(mm/frames.c, akvm__arena_map, madvise, MADV_HUGEPAGE, 1, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)

@@ -120,6 +120,25 @@ static void truncated(struct work *work, struct work_guest *guest, int fd)
 		faults_show(context->host_errno, NULL);
 }
 
+/* Two spaces and one budget: what one has, the other cannot. */
+static void budgets(struct work *work)
+{
+	struct akvm_budget *budget;
+	struct work_guest guest;
+
+	if (!work_guest_open(work, &guest))
+		return;
+	if (!work_refused(akvm_budget_create(work->machine, 64, &budget), 0)) {
+		T_EQUAL(akvm_budget_charge(budget, 65), -ENOMEM);
+		T_EQUAL(akvm_budget_charge(budget, 64), 0);
+		T_EQUAL(akvm_budget_used(budget), 64);
+		akvm_budget_release(budget, 64);
+		T_EQUAL(akvm_space_budget(guest.space, budget), -EBUSY);
+		akvm_budget_destroy(budget);
+	}
+	work_guest_close(work, &guest);
+}
+
 /* Stores of the guest and of the host go to the file itself. */
 static void shared(struct work *work, int fd)
 {
@@ -404,7 +423,7 @@ static const struct {
 	{ "forked", forked },       { "files", files },           { "vectors", vectors },
 	{ "kicks", kicks },         { "operations", operations }, { "system calls", system_calls },
 	{ "shootdown", shootdown }, { "reaping", reaping },       { "events", events },
-	{ "input", input },
+	{ "input", input },         { "budgets", budgets },
 };
 const unsigned work_steps = sizeof(steps) / sizeof(steps[0]);
 

@@ -108,6 +108,83 @@ static void limits(void)
 	end();
 }
 
+static void budgets(void)
+{
+	struct akvm_budget *budget;
+	struct akvm_space *child, *other;
+	uint8_t byte = 1;
+
+	begin(8 << 20, 1);
+	T_EQUAL(akvm__mm_budget_create(world.mm, 20, &budget), 0);
+	T_EQUAL(akvm_space_budget(space, budget), 0);
+	T_EQUAL(akvm_space_map(space, BASE, 0x100000, RW, NULL, 0), 0);
+	/* A root, three tables, four pages. */
+	for (unsigned i = 0; i < 4; i++)
+		T_EQUAL(akvm_space_write(space, BASE + i * 0x1000, &byte, 1, false), 1);
+	T_EQUAL(akvm_budget_used(budget), 8);
+	T_EQUAL(akvm_space_budget(space, NULL), -EBUSY);
+	/* The child's share is free, its tables are not. */
+	T_EQUAL(akvm_space_fork(space, &child), 0);
+	T_EQUAL(akvm_budget_used(budget), 12);
+	world_apply(&world, space);
+	T_EQUAL(akvm_space_write(child, BASE, &byte, 1, false), 1);
+	T_EQUAL(akvm_budget_used(budget), 13);
+	world_apply(&world, child);
+	/* What the parent lets go is the child's, and still charged once. */
+	T_EQUAL(akvm_space_discard(space, BASE, 0x4000), 0);
+	world_apply(&world, space);
+	T_EQUAL(akvm_budget_used(budget), 9);
+	T_EQUAL(akvm_budget_charge(budget, 12), -ENOMEM);
+	T_EQUAL(akvm_budget_charge(budget, 10), 0);
+	T_EQUAL(akvm__space_fault(child, BASE + 0x8000, AKVM_WRITE), AKVM_FAULT_NONE);
+	T_EQUAL(akvm__space_fault(child, BASE + 0x9000, AKVM_WRITE), AKVM_FAULT_LIMIT);
+	T_EQUAL(akvm_space_write(space, BASE, &byte, 1, false), -ENOMEM);
+	/* Another space of the machine has nothing to do with it. */
+	T_EQUAL(akvm__space_create(world.mm, &other), 0);
+	T_EQUAL(akvm_space_map(other, BASE, 0x1000, RW, NULL, 0), 0);
+	T_EQUAL(akvm__space_fault(other, BASE, AKVM_WRITE), AKVM_FAULT_NONE);
+	T_EQUAL(akvm_space_destroy(other), 0);
+	akvm_budget_release(budget, 10);
+	T_EQUAL(akvm_space_destroy(child), 0);
+	world_reap(&world);
+	T_EQUAL(akvm_budget_used(budget), 1);
+	akvm_budget_destroy(budget);
+	/* Its last space keeps it. */
+	T_EQUAL(akvm_space_map(space, BASE, 0x100000, RW, NULL, 0), 0);
+	T_EQUAL(akvm_space_write(space, BASE, &byte, 1, false), 1);
+	end();
+}
+
+static void a_budget_and_large_pages(void)
+{
+	struct akvm_budget *budget;
+	struct akvm_space *child;
+
+	begin(16 << 20, 8);
+	T_EQUAL(akvm__mm_budget_create(world.mm, 2 + 3 + 512 + 3 + 9, &budget), 0);
+	T_EQUAL(akvm_space_budget(space, budget), 0);
+	T_EQUAL(akvm_space_map(space, BASE, 0x200000, RW, NULL, 0), 0);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_WRITE), AKVM_FAULT_NONE);
+	T_EQUAL(akvm_budget_used(budget), 1 + 2 + 512);
+	T_EQUAL(akvm_space_fork(space, &child), 0);
+	T_EQUAL(akvm_budget_used(budget), 1 + 2 + 512 + 1 + 2);
+	world_apply(&world, space);
+	/* No room for a copy of the whole: one page of it is. */
+	T_EQUAL(akvm__space_fault(child, BASE, AKVM_WRITE), AKVM_FAULT_NONE);
+	T_CHECK(!(world_walk(&world, child, BASE) & AKVM__ENTRY_HUGE));
+	T_EQUAL(akvm_space_unmap(space, BASE, 0x200000), 0);
+	world_apply(&world, space);
+	T_EQUAL(akvm_space_destroy(child), 0);
+	world_reap(&world);
+	T_EQUAL(akvm_budget_used(budget), 1);
+	/* Another machine's budget is none. */
+	budget->budgets = NULL;
+	T_EQUAL(akvm_space_budget(space, budget), -EINVAL);
+	budget->budgets = &world.mm->budgets;
+	akvm_budget_destroy(budget);
+	end();
+}
+
 static void no_memory(void)
 {
 	uint64_t address = BASE;
@@ -327,6 +404,9 @@ int main(void)
 		T_RUN(wrong_addresses);
 		T_RUN(around_the_fault);
 		T_RUN(limits);
+		T_RUN(budgets);
+		T_RUN(a_budget_and_large_pages);
+		T_RUN(a_budget_and_large_pages);
 		T_RUN(no_memory);
 		T_RUN(copy_on_write);
 		T_RUN(copy_on_write_in_small);

@@ -55,7 +55,7 @@ static bool is_zero(uint64_t gpa, uint64_t bytes)
 static void open_frames(void)
 {
 	returned = 0;
-	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK), 0);
+	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK, NULL), 0);
 	T_EQUAL((uintptr_t)frames.base % BLOCK, 0);
 }
 
@@ -66,7 +66,7 @@ static void every_frame_once(void)
 
 	open_frames();
 	for (unsigned i = 0; i < BLOCKS * AKVM__HUGE; i++) {
-		T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, true, &small[i]), 0);
+		T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, true, NULL, &small[i]), 0);
 		T_CHECK(is_zero(small[i], 4096));
 		memcpy(akvm__frames_host(&frames, small[i]), &i, sizeof(i));
 	}
@@ -74,15 +74,15 @@ static void every_frame_once(void)
 		memcpy(&value, akvm__frames_host(&frames, small[i]), sizeof(value));
 		T_EQUAL(value, i);
 	}
-	T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, true, &gpa), -ENOMEM);
-	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, &gpa), -ENOMEM);
+	T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, true, NULL, &gpa), -ENOMEM);
+	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, NULL, &gpa), -ENOMEM);
 	T_EQUAL(akvm__frames_used(&frames), BLOCKS * AKVM__HUGE);
 	/* All but one frame of the first block: still no whole block. */
 	for (unsigned i = 1; i < AKVM__HUGE; i++)
 		akvm__frames_drop(&frames, small[i], AKVM__SMALL);
-	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, &gpa), -ENOMEM);
+	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, NULL, &gpa), -ENOMEM);
 	akvm__frames_drop(&frames, small[0], AKVM__SMALL);
-	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, &gpa), 0);
+	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, NULL, &gpa), 0);
 	T_EQUAL(gpa % BLOCK, 0);
 	T_CHECK(is_zero(gpa, BLOCK));
 	akvm__frames_free(&frames);
@@ -93,11 +93,11 @@ static void used_memory_comes_back_zero(void)
 	uint64_t huge, small;
 
 	open_frames();
-	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, &huge), 0);
+	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, NULL, &huge), 0);
 	memset(akvm__frames_host(&frames, huge), 0xee, BLOCK);
 	akvm__frames_drop(&frames, huge, AKVM__HUGE);
 	for (unsigned i = 0; i < AKVM__HUGE; i++) {
-		T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, true, &small), 0);
+		T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, true, NULL, &small), 0);
 		T_CHECK(is_zero(small, 4096));
 	}
 	akvm__frames_free(&frames);
@@ -108,7 +108,7 @@ static void counts_keep_frames(void)
 	uint64_t huge, other;
 
 	open_frames();
-	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, &huge), 0);
+	T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, NULL, &huge), 0);
 	T_CHECK(akvm__frames_exclusive(&frames, huge, AKVM__HUGE));
 	akvm__frames_hold(&frames, huge + 7 * 4096, AKVM__SMALL);
 	T_CHECK(!akvm__frames_exclusive(&frames, huge, AKVM__HUGE));
@@ -116,7 +116,7 @@ static void counts_keep_frames(void)
 	akvm__frames_drop(&frames, huge, AKVM__HUGE);
 	T_EQUAL(akvm__frames_used(&frames), 1);
 	for (unsigned i = 0; i < AKVM__HUGE - 1; i++) {
-		T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, false, &other), 0);
+		T_EQUAL(akvm__frames_take(&frames, AKVM__SMALL, false, NULL, &other), 0);
 		T_CHECK(other != huge + 7 * 4096);
 	}
 	akvm__frames_drop(&frames, huge + 7 * 4096, AKVM__SMALL);
@@ -130,7 +130,7 @@ static void blocks_go_back_to_the_host(void)
 
 	open_frames();
 	for (unsigned i = 0; i < BLOCKS; i++) {
-		T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, &huge[i]), 0);
+		T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, NULL, &huge[i]), 0);
 		memset(akvm__frames_host(&frames, huge[i]), 0x55, BLOCK);
 	}
 	madvise_failures = 1;
@@ -140,7 +140,7 @@ static void blocks_go_back_to_the_host(void)
 	T_EQUAL(returned, BLOCKS - 8);
 	T_EQUAL(frames.dirty_blocks, 9);
 	for (unsigned i = 0; i < BLOCKS; i++) {
-		T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, &huge[i]), 0);
+		T_EQUAL(akvm__frames_take(&frames, AKVM__HUGE, true, NULL, &huge[i]), 0);
 		T_CHECK(is_zero(huge[i], BLOCK));
 	}
 	akvm__frames_free(&frames);
@@ -150,7 +150,7 @@ static void creation_fails_cleanly(void)
 {
 	mmap_calls = 0;
 	mmap_fail_at = 1;
-	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK), -ENOMEM);
+	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK, NULL), -ENOMEM);
 	T_CHECK(strcmp(akvm_last_error(), "mmap frames") == 0);
 	mmap_fail_at = 0;
 }

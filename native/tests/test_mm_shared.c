@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -150,8 +151,95 @@ static void two_ways_to_open(void)
 		T_EQUAL(akvm__file_open(world.mm, other_fd, true, 0, &again), -EINVAL);
 		close(other_fd);
 	}
-	T_EQUAL(akvm__file_open(world.mm, fd, true, 1ull << 60, &again), -ENOSPC);
-	T_EQUAL(akvm__file_open(world.mm, fd, true, UINT64_MAX, &again), -ENOSPC);
+	end();
+}
+
+/* Neither a wild wish nor a sparse file costs the host more than a bound. */
+static void long_files(void)
+{
+	struct akvm_file *wild;
+	uint8_t byte = 1;
+
+	begin(AKVM__PAGE, UINT64_MAX);
+	T_EQUAL(file->gpa_bytes, 1ull << 30);
+	T_EQUAL(ftruncate(fd, 1ll << 40), 0);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &wild), 0);
+	T_EQUAL(wild->gpa_bytes, 16ull << 30);
+	T_EQUAL(pwrite(fd, "far", 3, 1ll << 39), 3);
+	T_EQUAL(akvm_space_map(space, BASE, 2 * AKVM__PAGE, RW, wild, 1ull << 39), 0);
+	expect(space, BASE + 2, 'r');
+	put(space, BASE + 2, 'x');
+	T_EQUAL(in_file((1ull << 39) + 2), 'r');
+	T_EQUAL(akvm_space_map(space, BASE, AKVM__PAGE, SHARED, file, 1ull << 39), 0);
+	T_EQUAL(touch(space, BASE, AKVM_WRITE, &byte), AKVM_FAULT_BUS);
+	T_EQUAL(akvm_space_unmap(space, BASE, 2 * AKVM__PAGE), 0);
+	akvm_file_close(wild);
+	end();
+}
+
+static void mappings_are_extended(void)
+{
+	struct akvm_region region;
+
+	begin(8 * AKVM__PAGE, 0);
+	T_EQUAL(akvm_space_map(space, BASE, 2 * AKVM__PAGE, SHARED, file, AKVM__PAGE), 0);
+	T_EQUAL(akvm_file_references(file), 2);
+	T_EQUAL(akvm_space_extend(space, BASE + 2 * AKVM__PAGE, 2 * AKVM__PAGE), 0);
+	T_EQUAL(akvm_file_references(file), 2);
+	T_EQUAL(akvm_space_region(space, BASE, &region), 0);
+	T_CHECK(region.start == BASE && region.end == BASE + 4 * AKVM__PAGE && region.access == SHARED);
+	put(space, BASE + 3 * AKVM__PAGE, 0x77);
+	T_EQUAL(in_file(4 * AKVM__PAGE), 0x77);
+	/* Not from the middle, not from nothing, not over another, not half a page. */
+	T_EQUAL(akvm_space_extend(space, BASE + 2 * AKVM__PAGE, AKVM__PAGE), -EFAULT);
+	T_EQUAL(akvm_space_extend(space, 2 * BASE, AKVM__PAGE), -EFAULT);
+	T_EQUAL(akvm_space_extend(space, BASE + 4 * AKVM__PAGE, 0), -EINVAL);
+	T_EQUAL(akvm_space_extend(space, BASE + 4 * AKVM__PAGE, 1), -EINVAL);
+	T_EQUAL(akvm_space_map(space, BASE + 5 * AKVM__PAGE, AKVM__PAGE, SHARED, file, 6 * AKVM__PAGE), 0);
+	T_EQUAL(akvm_file_references(file), 3);
+	T_EQUAL(akvm_space_extend(space, BASE + 4 * AKVM__PAGE, 2 * AKVM__PAGE), -EINVAL);
+	/* What fills the gap joins both. */
+	T_EQUAL(akvm_space_extend(space, BASE + 4 * AKVM__PAGE, AKVM__PAGE), 0);
+	T_EQUAL(akvm_space_region(space, BASE, &region), 0);
+	T_EQUAL(region.end, BASE + 6 * AKVM__PAGE);
+	T_EQUAL(akvm_file_references(file), 2);
+	T_EQUAL(akvm_space_map(space, BASE, AKVM__PAGE, SHARED, file, (uint64_t)INT64_MAX - 8191), 0);
+	T_EQUAL(akvm_space_unmap(space, BASE + AKVM__PAGE, AKVM__PAGE), 0);
+	T_EQUAL(akvm_space_extend(space, BASE + AKVM__PAGE, AKVM__PAGE), -EINVAL);
+	end();
+}
+
+/* Programs come back: their files keep slot and descriptor for a while, unless they were deleted or others need the place. */
+static void small_files_stay_for_a_while(void)
+{
+	struct akvm_file *named, *again;
+	char path[] = "named-file-XXXXXX"; /* in the working directory */
+	int named_fd = mkstemp(path);
+	uint32_t slot;
+
+	T_CHECK(named_fd >= 0);
+	T_EQUAL(ftruncate(named_fd, AKVM__PAGE), 0);
+	begin(AKVM__PAGE, 0);
+	T_EQUAL(akvm__file_open(world.mm, named_fd, false, 0, &named), 0);
+	T_EQUAL(akvm__files_slots(&world.mm->files), 2);
+	slot = named->slot;
+	akvm_file_close(named);
+	T_CHECK(world.slots[slot].bytes != 0);
+	T_EQUAL(akvm__files_slots(&world.mm->files), 1);
+	T_EQUAL(akvm__file_open(world.mm, named_fd, false, 0, &again), 0);
+	T_CHECK(again == named && again->slot == slot && akvm_file_references(again) == 1);
+	T_EQUAL(akvm__files_slots(&world.mm->files), 2);
+	akvm_file_close(again);
+	/* The host has no more slots for another: the idle one makes room, or the failure shows. */
+	world.slot_error = -ENOSPC;
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &again), -ENOSPC);
+	world.slot_error = 0;
+	T_EQUAL(akvm__file_open(world.mm, named_fd, false, 0, &again), 0);
+	T_EQUAL(unlink(path), 0);
+	slot = again->slot;
+	akvm_file_close(again);
+	T_EQUAL(world.slots[slot].bytes, 0);
+	close(named_fd);
 	end();
 }
 
@@ -279,6 +367,9 @@ int main(void)
 		guest_edits = mode;
 		T_RUN(stores_reach_everybody);
 		T_RUN(two_ways_to_open);
+		T_RUN(long_files);
+		T_RUN(mappings_are_extended);
+		T_RUN(small_files_stay_for_a_while);
 		T_RUN(rights_change);
 		T_RUN(children_share);
 		T_RUN(past_the_end);

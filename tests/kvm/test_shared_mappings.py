@@ -252,3 +252,25 @@ async def test_which_pages_are_present(machine: Machine) -> None:
     seen = guest.space.present(AREA, 64 * PAGE)
     assert seen[40] == 1
     assert sum(seen) <= 8
+
+
+async def test_a_mapping_is_extended_and_its_file_knows_who_holds_it(machine: Machine, memory: int) -> None:
+    os.pwrite(memory, b"third page", 2 * PAGE)
+    space = machine.create_address_space()
+    with machine.open_file(memory, writable=True) as file:
+        assert file.references == 1
+        space.map(AREA, 2 * PAGE, READ | WRITE, file, shared=True)
+        space.extend(AREA + 2 * PAGE, 2 * PAGE)
+        assert file.references == 2
+        assert space.read(AREA + 2 * PAGE, 10) == b"third page"
+        space.write(AREA + 3 * PAGE, b"fourth")
+        assert os.pread(memory, 6, 3 * PAGE) == b"fourth"
+        space.map(AREA + 5 * PAGE, PAGE, READ)
+        with pytest.raises(UsageError):
+            space.extend(AREA + 4 * PAGE, 2 * PAGE)
+        with pytest.raises(GuestMemoryError):
+            space.extend(AREA + PAGE, PAGE)
+        space.close()
+        async with asyncio.timeout(10):
+            while file.references != 1:  # a vCPU may have to clear the tables first
+                await asyncio.sleep(0.001)

@@ -20,7 +20,7 @@ PRINTED = (
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize(("program", "printed"), zip(PROGRAMS, PRINTED, strict=False))
+@pytest.mark.parametrize(("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=False)))
 def test_the_example_runs(program: str, printed: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stderr) == (0, "")

@@ -31,16 +31,14 @@ def _differences(expected: Seen, found: Seen) -> Iterator[str]:
     if expected.status != found.status:
         yield f"status: {expected.status}, inside {found.status}"
     for name in ("stdout", "stderr"):
-        lines = [getattr(seen, name).decode(errors="backslashreplace").splitlines() for seen in (expected, found)]
-        yield from (
-            f"{name}: {line}"
-            for line in difflib.unified_diff(*lines, lineterm="", n=0)
-            if not line.startswith(("---", "+++", "@@"))
-        )
+        theirs, ours = (getattr(seen, name).decode(errors="backslashreplace").splitlines() for seen in (expected, found))
+        for line in difflib.unified_diff(theirs, ours, lineterm="", n=0):
+            if not line.startswith(("---", "+++", "@@")):
+                yield f"{name}: {line}"
     for name in sorted(expected.files.keys() | found.files.keys()):
-        ours, theirs = found.files.get(name, "none"), expected.files.get(name, "none")
-        if ours != theirs:
-            yield f"file {name}: {theirs[:200]}, inside {ours[:200]}"
+        wanted, got = expected.files.get(name, "none"), found.files.get(name, "none")
+        if wanted != got:
+            yield f"file {name}: {wanted[:200]}, inside {got[:200]}"
 
 
 async def _check(row: Row, *, inside: bool) -> tuple[str, list[str]]:

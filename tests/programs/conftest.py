@@ -5,12 +5,11 @@ Compiled once a test run from sources/, in each kind of static linking; a test t
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,16 +38,20 @@ class Result(NamedTuple):
 
 
 Build = Callable[[str, str], Path]
-Run = Callable[..., "asyncio.Future[Result]"]
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled programs lie."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="session")
+def build(built: Path) -> Build:
     """build(source, kind) gives a program of sources/, linked that way."""
-    folder = tmp_path_factory.mktemp("programs")
 
     def building(source: str, kind: str = "glibc") -> Path:
-        target = folder / f"{source}-{kind}"
+        target = built / f"{source}-{kind}"
         if not target.exists():
             compiler, *flags = KINDS[kind]
             if shutil.which(compiler) is None:
@@ -99,6 +102,21 @@ def native(folder: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture
+<<<<<<< HEAD
+async def sandbox(folder: Path, built: Path, machine: Machine) -> AsyncIterator[Sandbox]:
+    """It sees the folder and the compiled programs where they are, and may write neither."""
+    binds = [(str(path), str(path)) for path in (folder, built)]
+    async with Sandbox(machine=machine, binds=binds, env=ENVIRONMENT, cwd=str(folder)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def inside(sandbox: Sandbox) -> Callable[..., Awaitable[Result]]:
+    """`await inside(argv, stdin=b"")` runs it in the sandbox."""
+
+    async def running(argv: list[str], stdin: bytes = b"") -> Result:
+        result = await sandbox.run(argv, input=stdin, timeout=SECONDS)
+=======
 def inside(folder: Path, machine: Machine) -> Callable[..., asyncio.Task[Result]]:
     """`await inside(argv, stdin=b"")` runs it in a sandbox of its own, which sees its folder and the one around the test's."""
 
@@ -106,9 +124,10 @@ def inside(folder: Path, machine: Machine) -> Callable[..., asyncio.Task[Result]
         binds = [str(path) for path in (folder.parent, Path(argv[0]).parent) if not path.is_relative_to("/usr")]
         async with Sandbox(machine=machine, binds=binds, env=ENVIRONMENT, cwd=str(folder)) as sandbox:
             result = await sandbox.run(argv, input=stdin, timeout=SECONDS)
+>>>>>>> dev/G
         return Result(result.returncode, result.stdout, result.stderr)
 
-    return running  # type: ignore[return-value]
+    return running
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ Inside: TypeAlias = Callable[..., Awaitable[Any]]
 Build: TypeAlias = Callable[..., Path]
 
 CASES = {
-    "info": "signals",
-    "queue": "signals",
-    "nest": "signals",
-    "altstack": "signals",
-    "overflow": "signals",
-    "fault": "signals",
-    "fp": "signals",
-    "fp-edit": "signals",
+    "info": "signal_handlers",
+    "queue": "signal_handlers",
+    "nest": "signal_handlers",
+    "altstack": "signal_handlers",
+    "overflow": "signal_handlers",
+    "fault": "signal_handlers",
+    "fp": "signal_handlers",
+    "fp-edit": "signal_handlers",
     "restart": "signal_waits",
     "sleep": "signal_waits",
     "suspend": "signal_waits",

@@ -44,6 +44,9 @@ class FakeFile:
         self.writable = writable
         status = os.fstat(fd)
         self.inode = self.inodes.setdefault((status.st_dev, status.st_ino), _Inode())
+        if writable:
+            for offset in range(0, len(self.data), PAGE):
+                self.page(offset, shared=True)
 
     def page(self, offset: int, *, shared: bool) -> bytearray:
         data = bytearray(self.data[offset : offset + PAGE].ljust(PAGE, b"\0"))
@@ -85,6 +88,17 @@ class FakeSpace:
         self.unmap(to, length)
         for done in range(0, length, PAGE):
             self.pages[to + done] = self.pages.pop(source + done)
+
+    def extend(self, address: int, length: int) -> None:
+        _check(address, length)
+        if address - PAGE not in self.pages or address in self.pages:
+            raise GuestMemoryError(address)
+        for done in range(address, address + length, PAGE):
+            last = self.pages[done - PAGE]
+            offset = last.offset + PAGE if last.file else 0
+            assert last.shared is not None or not last.file, "a private view has forgotten its file"
+            data = bytearray(PAGE) if last.shared is None else last.shared.setdefault(offset, bytearray(PAGE))
+            self.pages[done] = _Page(last.access, data, last.file, offset, last.shared)
 
     def present(self, address: int, length: int) -> bytes:
         _check(address, length)

@@ -7,18 +7,16 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from asynckvm.linux import wait
-from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.files import DescriptorTable
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.limits import Limits
-from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.wait import WaitQueue
 from asynckvm.model.memory import Access
 from support.fake_platform import FakeSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Coroutine
 
 SECONDS = 5
 # Writable memory of every such task, 64 KiB; nothing is behind END.
@@ -34,21 +32,23 @@ class FakeTask:
         self.space.map(DATA, END - DATA, Access.READ | Access.WRITE)
         self.mask = 0
         self.saved_mask: int | None = None
-        self.pending = SignalQueue()
+        self.pending = SimpleNamespace(mask=0)
         kernel = SimpleNamespace(pipe_pages=PipePages(), processes={})
-        credentials = Credentials.of(1000, 100)
+        credentials = SimpleNamespace(euid=1000, egid=100, is_root=False)
         self.process: Any = SimpleNamespace(
             files=DescriptorTable(),
-            kernel=kernel,
-            credentials=credentials,
-            signal_queue=WaitQueue(),
-            pending=SignalQueue(),
             memory=SimpleNamespace(space=self.space),
             limits=Limits.default(10),
+            kernel=kernel,
+            credentials=credentials,
+            pid=1,
+            signal_queue=WaitQueue(),
+            pending=SimpleNamespace(mask=0),
         )
         for name, value in process.items():
             setattr(self.process, name, value)
         self.interrupted = False
+        self.dying = False
         self._waiting: asyncio.Future[bool] | None = None
 
     async def wait(self, *queues: WaitQueue, until: int | None = None) -> bool:
@@ -67,9 +67,8 @@ class FakeTask:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(SyscallError(ERESTARTSYS))
 
-    async def begin(self, call: int | Awaitable[int]) -> asyncio.Future[int]:
+    async def begin(self, call: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
         """Start a call that has to wait; returns when it waits."""
-        assert not isinstance(call, int), f"it did not wait: {call}"
         running = asyncio.ensure_future(call)
         async with asyncio.timeout(SECONDS):
             while self._waiting is None:
@@ -78,9 +77,7 @@ class FakeTask:
         return running
 
 
-async def result(answer: int | Awaitable[int]) -> int:
-    """What the call answers."""
-    if isinstance(answer, int):
-        return answer
+async def result(running: asyncio.Task[int]) -> int:
+    """What the call answered."""
     async with asyncio.timeout(SECONDS):
-        return await answer
+        return await running

@@ -22,6 +22,10 @@ class AnonymousFile(OpenFile):
     def __init__(self, flags: int) -> None:
         super().__init__(os.O_RDWR | flags)
 
+    def seek(self, offset: int, whence: int) -> int:  # noqa: ARG002
+        """Allowed, and without effect."""
+        return 0
+
     def attributes(self) -> Attributes:
         return Attributes(device=_DEVICE, inode=_INODE, mode=0o600)
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import AnonymousFile, would_block
@@ -52,12 +52,19 @@ class Event(NamedTuple):
         return _EVENT.pack(self.watch, self.mask, self.cookie, size) + self.name.ljust(size, b"\0")
 
 
+class Watcher(Protocol):
+    """Who is told what happens to files."""
+
+    def report(self, watch: Watch, mask: int, name: bytes, cookie: int) -> None: ...
+    def forget(self, watch: Watch) -> None: ...
+
+
 class Watch:
     """One file watched by one instance."""
 
     __slots__ = ("identity", "mask", "number", "owner")
 
-    def __init__(self, owner: Inotify, number: int, identity: tuple[int, int], mask: int) -> None:
+    def __init__(self, owner: Watcher, number: int, identity: tuple[int, int], mask: int) -> None:
         self.owner = owner
         self.number = number
         self.identity = identity
@@ -68,10 +75,24 @@ class Watches:
     """All watches of a sandbox; `files` is empty when nobody watches anything, which those who report look at first."""
 
     def __init__(self) -> None:
-        self.files: dict[tuple[int, int], dict[Inotify, Watch]] = {}
+        self.files: dict[tuple[int, int], dict[Watcher, Watch]] = {}
         self.instances = 0
         self.count = 0
         self._cookies = itertools.count(1)
+
+    def add(self, watch: Watch) -> None:
+        """ENOSPC when there are too many."""
+        if self.count >= WATCHES_MAX:
+            raise SyscallError(errno.ENOSPC)
+        self.count += 1
+        self.files.setdefault(watch.identity, {})[watch.owner] = watch
+
+    def remove(self, watch: Watch) -> None:
+        self.count -= 1
+        others = self.files[watch.identity]
+        del others[watch.owner]
+        if not others:
+            del self.files[watch.identity]
 
     # ------------------------------------------------------------ what happened
 
@@ -151,12 +172,9 @@ class Inotify(AnonymousFile):
                 raise SyscallError(errno.EEXIST)
             watch.mask = watch.mask | flags if mask & IN_MASK_ADD else flags
             return watch.number
-        if self._all.count >= WATCHES_MAX:
-            raise SyscallError(errno.ENOSPC)
-        self._all.count += 1
         watch = Watch(self, next(self._numbers), identity, flags)
+        self._all.add(watch)
         self._watches[watch.number] = watch
-        self._all.files.setdefault(identity, {})[self] = watch
         return watch.number
 
     def remove(self, number: int) -> None:
@@ -174,11 +192,7 @@ class Inotify(AnonymousFile):
     def _drop(self, watch: Watch) -> bool:
         if self._watches.pop(watch.number, None) is None:
             return False
-        self._all.count -= 1
-        others = self._all.files[watch.identity]
-        del others[self]
-        if not others:
-            del self._all.files[watch.identity]
+        self._all.remove(watch)
         return True
 
     # ------------------------------------------------------------ events

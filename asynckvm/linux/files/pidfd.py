@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import AnonymousFile
 from asynckvm.linux.wait import READABLE
 
@@ -20,6 +22,9 @@ class ProcessFile(AnonymousFile):
         super().__init__(flags)
         self.process = process
         self.queue = process.exit_queue
+
+    def seek(self, offset: int, whence: int) -> int:  # noqa: ARG002
+        raise SyscallError(errno.ESPIPE)
 
     def poll(self) -> int:
         return READABLE if self.process.exited else 0

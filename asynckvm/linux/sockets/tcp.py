@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import errno
 import struct
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
@@ -17,6 +18,7 @@ from asynckvm.linux.sockets import options
 from asynckvm.linux.sockets.abi import (
     AF_UNSPEC,
     IPPROTO_TCP,
+    MSG_ERRQUEUE,
     MSG_OOB,
     MSG_PEEK,
     RCV_SHUTDOWN,
@@ -66,7 +68,8 @@ class TcpSocket(InetSocket):
         super().__init__(network, family, SOCK_STREAM, IPPROTO_TCP, owner, ports=network.tcp, levels=_LEVELS)
         self.inbox = Channel(network.budget)
         self.peer: TcpSocket | None = None
-        self.on_way: dict[TcpSocket, None] = {}
+        # Weak, so that sockets which are closed meanwhile leave nothing behind.
+        self.on_way: weakref.WeakKeyDictionary[TcpSocket, None] = weakref.WeakKeyDictionary()
         self._listening = False
         self._connecting = False  # connect(2) has not told its outcome yet
         self._ended = False  # the other side has sent its last byte
@@ -119,7 +122,8 @@ class TcpSocket(InetSocket):
 
     def _admit(self) -> None:
         """There may be room for connections that are on their way."""
-        waiting, self.on_way = self.on_way, {}
+        waiting = list(self.on_way)
+        self.on_way.clear()
         for client in waiting:
             if not client.closed and client.state == TCP_SYN_SENT:
                 client.knock()
@@ -262,9 +266,9 @@ class TcpSocket(InetSocket):
         if not message.data:
             return 0
         if peer.closed:
-            # It is sent, and answered with a reset.
+            # What the buffers hold is sent, and answered with a reset.
             self.reset(errno.EPIPE)
-            return len(message.data)
+            return min(len(message.data), self._send_limit)
         limit = self._send_limit
         if peer.inbox.charge >= limit:
             raise BlockingIOError(errno.EAGAIN, "the buffers are full")
@@ -279,6 +283,8 @@ class TcpSocket(InetSocket):
         return taken
 
     def receive(self, length: int, flags: int) -> Incoming:
+        if flags & MSG_ERRQUEUE:
+            raise SyscallError(errno.EAGAIN)
         if self._listening:
             raise SyscallError(errno.ENOTCONN)
         if flags & MSG_OOB:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import errno
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
@@ -51,8 +52,9 @@ class UnixSocket(Socket):
         self.bound = b""
         self._place: object = None
         self.peer = None
-        self.keeper: UnixSocket = self
-        self.blocked: dict[UnixSocket, None] = {}
+        self.listener: UnixSocket | None = None  # in whose backlog it is
+        # Weak, so that sockets which are closed meanwhile leave nothing behind.
+        self.blocked: weakref.WeakKeyDictionary[UnixSocket, None] = weakref.WeakKeyDictionary()
 
     # ------------------------------------------------------------ names
 
@@ -116,6 +118,11 @@ class UnixSocket(Socket):
     # ------------------------------------------------------------ queues
 
     @property
+    def keeper(self) -> UnixSocket:
+        """Who must live for this socket to be read: a listener, as long as nobody accepted it."""
+        return self.listener if self.listener is not None else self
+
+    @property
     def outstanding(self) -> int:
         """What this socket has sent and nobody has read."""
         raise SyscallError(errno.EINVAL)
@@ -127,7 +134,10 @@ class UnixSocket(Socket):
 
     def wake_blocked(self) -> None:
         """Room was made: whoever waited for it tries again."""
-        blocked, self.blocked = self.blocked, {}
+        if not self.blocked:
+            return
+        blocked = list(self.blocked)
+        self.blocked.clear()
         for socket in blocked:
             socket.queue.wake(WRITABLE)
 
@@ -214,7 +224,7 @@ class UnixConnection(UnixSocket):
             raise SyscallError(errno.EINVAL)
         server = type(self)(self.network, self.kind, listener.owner)
         server.bound = listener.bound
-        server.keeper = listener
+        server.listener = listener
         server.settings = {key: value for key, value in listener.settings.items() if key[1] == SO_PASSCRED}
         self.link(server, caller.credentials, listener._peer_credentials)
         listener._backlog.append(server)
@@ -227,7 +237,7 @@ class UnixConnection(UnixSocket):
         if not self._backlog:
             raise BlockingIOError(errno.EAGAIN, "no connection")
         server = self._backlog.popleft()
-        server.keeper = server
+        server.listener = None
         self.wake_blocked()
         return server
 
@@ -241,7 +251,7 @@ class UnixConnection(UnixSocket):
             self.peer.queue.wake(ANYTHING)
 
     def close(self) -> None:
-        lost = self.unread or self.keeper is not self
+        lost = self.unread or self.listener is not None
         super().close()
         backlog, self._backlog = self._backlog, collections.deque()
         for server in backlog:

@@ -97,6 +97,8 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
         name = b"/dev/fd/%d" % directory
         reachable = not process.files.closes_on_exec(directory)
         file = opening.find_program(caller, location_of(task, directory), b"")
+    elif not path:
+        raise SyscallError(errno.ENOENT)
     else:
         start = start_of(task, directory, path)
         if directory != AT_FDCWD and not path.startswith(b"/"):

@@ -7,6 +7,7 @@ memfd_create(2), fallocate(2), lseek(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from asynckvm.platform import HostFile, Machine
 
 PAGE: Final = 4096
@@ -22,17 +25,26 @@ FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
 _KNOWN: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_IOV_MAX: Final = 1024
+# With so many pages a file becomes a memory file: 16 MiB.
+_PAGES_MAX: Final = 4096
 _ZEROS: Final = bytes(PAGE)
 
 
-class Budget:
-    """Bytes and inodes that a mount, or all of a sandbox, may use. ENOSPC beyond."""
+# Files of the host that a sandbox may hold open, those behind its mapped files in memory included.
+DESCRIPTORS: Final = 2048
 
-    def __init__(self, size: int, inodes: int) -> None:
+
+class Budget:
+    """Bytes and inodes that a mount, or all of a sandbox, may use, and descriptors of this process. ENOSPC and ENFILE beyond."""
+
+    def __init__(self, size: int, inodes: int, descriptors: int = DESCRIPTORS) -> None:
         self.size = size
         self.inodes = inodes
+        self.descriptors = descriptors
         self.used = 0
         self.used_inodes = 0
+        self.used_descriptors = 0
 
     def charge(self, size: int) -> None:
         if self.used + size > self.size:
@@ -50,6 +62,14 @@ class Budget:
     def refund_inode(self) -> None:
         self.used_inodes -= 1
 
+    def charge_descriptor(self) -> None:
+        if self.used_descriptors >= self.descriptors:
+            raise SyscallError(errno.ENFILE)
+        self.used_descriptors += 1
+
+    def refund_descriptor(self) -> None:
+        self.used_descriptors -= 1
+
 
 class Content:
     """Bytes with holes. `size` is the length of the file; reads and writes never fail for another reason than the budget."""
@@ -61,6 +81,7 @@ class Content:
         self._pages: dict[int, bytearray] = {}
         # Pages that are paid for and were never written.
         self._reserved: set[int] = set()
+        self._pages_max = _PAGES_MAX
         self._fd = -1
         self._mapped: dict[bool, tuple[int, HostFile]] = {}
 
@@ -70,6 +91,7 @@ class Content:
             file.close()
         if self._fd >= 0:
             os.close(self._fd)
+            self._budget.refund_descriptor()
 
     @property
     def allocated(self) -> int:
@@ -101,6 +123,11 @@ class Content:
             if offset >= INT64_MAX:
                 raise SyscallError(errno.EFBIG)
             data = data[: INT64_MAX - offset]
+        if len(self._pages) >= self._pages_max:
+            # Before moving it takes long. When there is no room for its holes, or no descriptor, it stays, and is tried later.
+            self._pages_max += _PAGES_MAX
+            with contextlib.suppress(SyscallError, OSError):
+                self.descriptor()
         if self._fd >= 0:
             self._reserve(offset + len(data))
             self._clear(self.size, offset)
@@ -186,18 +213,45 @@ class Content:
         """The host's descriptor of the bytes, which stays this object's. ENOSPC when the budget lacks the holes' room."""
         if self._fd < 0:
             length = max(_round(self.size), (max([*self._pages, *self._reserved], default=-1) + 1) * PAGE)
-            self._charge(length - self._charged)
-            fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-            os.ftruncate(fd, length)
-            for number, page in self._pages.items():
-                os.pwrite(fd, page, number * PAGE)
+            charged = length - self._charged
+            self._budget.charge_descriptor()
+            fd = -1
+            try:
+                self._charge(charged)
+                fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+                os.ftruncate(fd, length)
+                for first, pages in self._runs():
+                    os.pwritev(fd, pages, first * PAGE)
+            except BaseException:
+                if self._charged == length:
+                    self._charge(-charged)
+                if fd >= 0:
+                    os.close(fd)
+                self._budget.refund_descriptor()
+                raise
             self._fd = fd
             self._pages.clear()
             self._reserved.clear()
         return self._fd
 
+    def _runs(self) -> Iterator[tuple[int, list[bytearray]]]:
+        """Pages that follow each other, as many as one call may write, and the number of the first."""
+        run: list[bytearray] = []
+        first = 0
+        for number in sorted(self._pages):
+            if run and (number != first + len(run) or len(run) == _IOV_MAX):
+                yield first, run
+                run = []
+            if not run:
+                first = number
+            run.append(self._pages[number])
+        if run:
+            yield first, run
+
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
         fd = self.descriptor()
+        # The file never grows beyond that.
+        length = min(length, max(self._charged, self._budget.size))
         covered, file = self._mapped.get(writable, (0, None))
         if file is None or length > covered:
             if file is not None:

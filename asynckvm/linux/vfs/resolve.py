@@ -27,6 +27,8 @@ RESOLVE_CACHED: Final = 32
 _SCOPED: Final = RESOLVE_BENEATH | RESOLVE_IN_ROOT
 _LINK: Final = stat.S_IFLNK
 _DIRECTORY: Final = stat.S_IFDIR
+# So many names one walk takes, those of links included: more than any path has, and soon done. ELOOP beyond.
+_NAMES_MAX: Final = 3072
 # A name that asks for a directory without searching it: the slash at the end of a path.
 _SLASH: Final = b""
 _DOTS: Final = frozenset({b".", b"..", _SLASH})
@@ -40,7 +42,7 @@ def resolve(caller: Caller, start: Location, path: bytes, *, follow: bool = True
 class Walk:
     """One walk. `location` is how far it came; `flags` are the RESOLVE_* of openat2(2)."""
 
-    __slots__ = ("_crossed", "_links", "_root", "caller", "flags", "location")
+    __slots__ = ("_crossed", "_links", "_names", "_root", "caller", "flags", "location")
 
     def __init__(self, caller: Caller, start: Location, flags: int = 0) -> None:
         self.caller = caller
@@ -49,6 +51,7 @@ class Walk:
         # What `..` cannot leave and absolute links start from.
         self._root = start if flags & _SCOPED else caller.fs.root
         self._links = 0
+        self._names = 0
 
     def to(self, path: bytes, *, follow: bool = True) -> Location:
         """The whole path."""
@@ -109,6 +112,9 @@ class Walk:
                 raise SyscallError(errno.EXDEV)
             self.location = self._root
         names = [name for name in path.split(b"/") if name]
+        self._names += len(names)
+        if self._names > _NAMES_MAX:
+            raise SyscallError(errno.ELOOP)
         if path[-1] == 0x2F:
             names.append(_SLASH)
         names.reverse()

@@ -71,7 +71,7 @@ class Tmpfs(FileSystem):
         return Statistics(_MAGIC, PAGE, blocks, free, free, budget.inodes, max(budget.inodes - budget.used_inodes, 0))
 
     def close(self) -> None:
-        # Entries know their directories: without these knots each file goes with its last user.
+        """Take the tree apart, so that every file goes at once: names and directories know each other."""
         directories = [self._root.node]
         while directories:
             node = directories.pop()

@@ -27,6 +27,7 @@
 struct akvm_machine;
 struct akvm_space;
 struct akvm_file;
+struct akvm_budget;
 struct akvm_answers;
 
 /* How the machine learns what this KVM really does: each field was found by running a guest (see src/machine/probe.c). */
@@ -153,6 +154,9 @@ AKVM_API int akvm_space_discard(struct akvm_space *space, uint64_t address, uint
  * `from` afterwards. As mremap(2) with MREMAP_MAYMOVE | MREMAP_FIXED: -EINVAL when the ranges overlap, -EFAULT when part of the
  * source is unmapped. After a failure all is as it was. */
 AKVM_API int akvm_space_move(struct akvm_space *space, uint64_t from, uint64_t to, uint64_t length);
+/* Grow the mapping that ends at `address` by what follows it: same access, same file, offsets that go on. As mremap(2) in place:
+ * -EFAULT when no mapping ends there, -EINVAL when part of the range is in use. */
+AKVM_API int akvm_space_extend(struct akvm_space *space, uint64_t address, uint64_t length);
 /* Copy as the guest itself would: faults pages in, honours protection. Returns bytes copied, short at the first bad page;
  * -EFAULT when not even the first byte could be copied, -ENOMEM when only memory or the space's limit stood in the way.
  * `force` ignores protection (never region bounds, and not that of shared memory): for loaders. Writes to shared memory go to the
@@ -185,15 +189,33 @@ AKVM_API uint64_t akvm_space_resident(struct akvm_space *space);
  * AKVM_FAULT_LIMIT. Without one, a space can use up the machine's frames and tables. */
 AKVM_API void akvm_space_limit(struct akvm_space *space, uint64_t pages);
 
+/* A bound of memory for several spaces together: `pages` of 4 KiB. Charged are their page tables and the frames of their private
+ * memory: each to the space that took it, once, for as long as any space maps it, so that what a fork shares costs nothing until
+ * one side copies it. Files' own pages are not. A fault beyond the bound fails with AKVM_FAULT_LIMIT. -ENOMEM. Thread: any. */
+AKVM_API int akvm_budget_create(struct akvm_machine *machine, uint64_t pages, struct akvm_budget **budget);
+/* The caller is done with it; it goes with its last space, or with the machine. */
+AKVM_API void akvm_budget_destroy(struct akvm_budget *budget);
+/* -EBUSY when the space has memory or tables already. Its children by fork have the same. NULL for none, as at the start. */
+AKVM_API int akvm_space_budget(struct akvm_space *space, struct akvm_budget *budget);
+/* Pages charged now; memory of destroyed spaces until it is back. */
+AKVM_API uint64_t akvm_budget_used(struct akvm_budget *budget);
+/* Charge what the caller keeps elsewhere for the same spaces, and take it back. -ENOMEM when there is no room. */
+AKVM_API int akvm_budget_charge(struct akvm_budget *budget, uint64_t pages);
+AKVM_API void akvm_budget_release(struct akvm_budget *budget, uint64_t pages);
+
 /* A host file mapped once per machine and shared by all spaces, with a descriptor of its own. Same inode, same object
  * (reference counted), one for reading and one, from a descriptor open for both and not for appending (-EINVAL), that shared
  * mappings may write to. Only regular files, memfds among them.
- * `bytes` is what the mapping is expected to need, if that is more than the file's length now (0: it is not): so much, in whole
- * 2 MiB, is ready for a file that grows, at the price of 1/512 of it in host kernel memory. Asking for more than there is makes
- * a larger object, which takes over as references to the old one go. What grows beyond is private copies to a private view;
- * a shared one is moved over to a larger object when it is touched. Thread: any. */
+ * `bytes` is what the mapping is expected to need, if that is more than the file's length now (0: it is not): so much, at most
+ * 1 GiB, in whole 2 MiB, is ready for a file that grows, at the price of 1/512 of it in host kernel memory. Asking for more than
+ * there is makes a larger object, which takes over as references to the old one go. What grows beyond is private copies to a
+ * private view; a shared one is moved over to a larger object when it is touched. No object is larger than 16 GiB: what lies
+ * beyond is copies to a private view and a bus error to a shared one. Small read-only objects outlive their last reference for a
+ * while, a few dozen of them, with their descriptors: programs are started again and again from the same files. Thread: any. */
 AKVM_API int akvm_file_open(struct akvm_machine *machine, int fd, bool writable, uint64_t bytes, struct akvm_file **file);
 AKVM_API void akvm_file_close(struct akvm_file *file);
+/* Who holds the object: handles not closed yet, and regions of spaces, those included whose end no vCPU has seen yet. */
+AKVM_API uint32_t akvm_file_references(struct akvm_file *file);
 
 /* ---------------------------------------------------------------- contexts */
 
@@ -218,7 +240,7 @@ enum akvm_fault {
 	AKVM_FAULT_ACCESS,   /* region forbids it (SEGV_ACCERR) */
 	AKVM_FAULT_BUS,      /* file shorter than the mapping (SIGBUS, BUS_ADRERR) */
 	AKVM_FAULT_MEMORY,   /* the machine has no frame or table left */
-	AKVM_FAULT_LIMIT,    /* the space's own limit is reached */
+	AKVM_FAULT_LIMIT,    /* the space's own limit is reached, or its budget's */
 };
 enum akvm_failure {
 	AKVM_FAILURE_NONE,

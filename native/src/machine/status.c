@@ -59,6 +59,13 @@ int akvm_space_create(struct akvm_machine *machine, struct akvm_space **space)
 	return akvm__space_create(machine->mm, space);
 }
 
+int akvm_budget_create(struct akvm_machine *machine, uint64_t pages, struct akvm_budget **budget)
+{
+	int error = akvm__mm_budget_create(machine->mm, pages, budget);
+
+	return error ? akvm__fail("create budget", -error) : 0;
+}
+
 int akvm_file_open(struct akvm_machine *machine, int fd, bool writable, uint64_t bytes, struct akvm_file **file)
 {
 	return akvm__file_open(machine->mm, fd, writable, bytes, file);

@@ -23,6 +23,12 @@ static int admit(struct akvm_space *space, uint32_t frames)
 	return akvm__limbo_reserve(&space->limbo, 1) == 0 ? AKVM_FAULT_NONE : AKVM_FAULT_MEMORY;
 }
 
+/* What it means that frames or tables were to be had, or not. */
+static int taken(int error)
+{
+	return error == 0 ? AKVM_FAULT_NONE : error == -EDQUOT ? AKVM_FAULT_LIMIT : AKVM_FAULT_MEMORY;
+}
+
 static uint64_t file_offset(const struct akvm__vma *vma, uint64_t address)
 {
 	return vma->offset + (address - vma->start);
@@ -39,7 +45,7 @@ static bool map_huge(struct akvm_space *space, const struct akvm__vma *vma, uint
 	/* Tables take places in limbo of their own: admit the page last. */
 	if (akvm__walk_make(space, start, 2, &place) != 0 || admit(space, AKVM__HUGE) != AKVM_FAULT_NONE)
 		return false;
-	if (akvm__frames_take(&space->mm->frames, AKVM__HUGE, true, &gpa) != 0)
+	if (akvm__frames_take(&space->mm->frames, AKVM__HUGE, true, space->budget, &gpa) != 0)
 		return false;
 	*entry = akvm__entry_make(gpa, AKVM__HUGE, vma->access, true);
 	akvm__page_set(space, place, *entry);
@@ -53,8 +59,9 @@ static int map_zero(struct akvm_space *space, const struct akvm__vma *vma, struc
 
 	if (fault != AKVM_FAULT_NONE)
 		return fault;
-	if (akvm__frames_take(&space->mm->frames, AKVM__SMALL, true, &gpa) != 0)
-		return AKVM_FAULT_MEMORY;
+	fault = taken(akvm__frames_take(&space->mm->frames, AKVM__SMALL, true, space->budget, &gpa));
+	if (fault != AKVM_FAULT_NONE)
+		return fault;
 	*entry = akvm__entry_make(gpa, AKVM__SMALL, vma->access, true);
 	akvm__page_set(space, place, *entry);
 	return AKVM_FAULT_NONE;
@@ -70,8 +77,9 @@ static int copy_file_page(struct akvm_space *space, const struct akvm__vma *vma,
 
 	if (fault != AKVM_FAULT_NONE)
 		return fault;
-	if (akvm__frames_take(frames, AKVM__SMALL, false, &gpa) != 0)
-		return AKVM_FAULT_MEMORY;
+	fault = taken(akvm__frames_take(frames, AKVM__SMALL, false, space->budget, &gpa));
+	if (fault != AKVM_FAULT_NONE)
+		return fault;
 	if (akvm__file_copy(vma->file, file_offset(vma, address), akvm__frames_host(frames, gpa), AKVM__PAGE) != 0) {
 		akvm__frames_drop(frames, gpa, AKVM__SMALL);
 		return AKVM_FAULT_BUS;
@@ -130,12 +138,14 @@ static void map_around(struct akvm_space *space, const struct akvm__vma *vma, ui
  * The file has grown beyond the slot of a shared region, which must show the file itself: the region goes over to a larger
  * object. Its pages do too, as they are touched. Where there is no such object to be had, the touch will be told BUS.
  */
-static void follow_growth(struct akvm_space *space, struct akvm__vma *vma)
+static void follow_growth(struct akvm_space *space, struct akvm__vma *vma, uint64_t file_pages)
 {
+	uint64_t shown = vma->offset + (vma->end - vma->start), ahead = 2 * file_pages * AKVM__PAGE;
 	struct akvm_file *larger;
 
+	/* Twice as much as there is: who grows a file step by step does not pay for each. */
 	if (akvm__limbo_reserve(&space->limbo, 1) != 0 ||
-	    akvm__files_open(&space->mm->files, vma->file->fd, vma->file->writable, 0, &larger) != 0)
+	    akvm__files_open(&space->mm->files, vma->file->fd, vma->file->writable, ahead < shown ? ahead : shown, &larger) != 0)
 		return;
 	akvm__pages_clear(space, vma->start, vma->end, false);
 	akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)vma->file);
@@ -154,10 +164,10 @@ static int populate(struct akvm_space *space, struct akvm__vma *vma, uint64_t ad
 		return AKVM_FAULT_NONE;
 	if (vma->shared && file_offset(vma, address) / AKVM__PAGE >= vma->file->pages &&
 	    file_offset(vma, address) / AKVM__PAGE < file_pages)
-		follow_growth(space, vma);
-	fault = akvm__walk_make(space, address, 1, &place);
-	if (fault != 0)
-		return fault == -EDQUOT ? AKVM_FAULT_LIMIT : AKVM_FAULT_MEMORY;
+		follow_growth(space, vma, file_pages);
+	fault = taken(akvm__walk_make(space, address, 1, &place));
+	if (fault != AKVM_FAULT_NONE)
+		return fault;
 	fault = map_one(space, vma, address, place, file_pages, write, entry);
 	if (fault == AKVM_FAULT_NONE && vma->access != 0)
 		map_around(space, vma, address, place, file_pages);
@@ -171,23 +181,25 @@ static int copy_page(struct akvm_space *space, const struct akvm__vma *vma, uint
 	struct akvm__frames *frames = &space->mm->frames;
 	uint64_t old = *entry, gpa;
 	uint32_t size = akvm__entry_size(old);
+	int fault;
 
 	if (akvm__limbo_reserve(&space->limbo, 1) != 0)
 		return AKVM_FAULT_MEMORY;
-	if (akvm__frames_take(frames, size, false, &gpa) != 0) {
-		if (size == AKVM__SMALL || akvm__split(space, place) != 0)
-			return AKVM_FAULT_MEMORY;
-		*entry = akvm__walk(space, address, &place);
-		if (akvm__frames_exclusive(frames, akvm__entry_gpa(*entry), AKVM__SMALL)) {
-			*entry = akvm__entry_make(akvm__entry_gpa(*entry), AKVM__SMALL, vma->access, true);
+	fault = taken(akvm__frames_take(frames, size, false, space->budget, &gpa));
+	if (fault != AKVM_FAULT_NONE && size == AKVM__HUGE && akvm__split(space, place) == 0) {
+		*entry = old = akvm__walk(space, address, &place);
+		size = AKVM__SMALL;
+		if (akvm__frames_exclusive(frames, akvm__entry_gpa(old), size)) {
+			*entry = akvm__entry_make(akvm__entry_gpa(old), size, vma->access, true);
 			akvm__entry_set(space, place, *entry);
 			return AKVM_FAULT_NONE;
 		}
-		size = AKVM__SMALL;
-		old = *entry;
-		if (akvm__limbo_reserve(&space->limbo, 1) != 0 || akvm__frames_take(frames, size, false, &gpa) != 0)
+		if (akvm__limbo_reserve(&space->limbo, 1) != 0)
 			return AKVM_FAULT_MEMORY;
+		fault = taken(akvm__frames_take(frames, size, false, space->budget, &gpa));
 	}
+	if (fault != AKVM_FAULT_NONE)
+		return fault;
 	memcpy(akvm__frames_host(frames, gpa), akvm__frames_host(frames, akvm__entry_gpa(old)), size * AKVM__PAGE);
 	akvm__page_clear(space, place);
 	*entry = akvm__entry_make(gpa, size, vma->access, true);

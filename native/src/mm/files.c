@@ -18,6 +18,12 @@
 
 /* Interrupted copies of one page in a row after which the host is taken to be unable to make them. */
 enum { COPY_ATTEMPTS = 1000 };
+/* A memory slot costs the host's kernel 1/512 of its length: what an object may have, and of that ahead of the file's length. */
+#define SLOT_BYTES_MAX  (16ull << 30)
+#define AHEAD_BYTES_MAX (1ull << 30)
+/* Objects without references that are kept: making a slot, and taking it away, costs more than starting a small program. */
+enum { IDLE_MAX = 32 };
+#define IDLE_BYTES_MAX (64ull << 20)
 
 int akvm__files_create(struct akvm__files *files, const struct akvm__mm_hooks *hooks, uint32_t slots_max)
 {
@@ -136,6 +142,69 @@ static int back(struct akvm__files *files, struct akvm_file *file)
 	return error;
 }
 
+/* False when its slot cannot be removed: it stays, file and all, for the next one who opens it. Nothing may take its place. */
+static bool destroy(struct akvm__files *files, struct akvm_file *file)
+{
+	struct akvm_file **link = bucket_of(files, file->device, file->inode);
+
+	if (file->pages > 0) {
+		if (files->hooks->set_slot(files->hooks->opaque, file->slot, !file->writable, file->gpa, file->host, 0) != 0)
+			return false;
+		unplace(files, file);
+		drop_slot(files, file->slot);
+	}
+	while (*link != file)
+		link = &(*link)->next;
+	*link = file->next;
+	release_host(file);
+	free(file);
+	return true;
+}
+
+/* Off the list of idle ones, if it is there. */
+static void unlink_idle(struct akvm__files *files, struct akvm_file *file)
+{
+	struct akvm_file **link = &files->idle;
+
+	while (*link != NULL && *link != file)
+		link = &(*link)->idle;
+	if (*link == NULL)
+		return;
+	*link = file->idle;
+	files->idle_count--;
+}
+
+/* The one that has been idle for longest goes. False when there is none, or it cannot. */
+static bool evict(struct akvm__files *files)
+{
+	struct akvm_file *file = files->idle;
+
+	if (file == NULL)
+		return false;
+	unlink_idle(files, file);
+	return destroy(files, file);
+}
+
+/* The last reference is gone. Kept are small read-only objects of files that have a name: they cost the host little, and what
+ * was deleted gives its room back. */
+static void retire(struct akvm__files *files, struct akvm_file *file)
+{
+	struct akvm_file **link = &files->idle;
+	struct stat status;
+
+	if (file->writable || file->pages == 0 || file->gpa_bytes > IDLE_BYTES_MAX || AKVM__HOST->fstat(file->fd, &status) != 0 ||
+	    status.st_nlink == 0) {
+		(void)destroy(files, file);
+		return;
+	}
+	while (*link != NULL)
+		link = &(*link)->idle;
+	*link = file;
+	file->idle = NULL;
+	if (++files->idle_count > IDLE_MAX)
+		(void)evict(files);
+}
+
 static int open_new(struct akvm__files *files, int fd, const struct akvm_file *like, uint32_t number, struct akvm_file **out)
 {
 	struct akvm_file *file = AKVM__HOST->calloc(1, sizeof(*file)), **bucket;
@@ -183,10 +252,12 @@ static int describe(int fd, bool writable, uint64_t bytes, struct akvm_file *lik
 	/* pwrite() would go to the end of the file, whatever the offset. */
 	if (writable && ((flags & O_ACCMODE) != O_RDWR || flags & O_APPEND))
 		return akvm__fail("open file: not for reading and writing anywhere", EINVAL);
+	if (bytes > AHEAD_BYTES_MAX)
+		bytes = AHEAD_BYTES_MAX;
 	if (bytes < (uint64_t)status.st_size)
 		bytes = (uint64_t)status.st_size;
-	if (bytes > AKVM__GPA_FILES_END - AKVM_GPA_FILES)
-		return akvm__fail("guest-physical room for file", ENOSPC);
+	if (bytes > SLOT_BYTES_MAX)
+		bytes = SLOT_BYTES_MAX;
 	bytes = (bytes + AKVM__HUGE_PAGE - 1) & ~(AKVM__HUGE_PAGE - 1);
 	*like = (struct akvm_file){
 		.device = status.st_dev,
@@ -216,10 +287,13 @@ int akvm__files_open(struct akvm__files *files, int fd, bool writable, uint64_t 
 			break;
 	}
 	if (file != NULL) {
-		file->references++;
+		if (file->references++ == 0)
+			unlink_idle(files, file);
 		*out = file;
 	} else {
-		error = open_new(files, fd, &like, number, out);
+		do
+			error = open_new(files, fd, &like, number, out);
+		while (error && evict(files));
 	}
 	pthread_mutex_unlock(&files->lock);
 	return error;
@@ -230,24 +304,6 @@ void akvm__file_hold(struct akvm_file *file)
 	pthread_mutex_lock(&file->files->lock);
 	file->references++;
 	pthread_mutex_unlock(&file->files->lock);
-}
-
-static void destroy(struct akvm__files *files, struct akvm_file *file)
-{
-	struct akvm_file **link = bucket_of(files, file->device, file->inode);
-
-	if (file->pages > 0) {
-		/* A slot that cannot be removed stays, file and all, for the next one who opens it: nothing may take its place. */
-		if (files->hooks->set_slot(files->hooks->opaque, file->slot, !file->writable, file->gpa, file->host, 0) != 0)
-			return;
-		unplace(files, file);
-		drop_slot(files, file->slot);
-	}
-	while (*link != file)
-		link = &(*link)->next;
-	*link = file->next;
-	release_host(file);
-	free(file);
 }
 
 void akvm__file_drop(struct akvm_file *file)
@@ -261,7 +317,7 @@ void akvm__file_drop(struct akvm_file *file)
 	}
 	pthread_mutex_lock(&files->lock);
 	if (--file->references == 0)
-		destroy(files, file);
+		retire(files, file);
 	pthread_mutex_unlock(&files->lock);
 }
 
@@ -269,6 +325,19 @@ void akvm_file_close(struct akvm_file *file)
 {
 	if (file != NULL)
 		akvm__file_drop(file);
+}
+
+uint32_t akvm_file_references(struct akvm_file *file)
+{
+	struct akvm__files *files = file->files;
+	uint32_t references;
+
+	if (files == NULL)
+		return file->references;
+	pthread_mutex_lock(&files->lock);
+	references = file->references;
+	pthread_mutex_unlock(&files->lock);
+	return references;
 }
 
 uint64_t akvm__file_pages_now(const struct akvm_file *file)
@@ -356,7 +425,7 @@ uint32_t akvm__files_slots(struct akvm__files *files)
 	uint32_t used;
 
 	pthread_mutex_lock(&files->lock);
-	used = files->slots_used;
+	used = files->slots_used - files->idle_count;
 	pthread_mutex_unlock(&files->lock);
 	return used;
 }

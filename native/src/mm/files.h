@@ -29,6 +29,7 @@ struct akvm_file {
 	uint32_t references;     /* of callers and of regions */
 	struct akvm_file *next;  /* in its bucket */
 	struct akvm_file *above; /* the file at the next higher GPA */
+	struct akvm_file *idle;  /* without references: the next one that is, in the order they became so */
 };
 
 struct akvm__files {
@@ -38,6 +39,8 @@ struct akvm__files {
 	pthread_mutex_t lock;
 	struct akvm_file *buckets[AKVM__FILE_BUCKETS];
 	struct akvm_file *lowest;
+	struct akvm_file *idle;
+	uint32_t idle_count;
 	uint32_t *slots_free; /* stack of numbers given back */
 	uint32_t slots_free_count;
 	uint32_t slots_next; /* numbers from here on were never used */
@@ -64,6 +67,7 @@ int akvm__file_store(const struct akvm_file *file, uint64_t offset, const void *
  * place that touches the mapping: the host is asked to have the page there first, which fails where a touch would kill, and
  * guests cut no file short meanwhile if whoever does it for them also calls this. -EFAULT as in store. */
 int akvm__file_compare_exchange(const struct akvm_file *file, uint64_t offset, uint32_t *word, uint32_t desired);
+/* Slots of files that somebody holds. */
 uint32_t akvm__files_slots(struct akvm__files *files);
 
 #endif

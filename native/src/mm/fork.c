@@ -52,6 +52,7 @@ int akvm_space_fork(struct akvm_space *space, struct akvm_space **child)
 		return akvm__fail("fork space", -error);
 	akvm__space_begin(space);
 	visitor.child->limit = space->limit;
+	akvm__space_join(visitor.child, space->budget);
 	error = share_regions(space, visitor.child);
 	if (error == 0)
 		error = akvm__pages_visit(&visitor);

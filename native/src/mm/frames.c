@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "akvm/layout.h"
+#include "budget.h"
 #include "host/host.h"
 
 #define PAGE_SHIFT  12
@@ -97,7 +98,7 @@ static void list_insert(struct akvm__frames *frames, uint32_t index, uint8_t lis
 		frames->dirty_blocks++;
 }
 
-int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes)
+int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes, struct akvm__budgets *budgets)
 {
 	void *arena = NULL;
 	int error;
@@ -105,12 +106,14 @@ int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes)
 	memset(frames, 0, sizeof(*frames));
 	pthread_mutex_init(&frames->lock, NULL);
 	frames->bytes = bytes;
+	frames->budgets = budgets;
 	frames->blocks_total = (uint32_t)(bytes / BLOCK_BYTES);
 	frames->dirty_max = frames->blocks_total / 8 > DIRTY_BLOCKS_MIN ? frames->blocks_total / 8 : DIRTY_BLOCKS_MIN;
 	frames->fresh = frames->dirty = frames->partial = NONE;
 	frames->blocks = AKVM__HOST->calloc(frames->blocks_total, sizeof(*frames->blocks));
 	frames->counts = AKVM__HOST->calloc((size_t)frames->blocks_total * AKVM__HUGE, sizeof(*frames->counts));
-	if (frames->blocks == NULL || frames->counts == NULL) {
+	frames->payers = AKVM__HOST->calloc((size_t)frames->blocks_total * AKVM__HUGE, sizeof(*frames->payers));
+	if (frames->blocks == NULL || frames->counts == NULL || frames->payers == NULL) {
 		akvm__frames_free(frames);
 		return akvm__fail("allocate frame counts", ENOMEM);
 	}
@@ -131,6 +134,7 @@ void akvm__frames_free(struct akvm__frames *frames)
 		AKVM__HOST->munmap(frames->base, frames->bytes);
 	free(frames->blocks);
 	free(frames->counts);
+	free(frames->payers);
 	pthread_mutex_destroy(&frames->lock);
 	memset(frames, 0, sizeof(*frames));
 }
@@ -147,7 +151,7 @@ static uint32_t take_block(struct akvm__frames *frames, bool *clean)
 	return index;
 }
 
-static uint32_t take_huge(struct akvm__frames *frames, bool *clean)
+static uint32_t take_huge(struct akvm__frames *frames, bool *clean, uint16_t payer)
 {
 	uint32_t index = take_block(frames, clean);
 
@@ -155,13 +159,15 @@ static uint32_t take_huge(struct akvm__frames *frames, bool *clean)
 		return NONE;
 	frames->blocks[index].free_count = 0;
 	memset(frames->blocks[index].free, 0, sizeof(frames->blocks[index].free));
-	for (uint32_t i = 0; i < AKVM__HUGE; i++)
+	for (uint32_t i = 0; i < AKVM__HUGE; i++) {
 		frames->counts[index * AKVM__HUGE + i] = 1;
+		frames->payers[index * AKVM__HUGE + i] = payer;
+	}
 	frames->used += AKVM__HUGE;
 	return index * AKVM__HUGE;
 }
 
-static uint32_t take_small(struct akvm__frames *frames, bool *clean)
+static uint32_t take_small(struct akvm__frames *frames, bool *clean, uint16_t payer)
 {
 	uint32_t index = frames->partial;
 	struct akvm__block *block;
@@ -189,20 +195,26 @@ static uint32_t take_small(struct akvm__frames *frames, bool *clean)
 		list_remove(frames, index);
 	index = index * AKVM__HUGE + word * 64 + bit;
 	frames->counts[index] = 1;
+	frames->payers[index] = payer;
 	frames->used++;
 	return index;
 }
 
-int akvm__frames_take(struct akvm__frames *frames, uint32_t size, bool zero, uint64_t *gpa)
+int akvm__frames_take(struct akvm__frames *frames, uint32_t size, bool zero, struct akvm_budget *budget, uint64_t *gpa)
 {
+	uint16_t payer = budget != NULL ? budget->number : 0;
 	bool clean = false;
 	uint32_t frame;
 
+	if (!akvm__budget_charge(budget, size, false))
+		return -EDQUOT;
 	pthread_mutex_lock(&frames->lock);
-	frame = size == AKVM__HUGE ? take_huge(frames, &clean) : take_small(frames, &clean);
+	frame = size == AKVM__HUGE ? take_huge(frames, &clean, payer) : take_small(frames, &clean, payer);
 	pthread_mutex_unlock(&frames->lock);
-	if (frame == NONE)
+	if (frame == NONE) {
+		akvm__budget_release(budget, size);
 		return -ENOMEM;
+	}
 	*gpa = AKVM_GPA_FRAMES + ((uint64_t)frame << PAGE_SHIFT);
 	if (zero && !clean)
 		memset(akvm__frames_host(frames, *gpa), 0, (size_t)size * PAGE_BYTES);
@@ -239,6 +251,8 @@ void akvm__frames_drop(struct akvm__frames *frames, uint64_t gpa, uint32_t size)
 {
 	uint32_t first = frame_of(gpa), index = first / AKVM__HUGE;
 	struct akvm__block *block = &frames->blocks[index];
+	uint32_t charged = 0;
+	uint16_t payer = 0;
 	bool had_free;
 
 	pthread_mutex_lock(&frames->lock);
@@ -252,6 +266,12 @@ void akvm__frames_drop(struct akvm__frames *frames, uint64_t gpa, uint32_t size)
 		block->clean[bit / 64] &= ~(1ull << bit % 64);
 		block->free_count++;
 		frames->used--;
+		if (frames->payers[frame] != 0) {
+			/* Taken together, if they are more than one: so they have one payer, or none. */
+			payer = frames->payers[frame];
+			frames->payers[frame] = 0;
+			charged++;
+		}
 	}
 	if (block->free_count == AKVM__HUGE) {
 		list_remove(frames, index);
@@ -262,6 +282,24 @@ void akvm__frames_drop(struct akvm__frames *frames, uint64_t gpa, uint32_t size)
 	} else if (!had_free && block->free_count != 0) {
 		list_insert(frames, index, LIST_PARTIAL);
 	}
+	akvm__budget_release_number(frames->budgets, payer, charged);
+	pthread_mutex_unlock(&frames->lock);
+}
+
+void akvm__frames_discharge(struct akvm__frames *frames, uint64_t gpa, uint32_t size)
+{
+	uint32_t first = frame_of(gpa), charged = 0;
+	uint16_t payer = 0;
+
+	pthread_mutex_lock(&frames->lock);
+	for (uint32_t frame = first; frame < first + size; frame++) {
+		if (frames->counts[frame] != 1 || frames->payers[frame] == 0)
+			continue;
+		payer = frames->payers[frame];
+		frames->payers[frame] = 0;
+		charged++;
+	}
+	akvm__budget_release_number(frames->budgets, payer, charged);
 	pthread_mutex_unlock(&frames->lock);
 }
 

@@ -33,7 +33,7 @@ static int set_up(struct akvm__mm *mm, uint64_t memory_bytes, uint32_t slots_max
 
 	if (error)
 		return error;
-	error = akvm__frames_create(&mm->frames, memory_bytes);
+	error = akvm__frames_create(&mm->frames, memory_bytes, &mm->budgets);
 	if (error)
 		return error;
 	error = akvm__tables_create(&mm->tables, tables_bytes(memory_bytes));
@@ -64,6 +64,7 @@ int akvm__mm_create(const struct akvm__mm_hooks *hooks, uint64_t memory_bytes, u
 	mm->hooks = *hooks;
 	mm->fault_around = fault_around_pages;
 	pthread_mutex_init(&mm->spaces_lock, NULL);
+	akvm__budgets_create(&mm->budgets);
 	error = set_up(mm, memory_bytes, slots_max);
 	if (error) {
 		akvm__mm_free(mm);
@@ -87,6 +88,7 @@ void akvm__mm_free(struct akvm__mm *mm)
 	}
 	akvm__tables_free(&mm->tables);
 	akvm__frames_free(&mm->frames);
+	akvm__budgets_free(&mm->budgets);
 	pthread_mutex_destroy(&mm->spaces_lock);
 	free(mm);
 }
@@ -119,6 +121,11 @@ uint64_t akvm__mm_kernel_root(struct akvm__mm *mm)
 int akvm__file_open(struct akvm__mm *mm, int fd, bool writable, uint64_t bytes, struct akvm_file **file)
 {
 	return akvm__files_open(&mm->files, fd, writable, bytes, file);
+}
+
+int akvm__mm_budget_create(struct akvm__mm *mm, uint64_t pages, struct akvm_budget **budget)
+{
+	return akvm__budget_create(&mm->budgets, pages, budget);
 }
 
 static uint64_t counter(uint64_t *value)

@@ -44,6 +44,7 @@ void akvm__mm_status(struct akvm__mm *mm, struct akvm_memory_status *status);
 uint64_t akvm__mm_kernel_root(struct akvm__mm *mm);
 
 int akvm__space_create(struct akvm__mm *mm, struct akvm_space **space);
+int akvm__mm_budget_create(struct akvm__mm *mm, uint64_t pages, struct akvm_budget **budget);
 int akvm__file_open(struct akvm__mm *mm, int fd, bool writable, uint64_t bytes, struct akvm_file **file);
 
 /* What a vCPU needs to enter a space. Id: unique for the life of the machine, never 0. */
@@ -78,6 +79,8 @@ struct akvm_space *akvm__mm_reap_next(struct akvm__mm *mm);
 void akvm__mm_reap_done(struct akvm__mm *mm, struct akvm_space *space);
 /* Its tables could not be cleared: it waits for the next who asks for a reaping. */
 void akvm__mm_reap_failed(struct akvm__mm *mm, struct akvm_space *space);
+/* Out of memory: wait a little for that of dead spaces. True when it is worth another try. Holding no lock. Thread: any. */
+bool akvm__reap_wait(struct akvm__mm *mm);
 /* How many destroyed spaces have not given their memory back yet. Thread: any. */
 uint32_t akvm__mm_dead(struct akvm__mm *mm);
 

@@ -101,8 +101,12 @@ int akvm__walk_make(struct akvm_space *space, uint64_t address, uint32_t level, 
 		/* A page touched here and there costs up to three tables: a space pays for them as for its pages. */
 		if (space->limit != 0 && space->resident + space->tables >= space->limit)
 			return -EDQUOT;
-		if (akvm__limbo_reserve(&space->limbo, 1) != 0 || akvm__tables_take(&space->mm->tables, &table) != 0)
+		if (!akvm__budget_charge(space->budget, 1, false))
+			return -EDQUOT;
+		if (akvm__limbo_reserve(&space->limbo, 1) != 0 || akvm__tables_take(&space->mm->tables, &table) != 0) {
+			akvm__budget_release(space->budget, 1);
 			return -ENOMEM;
+		}
 		space->limbo.owed++;
 		space->tables++;
 		akvm__entry_set(space, *place, akvm__tables_gpa(table) | TABLE_FLAGS);
@@ -118,6 +122,8 @@ int akvm__split(struct akvm_space *space, struct akvm__place place)
 	/* One page becomes 512, and there is a table more. */
 	if (akvm__limbo_reserve(&space->limbo, AKVM__HUGE) != 0 || akvm__tables_take(tables, &small.table) != 0)
 		return -ENOMEM;
+	/* Nobody can give memory back without a table first. */
+	(void)akvm__budget_charge(space->budget, 1, true);
 	space->limbo.owed += AKVM__HUGE;
 	space->tables++;
 	for (small.index = 0; small.index < AKVM__ENTRIES; small.index++)
@@ -157,6 +163,8 @@ void akvm__page_clear(struct akvm_space *space, struct akvm__place place)
 	if (!akvm__entry_private(entry))
 		return;
 	space->resident -= size;
+	if (space->budget != NULL)
+		akvm__frames_discharge(&space->mm->frames, akvm__entry_gpa(entry), size);
 	akvm__limbo_push(&space->limbo, size == AKVM__HUGE ? AKVM__LIMBO_HUGE : AKVM__LIMBO_SMALL, akvm__entry_gpa(entry));
 	akvm__mm_count(&space->mm->counters.limbo_frames, size);
 }
@@ -167,6 +175,7 @@ void akvm__table_drop(struct akvm_space *space, uint64_t entry)
 
 	assert(space->mm->tables.tables[table].used == 0);
 	space->tables--;
+	akvm__budget_release(space->budget, 1);
 	akvm__limbo_push(&space->limbo, AKVM__LIMBO_TABLE, akvm__tables_gpa(table));
 }
 

@@ -35,6 +35,7 @@ void akvm__space_free(struct akvm_space *space)
 	struct akvm__mm *mm = space->mm;
 
 	akvm__tables_drop_root(&mm->tables, space->root);
+	akvm__space_join(space, NULL);
 	pthread_mutex_lock(&mm->spaces_lock);
 	if (space->previous != NULL)
 		space->previous->next = space->next;

@@ -200,6 +200,30 @@ int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, 
 	return error ? akvm__fail("map", -error) : 0;
 }
 
+int akvm_space_extend(struct akvm_space *space, uint64_t address, uint64_t length)
+{
+	struct akvm__regions *regions = &space->regions;
+	int error = akvm__range_check(address, length);
+	uint32_t index;
+
+	if (error != 0 || length == 0)
+		return akvm__fail("extend", EINVAL);
+	akvm__space_begin(space);
+	index = akvm__regions_find(regions, address - 1);
+	if (index == regions->count || regions->array[index].end != address)
+		error = -EFAULT;
+	else if (index + 1 < regions->count && regions->array[index + 1].start < address + length)
+		error = -EINVAL;
+	else if (regions->array[index].offset > INT64_MAX - length - (address - regions->array[index].start))
+		error = -EINVAL;
+	if (error == 0) {
+		regions->array[index].end = address + length;
+		akvm__range_join(space, address, address + length);
+	}
+	akvm__space_end(space);
+	return error ? akvm__fail("extend", -error) : 0;
+}
+
 int akvm_space_unmap(struct akvm_space *space, uint64_t address, uint64_t length)
 {
 	int error = akvm__range_check(address, length);
@@ -356,4 +380,27 @@ void akvm_space_limit(struct akvm_space *space, uint64_t pages)
 	akvm__space_begin(space);
 	space->limit = pages;
 	akvm__space_end(space);
+}
+
+void akvm__space_join(struct akvm_space *space, struct akvm_budget *budget)
+{
+	/* Its root is charged at once, whatever room there is: how many spaces there are is others' to bound. */
+	akvm__budget_hold(budget);
+	(void)akvm__budget_charge(budget, 1, true);
+	akvm__budget_release(space->budget, 1);
+	akvm__budget_drop(space->budget);
+	space->budget = budget;
+}
+
+int akvm_space_budget(struct akvm_space *space, struct akvm_budget *budget)
+{
+	int error = budget != NULL && budget->budgets != &space->mm->budgets ? -EINVAL : 0;
+
+	akvm__space_begin(space);
+	if (error == 0 && (space->resident != 0 || space->tables != 0))
+		error = -EBUSY;
+	if (error == 0)
+		akvm__space_join(space, budget);
+	akvm__space_end(space);
+	return error ? akvm__fail("budget of a space", -error) : 0;
 }

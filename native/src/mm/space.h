@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 
+#include "budget.h"
 #include "files.h"
 #include "frames.h"
 #include "limbo.h"
@@ -27,6 +28,7 @@ struct akvm__mm {
 	struct akvm__frames frames;
 	struct akvm__tables tables;
 	struct akvm__files files;
+	struct akvm__budgets budgets;
 	struct akvm__mm_counters counters;
 	/* The lock guards what is below and the list fields of spaces; taken last. */
 	pthread_mutex_t spaces_lock;
@@ -52,6 +54,7 @@ struct akvm_space {
 	struct akvm__limbo limbo;
 	uint64_t resident, limit;                       /* frames of private pages; limit 0: none */
 	uint64_t tables;                                /* table pages below the root: they count against the limit */
+	struct akvm_budget *budget;                     /* NULL: none */
 	uint32_t dirty_first, dirty_last, flight_first; /* tables with entries that wait, or are being stored */
 	bool changed;                                   /* a present entry changed since the generation last rose */
 	bool dead, cleared;                             /* destroyed; and its pages are unmapped */
@@ -83,6 +86,8 @@ int akvm__page_in(struct akvm_space *space, struct akvm__vma *vma, uint64_t addr
 
 /* space.c */
 int akvm__space_new(struct akvm__mm *mm, struct akvm_space **space);
+/* A space without tables gets a budget, or none. */
+void akvm__space_join(struct akvm_space *space, struct akvm_budget *budget);
 /* 0, or -EINVAL for a range that is not whole pages of user space. */
 int akvm__range_check(uint64_t address, uint64_t length);
 /* Make `address` a boundary between regions; needs room for one, and for one reference in limbo. */
@@ -96,8 +101,6 @@ void akvm__space_clear(struct akvm_space *space);
 
 /* reap.c */
 void akvm__reap_request(struct akvm_space *space);
-/* Out of memory: wait a little for that of dead spaces. True when it is worth another try. Holding no lock. */
-bool akvm__reap_wait(struct akvm__mm *mm);
 /* Free a space that has nothing left, in memory or in limbo. */
 void akvm__space_free(struct akvm_space *space);
 /* Free what the host holds for a space whose machine is gone. */

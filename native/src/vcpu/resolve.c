@@ -78,6 +78,22 @@ static bool resolve_syscall(struct akvm__context *context)
 	return true;
 }
 
+static uint32_t serve_fault(struct akvm__vcpu *vcpu, struct akvm_space *space, uint64_t address, uint32_t access)
+{
+	struct akvm__mm *mm = vcpu->machine->mm;
+	uint32_t fault = (uint32_t)akvm__space_fault(space, address, access);
+
+	if ((fault != AKVM_FAULT_MEMORY && fault != AKVM_FAULT_LIMIT) || !akvm__mm_dead(mm))
+		return fault;
+	/* Dead spaces hold what is missing; another vCPU may have one of them in hand. */
+	atomic_store(&vcpu->machine->reap_due, true);
+	akvm__vcpu_reap_if_due(vcpu);
+	fault = (uint32_t)akvm__space_fault(space, address, access);
+	if ((fault == AKVM_FAULT_MEMORY || fault == AKVM_FAULT_LIMIT) && akvm__reap_wait(mm))
+		fault = (uint32_t)akvm__space_fault(space, address, access);
+	return fault;
+}
+
 static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *context, struct same_fault *same)
 {
 	uint32_t code = context->pub.error_code;
@@ -90,13 +106,7 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 		pub->detail = AKVM_FAULT_ACCESS;
 		return false;
 	}
-	pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access);
-	if (pub->detail == AKVM_FAULT_MEMORY && akvm__mm_dead(vcpu->machine->mm)) {
-		/* Dead spaces hold what is missing. */
-		atomic_store(&vcpu->machine->reap_due, true);
-		akvm__vcpu_reap_if_due(vcpu);
-		pub->detail = (uint32_t)akvm__space_fault(context->space, pub->address, access);
-	}
+	pub->detail = serve_fault(vcpu, context->space, pub->address, access);
 	if (pub->detail != AKVM_FAULT_NONE)
 		return false;
 	/* A sibling that takes the page away again and again changes the generation each time. */

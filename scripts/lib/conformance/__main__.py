@@ -46,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose area or name matches")
     parser.add_argument("--python", choices=("debian", "project"), help="cpython: only this interpreter")
     parser.add_argument("--again", action="store_true", help="run what has a result already, too")
+    parser.add_argument("--all", action="store_true", help="inside, run also cases of which nothing passed natively")
     parser.add_argument("--jobs", type=int, default=1, help="sandboxes at the same time; natively it is always one")
     parser.add_argument("--seconds", type=float, help="of one case, at most")
     options = parser.parse_args()
@@ -72,13 +73,21 @@ def _both(name: str, cases: Sequence[Case], judge: Judge, work: Path, options: a
             for case in chosen:
                 results.cases.pop(case.name, None)
         told = functools.partial(_tell, side, time.monotonic())
-        asyncio.run(run(chosen, side, judge, results, jobs=jobs, told=told))
+        # What does not pass natively says nothing about a sandbox.
+        useful = chosen if side == "native" or options.all else [case for case in chosen if _passed(native, case)]
+        asyncio.run(run(useful, side, judge, results, jobs=jobs, told=told))
     known = {case.name for case in chosen}
     for results in (native, inside):
         results.cases = {case: result for case, result in results.cases.items() if case in known}
     print(f"## {name}\n")
     found = report.native_lines(native) if options.side == "native" else report.lines(report.compare(native, inside))
     print("\n".join(found), flush=True)
+
+
+def _passed(native: Results, case: Case) -> bool:
+    """Whether anything of it passed natively, or nothing is known about that."""
+    result = native.cases.get(case.name)
+    return result is None or any(verdict == "passed" for verdict, _ in result.tests.values())
 
 
 def _tell(side: str, started: float, name: str, result: Result) -> None:

@@ -7,14 +7,14 @@ from programs.row import Row, busybox
 _TEXT = "the quick brown fox\njumps over\nthe lazy dog\n\n  indented line\tand a tab\nÄpfel und Öl\n"
 _TABLE = "carol 30 x\nalice 25 y\nbob 30 z\nalice 7 w\n"
 _COMMANDS: dict[str, str] = {
-    "ar": "echo a >a; echo b >b; busybox ar -r x.a a b 2>/dev/null; busybox ar -t x.a; busybox ar -p x.a b",
+    "ar": "ar -t text; echo $?; printf '!<arch>\\n%-16s%-12s%-6s%-6s%-8s%-10s`\\nhello\\n' a/ 0 0 0 100644 6 >x.a; ar -t x.a; ar -p x.a a; ar -x x.a; cat a",
     "ash": "ash -c 'echo $((6*7))'",
     "awk": "awk '{ s[$1] += $2 } END { for (k in s) print k, s[k] }' table | sort; awk -F: 'BEGIN { OFS=\"-\"; $3=\"c\"; print; print substr(\"hello\", 2, 3), toupper(\"x\"),"
     " length(\"four\"), index(\"abc\", \"c\"), sprintf(\"%05.2f|%x|%c\", 3.14159, 255, 65) }'; echo a b c | awk '{ gsub(/b/, \"[&]\"); print; print NF; system(\"echo sys\");"
     " \"echo piped\" | getline l; print l; print \"x\" | \"cat\" }'",
     "base64": "base64 text; base64 text | base64 -d | cmp - text && echo same; base32 table | head -n 1",
     "basename": "basename /a/b.c .c; basename /; dirname /a/b/c; dirname x",
-    "bc": "echo 'scale=10; 4*a(1); 2^100; define f(n) { if (n<2) return n; return f(n-1)+f(n-2) } f(15)' | bc -l",
+    "bc": "echo 'scale=10; 4*a(1); 2^100; define f(n) { if (n<2) return n; return f(n-1)+f(n-2); }\nf(15)' | bc -l",
     "bzip2": "bzip2 -k text; bunzip2 -c text.bz2 | cmp - text && echo same; bzcat text.bz2 | head -n 1",
     "cal": "cal 2 2024",
     "cat": "cat text - table </dev/null; cat -n text; cat -A text; cat missing; echo $?",
@@ -28,15 +28,15 @@ _COMMANDS: dict[str, str] = {
     "date": "date -u -d @86400; date -u -d '2024-02-29 12:00:00' +%s; date -u -d @0 '+%Y %j %a %H:%M:%S'",
     "dc": "echo '2 3 + p 10 k 2 v p 16 o 255 p' | dc",
     "dd": "dd if=text of=o bs=5 skip=1 count=3 2>/dev/null; cat o; echo; dd if=/dev/zero bs=1k count=64 2>/dev/null | wc -c; dd if=text of=text2 conv=notrunc seek=2 bs=1 2>/dev/null;"
-    " dd if=missing; echo $?; printf abc | dd conv=ucase 2>/dev/null",
+    " dd if=missing; echo $?; printf abc | dd bs=2 conv=swab 2>/dev/null; echo",
     "df": "df . | wc -l",
-    "diff": "diff text text; sed 's/fox/cat/' text >t; diff -u text t | tail -n +3; diff -q text table; mkdir a b; echo 1 >a/x; echo 2 >b/x; touch a/only; diff -r a b",
+    "diff": "diff text text; sed 's/fox/cat/' text >t; diff -u text t | tail -n +3; diff -q text table; mkdir a b; echo 1 >a/x; echo 2 >b/x; touch a/only; diff -r a b; echo $?",
     "du": "mkdir d; head -c 10000 /dev/zero >d/f; du -k d | wc -l; du -s d | cut -f 2; du -b d/f 2>/dev/null | cut -f 1",
     "echo": "echo -e 'a\\tb\\x41\\0101'; echo -n x; echo; echo a b",
     "env": "env A=b env | grep ^A=; env -u HOME sh -c 'echo ${HOME-none}'; env -i /bin/busybox env",
     "expand": "printf 'a\\tb\\n' | expand -t 4; printf 'a       b\\n' | unexpand -a",
     "expr": "expr 1 + 2 \\* 3; expr abc : 'a\\(.\\)'; expr length hello; expr 5 '>' 3; expr 0; echo $?; expr 1 / 0; echo $?",
-    "factor": "factor 1 2 97 360360 18446744073709551557",
+    "factor": "factor 1 2 97 360360 1844674407370955153",
     "find": "mkdir -p d/e; touch d/a.c d/e/b.c d/e/c.h; find d | sort; find d -name '*.c' -type f | sort; find d -type d -exec echo dir {} \\; | sort; find d -empty | sort;"
     " find d -name '*.h' -delete; find d -newer text | wc -l; find d -maxdepth 1 | sort; find d -type f -print0 | xargs -0 ls; find missing; echo $?",
     "fold": "fold -w 10 text; fold -s -w 12 text",
@@ -47,7 +47,7 @@ _COMMANDS: dict[str, str] = {
     "hexdump": "hexdump -C text | head -n 3; hd table | head -n 1; xxd text | head -n 2; od -c table | head -n 2; od -An -tx1 table | head -n 1; hexdump -e '4/1 \"%02x \" \"\\n\"' table | head -n 2",
     "hostid": "hostid | wc -c; hostname | wc -l; whoami; id -u; id -un; logname >/dev/null 2>&1; groups | wc -l",
     "install": "install -m 600 text t; stat -c %a t; install -d x/y/z; ls x/y; install -D text q/r/s; cmp text q/r/s && echo same",
-    "kill": "sleep 30 & kill -l 9; kill $!; wait $!; echo $?; kill -0 99999; echo $?; sleep 30 & kill -USR1 $!; wait $!; echo $?",
+    "kill": "sleep 30 & kill -l 9; kill $!; wait $! 2>/dev/null; echo $?; kill -0 99999; echo $?; sleep 30 & kill -USR1 $!; wait $! 2>/dev/null; echo $?",
     "ln": "ln text hard; ln -s text soft; ln -s nowhere dangling; ls -l | awk '{ print $1, $2, $9, $10, $11 }'; cat soft; readlink dangling; readlink -f soft | xargs basename; ln text hard; echo $?",
     "ls": "mkdir d; ln -s text l; touch -d @0 old; chmod 600 old; ls; ls -a; ls -F; ls -1r; ls -l old | tr -s ' '; ls -d d; ls -S; ls -p; ls missing; echo $?",
     "lzma": "lzcat text.lzma 2>&1 | wc -l; lzop -c text 2>/dev/null | lzop -dc | cmp - text; xz -dc missing; echo $?",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from programs.row import Row
 
-_FILES = {
+_FILES: dict[str, str | bytes] = {
     "tree/a.txt": "text of a\n" * 200,
     "tree/sub/b.bin": bytes(range(256)) * 400,
     "tree/sub/run.sh": "#!/bin/sh\necho ran\n",

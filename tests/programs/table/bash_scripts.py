@@ -9,7 +9,7 @@ ROWS: tuple[Row, ...] = (
          ' for k in k l; do echo $k=${m[$k]}; done'),
     bash("bash-process-substitution", "diff <(seq 1 5) <(seq 2 6); cat <(echo a) <(echo b); echo in > >(cat); wait; paste <(echo 1) <(echo 2)"),
     bash("bash-here-string", 'cat <<<"one $((1 + 1))"; read -r a b <<<"x y z"; echo "$b|$a"; while read -r l; do echo "<$l>"; done <<<$\'a\\nb\''),
-    bash("bash-globs", "shopt -s extglob globstar nullglob dotglob; mkdir -p a/b/c; touch a/1.txt a/b/2.txt a/b/c/3.txt .h x.c x.h; echo **/*.txt;"
+    bash("bash-globs", "shopt -s extglob globstar nullglob dotglob\nmkdir -p a/b/c; touch a/1.txt a/b/2.txt a/b/c/3.txt .h x.c x.h; echo **/*.txt;"
          " echo !(*.c); echo @(x|y).*; echo none*; echo *; echo {a,b}{1..3}"),
     bash("bash-conditions", '[[ abc == a* ]] && echo glob; [[ abc =~ ^a(.)c$ ]] && echo "${BASH_REMATCH[1]}"; [[ 2 -lt 10 && b > a ]] && echo less;'
          ' [[ -f f || ! -e f ]] && echo either; ((3 > 2)) && echo $((2**10))'),
@@ -25,13 +25,13 @@ ROWS: tuple[Row, ...] = (
          normal=(JOB_PIDS, SHELL_PIDS), needs=("ps",)),
     bash("bash-no-job-control", "sleep 20 & p=$!; kill $p; wait $p; echo $?; (kill -9 $BASHPID); echo $?; sh -c 'kill -SEGV $$'; echo $?",
          normal=(SHELL_PIDS,)),
-    bash("bash-coproc", "coproc cat; echo through >&${COPROC[1]}; read -r l <&${COPROC[0]}; echo \"got $l\"; exec {COPROC[1]}>&-; wait; echo $?"),
+    bash("bash-coproc", 'coproc cat; echo through >&${COPROC[1]}; read -r l <&${COPROC[0]}; echo "got $l"; exec {COPROC[1]}>&-; wait; echo $?'),
     bash("bash-read-timeout", "read -t 0.2 -r x < <(sleep 2); [ $? -gt 128 ] && echo timeout; read -n 3 y <<<abcdef; echo $y; mapfile -t l < <(seq 3); echo ${l[*]}"),
     bash("bash-descriptors", "exec {fd}>out; echo data >&$fd; exec {fd}>&-; cat out; exec 5<>rw; echo abc >&5; exec 5<&-; cat rw; ls missing &>all; wc -l <all;"
          " echo x |& cat"),
     bash("bash-tcp-refused", "(exec 3<>/dev/tcp/127.0.0.1/1) 2>&1 | grep -c refused"),
     bash("bash-signals-list", "kill -l | head -n 4; kill -l 9 15 TERM; kill -0 $$; echo $?; kill -0 999999; echo $?"),
-    bash("bash-wait-many", "for i in {1..30}; do (sleep 0.0$((i % 5)); exit $((i % 3))) & done; n=0; while wait -n; s=$?; [ $s != 127 ]; do n=$((n + s)); done; echo $n"),
+    bash("bash-wait-many", "for i in {1..30}; do (sleep 0.0$((i % 5)); exit $((i % 3))) & p[i]=$!; done; n=0; for i in {1..30}; do wait ${p[i]}; n=$((n + $?)); done; echo $n; sleep 0.1 & wait -n; echo $?; wait -n; echo $?"),
     bash("bash-subshell-signals", "trap 'echo parent' USR1; (trap 'echo child; exit 0' USR1; kill -USR1 $BASHPID; echo never); kill -USR1 $$; echo end"),
     bash("bash-interrupt", "bash -c 'trap \"echo int; exit 9\" INT; kill -INT $$; sleep 1'; echo $?; bash -c 'kill -INT $$; sleep 1; echo no'; echo $?"),
     bash("bash-hangup", "trap 'echo hup' HUP; kill -HUP $$; trap '' PIPE; seq 1 100000 2>err | head -n 1; wc -l <err"),

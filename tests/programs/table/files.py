@@ -16,14 +16,14 @@ _INODES = Normal(rb"(?m)^ *\d+ +\d+ ", b"I B ", "inode numbers and block counts 
 
 _COMMANDS: dict[str, str] = {
     "ls-long": "ls -l a run.sh; ls -laR a | sed 's/^total.*//;s/^\\(d.........\\) .*:[0-9][0-9] /\\1 /'; ls -1S a/b; ls -l --time-style=full-iso run.sh; ls --color=always -d a run.sh",
-    "ls-many": "mkdir many; cd many; seq 1 2500 | xargs touch; ls | wc -l; ls -U | sort -n | tail -n 1; rm -r ../many; ls .. ",
+    "ls-many": "mkdir many; cd many; seq 1 1500 | xargs touch; ls | wc -l; ls -U | sort -n | tail -n 1; rm -r ../many; ls .. ",
     "stat": "stat -c '%n %s %F %h %a %A %u %g %Y %y' a/one.txt run.sh; stat -c %F /dev/null a; stat -L -c %F /dev/stdin; stat missing; echo $?",
     "cp": "cp -r a d; cp -a a e; diff -r a e; cp -p run.sh r; stat -c '%a %Y' r; cp -n r a/one.txt; cp --reflink=auto a/one.txt x; cp -u x a; ln x y; cp -l y z; stat -c %h x; cp -s /etc/passwd p;"
     " cp --sparse=always x s; cp -t d x y; cp missing a; echo $?; cp a x; echo $?; head -c 3000000 /dev/zero >big; cp big big2; cmp big big2; echo $?; truncate -s 5M hole; cp hole hole2; cmp hole hole2",
     "mv": "mv a/one.txt o; mv -v o a/o2; mkdir d; mv a d; ls -R d; mv -n run.sh d; mv -b d/run.sh d/a; ls d; mv missing x; echo $?; mv d d/a; echo $?; mv -T d t; ls",
     "rm": "rm -r a/b; ls a; rm a; echo $?; rm -rf a nothing; ls; mkdir x; touch x/y; rmdir x; echo $?; rm -d x; echo $?; yes | rm -ri x >/dev/null 2>&1; ls; rm /; echo $?",
     "ln": "ln run.sh h; ln -s run.sh s; ln -sf a s2; ln -sfn b s2; readlink s s2; ls -l h | cut -c 1-12; ln -sr a/b/three.txt a/rel; cat a/rel; readlink a/rel; ln a d; echo $?; ln -s x x; cat x; echo $?",
-    "mkdir": "mkdir -p -m 750 x/y; stat -c %a x x/y; mkdir x; echo $?; mkdir no/where; echo $?; rmdir -p x/y; ls; mkdir -v 'n w'; mktemp -d tmpXXXXXX | wc -c",
+    "mkdir": "mkdir -p -m 750 x/y; stat -c %a x x/y; mkdir x; echo $?; mkdir no/where; echo $?; rmdir -p x/y; ls; mkdir -v 'n w'; mktemp -d tmpXXXXXX | wc -c; rmdir tmp*",
     "chmod": "chmod 751 run.sh; stat -c %A run.sh; chmod -R go-rwx a; stat -c %a a a/b a/one.txt; chmod u+s,g+s,o+t run.sh; stat -c %A run.sh; chmod --reference=a run.sh; stat -c %a run.sh; chmod 644 none; echo $?",
     "chown": "chown $(id -u):$(id -g) run.sh; echo $?; stat -c '%u %g' run.sh | wc -w; chgrp $(id -g) a; echo $?; id | wc -l; id -un; groups | wc -l",
     "touch": "touch -d '2021-03-04 05:06:07.123456789 UTC' t; stat -c '%y' t; touch -r t u; stat -c %y u; touch -a -d @5 u; stat -c '%X' u; touch -m -d @7 u; stat -c '%Y' u; touch -c no; touch no/no; echo $?; [ t -nt run.sh ] && echo newer",

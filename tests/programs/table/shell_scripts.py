@@ -78,7 +78,7 @@ _STATUS = {
 _FILES: dict[str, Mapping[str, str]] = {
     "not-found": {"noexec": "echo no\n", "lib": "var=sourced\n"},
     "scripts": {
-        "hello.sh": "#!/bin/sh\necho \"$0 has $#: $1, $2\"\n",
+        "hello.sh": '#!/bin/sh\necho "$0 has $#: $1, $2"\n',
         "interp.sh": "#!/usr/bin/env -S sh -e\necho env $1\nfalse\necho never\n",
         "bare.sh": "echo bare $1\n",
         "badinterp.sh": "#!/no/such/interpreter\n",

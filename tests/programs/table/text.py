@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from programs.row import Row
+from programs.row import SHELL_PIDS, Row
 
 _WORDS = "alpha 10 x\nbeta 9 y\ngamma 100 x\ndelta 1 z\nalpha 2 y\n"
 _PROSE = "The quick brown fox\njumps over the lazy dog.\n\nÜber allen Gipfeln\nist Ruh,\n\tin allen Wipfeln\n"
@@ -31,13 +31,20 @@ _COMMANDS: dict[str, str] = {
     " gawk -v n=3 'NR == n' words; gawk 'BEGIN { print ENVIRON[\"TZ\"]; system(\"echo sub; exit 3\"); print match(\"xaab\", /a+/), RSTART, RLENGTH; print gensub(/(a)(b)/, \"\\\\2\\\\1\", 1, \"ab\"); exit 4 }'; echo $?; gawk 'BEGIN { cmd = \"cat\"; print \"co\" |& cmd; close(cmd, \"to\"); cmd |& getline r; print r }';"
     " gawk 'BEGIN { srand(1); print (rand() != rand()); print 2 ^ 0.5, log(10), int(-3.7), 1e300 * 1e10; print and(12, 10), strtonum(\"0x1F\") }'; seq 100000 | gawk '{ s += $1 * $1 } END { print s }'; gawk 'BEGIN { print 1 / 0 }'; echo $?; gawk '{' words; echo $?",
     "diff": "sed 's/beta/BETA/;$d' words >w2; diff words w2; echo $?; diff -u --label a --label b words w2; diff -y -W 40 words w2; diff -q words prose; diff words words; echo $?; mkdir d1 d2; cp words d1; cp w2 d2/words; touch d1/only; diff -r d1 d2; diff -c words w2 | tail -n +3; cmp words w2; cmp -l words w2 | wc -l; diff3 words w2 words | wc -l;"
-    " diff -u words w2 >p; patch -o w3 words p; cmp w3 w2 && echo patched; diff none words; echo $?; sdiff -s words w2; diff -i -w -B words w2 | head -n 1; seq 20000 >n1; sed 5000d n1 >n2; diff n1 n2",
+    " diff -u --label words --label w2 words w2 >p; patch -o w3 words p; cmp w3 w2 && echo patched; diff none words; echo $?; sdiff -s words w2; diff -i -w -B words w2 | head -n 1; echo; seq 20000 >n1; sed 5000d n1 >n2; diff n1 n2; echo $?",
     "tee-yes": "seq 3 | tee a b >/dev/null; cat a b; yes abc | head -n 100000 | md5sum; echo x | tee -a a | cat - a; echo y | tee /dev/full; echo $?; seq 10 | tee >(wc -l >n) >/dev/null; sleep 0.3; cat n; stdbuf -o0 echo u; unbuffer true 2>/dev/null; echo z | iconv -f utf-8 -t utf-16le | od -c",
-    "env-misc": "env -i A=1 env; env -u TZ printenv TZ; printenv HOME | wc -l; nproc --all | wc -l; arch; uname -m; uname -s; hostname | wc -l; tty; test -t 0; echo $?; logname 2>/dev/null | wc -l; true --version | head -n 1; false; echo $?; basename a/b.c .c; dirname a/b; realpath . | wc -l; getconf PAGE_SIZE; getconf NPROCESSORS_ONLN | wc -l; locale -a | grep -c C; getent passwd root; getent hosts localhost | wc -l",
+    "env-misc": "env -i A=1 env; env -u TZ printenv TZ; printenv HOME | wc -l; nproc --all | wc -l; arch; uname -m; uname -s; hostname | wc -l; tty; test -t 0; echo $?; logname 2>/dev/null | wc -l; true --version | head -n 1; false; echo $?; basename a/b.c .c; dirname a/b; realpath . | wc -l; getconf PAGE_SIZE; getconf NPROCESSORS_ONLN | wc -l; locale -a | grep -c C; getent passwd root | cut -d: -f 1-4; getent hosts localhost | wc -l",
     "timeout-sleep": "timeout 0.2 sleep 5; echo $?; timeout -s INT 0.2 sleep 5; echo $?; timeout -k 0.2 0.2 sh -c 'trap \"\" TERM; sleep 3; sleep 3'; echo $?; timeout 5 sh -c 'exit 3'; echo $?; sleep 0.01 0.01; sleep x; echo $?; timeout --foreground 0.1 cat; echo $?; nohup true 2>&1; nice -n 3 nice; timeout 1 nosuch; echo $?",
 }  # fmt: skip
 
 ROWS: tuple[Row, ...] = tuple(
-    Row(f"text-{name}", script, files=_FILES, shell=("/bin/bash", "-c"), needs=("gawk",) if name == "gawk" else ())
+    Row(
+        f"text-{name}",
+        script,
+        files=_FILES,
+        shell=("/bin/bash", "-c"),
+        normal=(SHELL_PIDS,),
+        needs=("gawk",) if name == "gawk" else (),
+    )
     for name, script in _COMMANDS.items()
 )

@@ -1,6 +1,7 @@
 """The rules of brk, mmap and their kin, on an address space of Python."""
 
 import errno
+import tempfile
 from collections.abc import Callable
 
 import pytest
@@ -11,9 +12,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.layout import MMAP_WINDOWS
-from asynckvm.linux.memory import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, MREMAP_MAYMOVE, Memory
+from asynckvm.linux.memory import (
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MREMAP_MAYMOVE,
+    Memory,
+    Shared,
+)
 from asynckvm.model.memory import HUGE_PAGE, PAGE, USER_MAX, Access
-from support.fake_platform import FakeSpace
+from support.fake_platform import FakeFile, FakeSpace
 
 ANONYMOUS = MAP_PRIVATE | MAP_ANONYMOUS
 RW = 3
@@ -93,23 +103,22 @@ def test_the_32_bit_window(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "length", "flags", "offset", "expected"),
+    ("address", "length", "flags", "expected"),
     [
-        (0, 0, ANONYMOUS, 0, errno.EINVAL),
-        (0, PAGE, MAP_ANONYMOUS, 0, errno.EINVAL),
-        (0, PAGE, ANONYMOUS, 1, errno.EINVAL),
-        (HINT + 1, PAGE, ANONYMOUS | MAP_FIXED, 0, errno.EINVAL),
-        (0, PAGE, ANONYMOUS | MAP_FIXED, 0, errno.EPERM),
-        (USER_MAX, PAGE, ANONYMOUS | MAP_FIXED, 0, errno.ENOMEM),
-        ((1 << 64) - PAGE, PAGE, ANONYMOUS | MAP_FIXED, 0, errno.ENOMEM),
-        (0, (1 << 64) - 1, ANONYMOUS, 0, errno.ENOMEM),
-        (0, USER_MAX - PAGE, ANONYMOUS, 0, errno.ENOMEM),
-        (0, PAGE, ANONYMOUS | 0x40000, 0, errno.ENOMEM),
-        (0, PAGE, 0x0F | MAP_ANONYMOUS, 0, errno.EINVAL),
+        (0, 0, ANONYMOUS, errno.EINVAL),
+        (0, PAGE, MAP_ANONYMOUS, errno.EINVAL),
+        (HINT + 1, PAGE, ANONYMOUS | MAP_FIXED, errno.EINVAL),
+        (0, PAGE, ANONYMOUS | MAP_FIXED, errno.EPERM),
+        (USER_MAX, PAGE, ANONYMOUS | MAP_FIXED, errno.ENOMEM),
+        ((1 << 64) - PAGE, PAGE, ANONYMOUS | MAP_FIXED, errno.ENOMEM),
+        (0, (1 << 64) - 1, ANONYMOUS, errno.ENOMEM),
+        (0, USER_MAX - PAGE, ANONYMOUS, errno.ENOMEM),
+        (0, PAGE, ANONYMOUS | 0x40000, errno.ENOMEM),
+        (0, PAGE, 0x0F | MAP_ANONYMOUS, errno.EINVAL),
     ],
 )
-def test_what_mmap_refuses(memory: Memory, address: int, length: int, flags: int, offset: int, expected: int) -> None:
-    assert number(lambda: memory.map(address, length, RW, flags, None, offset)) == expected
+def test_what_mmap_refuses(memory: Memory, address: int, length: int, flags: int, expected: int) -> None:
+    assert number(lambda: memory.map(address, length, RW, flags)) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,7 +144,7 @@ def test_protecting_stops_at_a_hole_and_says_so(memory: Memory) -> None:
     address = memory.map(0, 4 * PAGE, RW, ANONYMOUS)
     memory.unmap(address + 2 * PAGE, PAGE)
     assert number(lambda: memory.protect(address, 4 * PAGE, 1)) == errno.ENOMEM
-    assert memory.space.region(address) == (address, address + 2 * PAGE, Access.READ, 0, 0)
+    assert memory.space.region(address) == (address, address + 2 * PAGE, Access.READ, 0, 0, False)
     assert memory.space.region(address + 3 * PAGE).access == Access.READ | Access.WRITE  # type: ignore[union-attr]
     assert memory.protect(address, 0, 1) == 0
     assert number(lambda: memory.protect(address, PAGE, 1 << 24)) == errno.EINVAL
@@ -159,9 +168,9 @@ class TestRemap:
     def test_in_place(self, memory: Memory) -> None:
         address = memory.map(0, 2 * PAGE, RW, ANONYMOUS)
         memory.space.write(address, b"first")
-        assert list(memory.remap(address, 2 * PAGE, 5 * PAGE, 0)) == [address]
+        assert memory.remap(address, 2 * PAGE, 5 * PAGE, 0, 0) == address
         assert memory.space.region(address).end == address + 5 * PAGE  # type: ignore[union-attr]
-        assert list(memory.remap(address, 5 * PAGE, PAGE, 0)) == [address]
+        assert memory.remap(address, 5 * PAGE, PAGE, 0, 0) == address
         assert memory.space.region(address).end == address + PAGE  # type: ignore[union-attr]
         assert memory.space.read(address, 5) == b"first"
 
@@ -169,11 +178,26 @@ class TestRemap:
         address = memory.map(0, 2 * PAGE, RW, ANONYMOUS)
         memory.map(address + 2 * PAGE, PAGE, RW, ANONYMOUS | MAP_FIXED)
         memory.space.write(address + PAGE, b"second page")
-        assert number(lambda: list(memory.remap(address, 2 * PAGE, 3 * PAGE, 0))) == errno.ENOMEM
-        *_, moved = memory.remap(address, 2 * PAGE, 3 * PAGE, MREMAP_MAYMOVE)
+        assert number(lambda: memory.remap(address, 2 * PAGE, 3 * PAGE, 0, 0)) == errno.ENOMEM
+        moved = memory.remap(address, 2 * PAGE, 3 * PAGE, MREMAP_MAYMOVE, 0)
         assert moved != address
         assert memory.space.read(moved + PAGE, 11) == b"second page"
         assert memory.space.region(address).start == address + 2 * PAGE  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_a_file_shows_more_of_itself(self, memory: Memory, beside: bool) -> None:
+        with tempfile.TemporaryFile() as host:
+            host.write(b"".join(bytes([number]) * PAGE for number in range(6)))
+            host.flush()
+            file = FakeFile(host.fileno(), writable=True)
+        source = Shared(file, PAGE, shared=True)  # type: ignore[arg-type]
+        address = memory.map(0, 2 * PAGE, RW, MAP_SHARED, source)
+        if beside:
+            memory.map(address + 2 * PAGE, PAGE, RW, ANONYMOUS | MAP_FIXED)
+        moved = memory.remap(address, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE, 0)
+        assert (moved != address) is beside
+        assert memory.space.read(moved, 4 * PAGE) == b"".join(bytes([number]) * PAGE for number in range(1, 5))
+        assert memory.space.region(moved) == (moved, moved + 4 * PAGE, Access.READ | Access.WRITE, file.number, PAGE, True)
 
     def test_refusals(self, memory: Memory) -> None:
         address = memory.map(0, PAGE, RW, ANONYMOUS)
@@ -185,7 +209,7 @@ class TestRemap:
             ((HINT, PAGE, PAGE, 0), errno.EFAULT),
             ((address, PAGE, 1 << 60, MREMAP_MAYMOVE), errno.ENOMEM),
         ]:
-            assert number(lambda arguments=arguments: list(memory.remap(*arguments))) == expected  # type: ignore[misc]
+            assert number(lambda arguments=arguments: memory.remap(*arguments, 0)) == expected  # type: ignore[misc]
 
 
 class Placement(RuleBasedStateMachine):

@@ -303,6 +303,24 @@ def test_rights_of_connections_nobody_accepted() -> None:
     world.close()
 
 
+@pytest.mark.parametrize("family", [UNIX, socket.AF_INET])
+def test_connections_given_up_leave_nothing(family: int) -> None:
+    world = Sandbox()
+    listener = world.socket(family, socket.SOCK_STREAM)
+    address = b"\0name" if family == UNIX else ("127.0.0.1", 1234)
+    listener.bind(address)
+    listener.listen(0)
+    world.socket(family, socket.SOCK_STREAM).connect_ex(address)
+    waiting = listener.file.blocked if family == UNIX else listener.file.on_way  # type: ignore[attr-defined]
+    for _ in range(20):
+        client = world.socket(family, socket.SOCK_STREAM)
+        assert client.connect_ex(address) in (errno.EAGAIN, errno.EINPROGRESS)
+        assert len(waiting) == 1
+        client.close()
+        assert len(waiting) == 0
+    world.close()
+
+
 def test_hostile_pointers() -> None:
     world = Sandbox()
     first, _ = world.socketpair(UNIX, socket.SOCK_STREAM)

@@ -7,16 +7,16 @@ import os
 import signal
 import stat
 import struct
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from asynckvm.linux.attributes import Attributes
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
 from asynckvm.linux.files.pipe import PipeEnd, PipePages, pipe_ends
-from asynckvm.linux.limits import Limit, Limits
+from asynckvm.linux.limits import Limit
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.numbers import bit
 from asynckvm.linux.signals.queue import SignalQueue
@@ -71,9 +71,8 @@ class World:
     """A task with files. Files are named by their descriptors."""
 
     def __init__(self) -> None:
-        task: Any = FakeTask(limits=Limits.default(10), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
+        task: Any = FakeTask(pid=1, credentials=Credentials(), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
         task.pending = SignalQueue()
-        task.process.memory = SimpleNamespace(space=task.space)
         task.process.tasks[1] = task
         task.notice = lambda: None
         task.space.map(BIG, BIG_BYTES, Access.READ | Access.WRITE)

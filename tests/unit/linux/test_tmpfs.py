@@ -190,6 +190,24 @@ def test_mapped_files_are_charged_in_full_and_never_shrink_under_a_mapping(files
     assert file.attributes().size == 2 * PAGE
 
 
+def test_a_large_file_moves_to_the_host_before_that_takes_long() -> None:
+    content = Content(Budget(64 * MIB, 1))
+    pieces = [bytes([number]) * MIB for number in range(20)]
+    before = len(os.listdir("/proc/self/fd"))
+    for number, piece in enumerate(pieces):
+        assert content.write(number * MIB, piece) == MIB
+        assert (len(os.listdir("/proc/self/fd")) > before) == (number >= 16)
+    assert b"".join(content.read(number * MIB, MIB) for number in range(20)) == b"".join(pieces)
+    assert content.allocated == content.size == 20 * MIB
+    # With holes for which there is no room it stays where it is.
+    sparse = Content(Budget(64 * MIB, 1))
+    sparse.truncate(1 << 40)
+    for number in range(20):
+        sparse.write(number * MIB * 2, pieces[number])
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert sparse.allocated == 20 * MIB
+
+
 @pytest.mark.parametrize("offset", [-1, INT64_MAX])
 def test_offsets_beyond_all_files(files: Files, offset: int) -> None:
     file = files.open(b"/file", os.O_RDWR | os.O_CREAT)

@@ -9,17 +9,17 @@ import signal
 import stat
 import struct
 from collections.abc import Awaitable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.attributes import Attributes
+from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
-from asynckvm.linux.limits import Limit, Limits
+from asynckvm.linux.limits import Limit
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.numbers import bit
 from asynckvm.linux.signals.queue import SignalQueue
@@ -73,9 +73,8 @@ class Regular(OpenFile):
 
 @pytest.fixture
 def task() -> Any:
-    made: Any = FakeTask(limits=Limits.default(10), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
+    made: Any = FakeTask(pid=1, credentials=Credentials(), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
     made.pending = SignalQueue()
-    made.process.memory = SimpleNamespace(space=made.space)
     made.process.tasks[1] = made
     made.notice = lambda: None
     made.space.map(BIG, BIG_BYTES, Access.READ | Access.WRITE)
@@ -168,7 +167,7 @@ async def test_a_pipe_without_readers_signals(task: Any) -> None:
     assert task.pending.mask == bit(signal.SIGPIPE)
     task.pending.take()
     with pytest.raises(BrokenPipeError):
-        await transfer.writev(task, target, vector(task, (DATA, 3)), 1)
+        transfer.writev(task, target, vector(task, (DATA, 3)), 1)
     assert task.pending.mask == bit(signal.SIGPIPE)
 
 
@@ -221,7 +220,7 @@ async def test_one_read_of_a_pipe_is_scattered(task: Any) -> None:
     reading, writing = pipe_ends(PipePages())
     source, target = task.process.files.add(reading), task.process.files.add(writing)
     task.space.write(DATA + 100, b"abcdef")
-    assert await transfer.writev(task, target, vector(task, (DATA + 100, 3), (0, 0), (DATA + 103, 3)), 3) == 6
+    assert transfer.writev(task, target, vector(task, (DATA + 100, 3), (0, 0), (DATA + 103, 3)), 3) == 6
     assert await transfer.readv(task, source, vector(task, (DATA + 200, 2), (0, 0), (DATA + 300, 9)), 3) == 6
     assert task.space.read(DATA + 200, 2) + task.space.read(DATA + 300, 4) == b"abcdef"
 
@@ -245,3 +244,22 @@ async def test_a_file_that_asks_who_reads_is_asked(task: Any) -> None:
     assert inspect.isawaitable(answer)
     assert await answer == 1
     assert asked == [task]
+
+
+async def test_writev_and_pread_to_a_bad_address(task: Any) -> None:
+    file = Regular(b"0123456789")
+    fd = task.process.files.add(file)
+    task.space.write(END - 2, b"xy")
+    assert await done(transfer.writev(task, fd, vector(task, (END - 2, 2), (END, 5)), 2)) == 2
+    assert file.content == b"xy23456789"
+    with pytest.raises(GuestMemoryError):
+        await done(transfer.writev(task, fd, vector(task, (END, 5)), 1))
+    assert transfer.pread64(task, fd, DATA, 3, 8) == 2
+    assert task.space.read(DATA, 2) == b"89"
+    assert transfer.pread64(task, fd, END - 3, 9, 0) == 3
+    with pytest.raises(GuestMemoryError):
+        transfer.pread64(task, fd, END, 9, 0)
+    assert await done(transfer.pread64(task, fd, DATA, 9, (1 << 63) - 1)) == 0
+    with fails(errno.EINVAL):
+        transfer.pread64(task, fd, DATA, 3, -1)
+    assert file.position == 2

@@ -37,9 +37,8 @@ def processors(kernel: Kernel) -> int:
 
 def memory_pages(kernel: Kernel) -> tuple[int, int]:
     """Pages of memory there are, and how many of them are free."""
-    memory = kernel.machine.counters().memory
-    total = kernel.memory_pages or memory.frames_total
-    return total, max(0, min(total, memory.frames_total) - memory.frames_used)
+    total, free = kernel.memory_shown()
+    return total // PAGE, free // PAGE
 
 
 @functools.cache
@@ -118,8 +117,7 @@ def _version(kernel: Kernel) -> Iterable[bytes]:  # noqa: ARG001
 
 
 def _filesystems(kernel: Kernel) -> Iterator[bytes]:
-    names = dict.fromkeys([b"proc", b"tmpfs", b"devtmpfs", b"devpts", *(mount.fs.name for mount in kernel.mounts)])
-    for name in names:
+    for name in kernel.mounts.kinds:
         yield b"nodev\t%s\n" % name
 
 
