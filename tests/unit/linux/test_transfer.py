@@ -136,7 +136,7 @@ async def test_a_slow_reader_gets_every_byte(start: Start) -> None:
 async def test_a_non_blocking_descriptor_does_not_wait(start: Start) -> None:
     reading, writing = os.pipe()
     nonblocking = syscall(72, 0, 4, os.O_NONBLOCK)
-    run = start([nonblocking, syscall(READ, 0, DATA, 1), syscall(72, 0, 3)], stdin=reading)
+    run = start([nonblocking, syscall(READ, 0, DATA, 1), syscall(72, 0, 3)], input=reading)
     await run.finish()
     assert run.results[:2] == [0, -errno.EAGAIN]
     assert run.results[2] & os.O_NONBLOCK
