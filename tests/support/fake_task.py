@@ -51,6 +51,9 @@ class FakeTask:
         self.dying = False
         self._waiting: asyncio.Future[bool] | None = None
 
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
     async def wait(self, *queues: WaitQueue, until: int | None = None) -> bool:
         if self.interrupted:
             raise SyscallError(ERESTARTSYS)
