@@ -78,8 +78,8 @@ class AddressSpace:
         """Replace whatever is in the range by zeroed private memory, or by a private view of `file` from `offset`.
 
         Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE; `shared` as with MAP_SHARED: stores go to the file, which must have
-        been opened for that when `access` has WRITE, then or later (UsageError). Memory shared without a file is a memfd. `stable`, of
-        a private view: nobody will change the file, so that pages may be copied before they are written.
+        been opened for that when `access` has WRITE, then or later (UsageError). Memory shared without a file is a memfd.
+        `stable`, of a private view: nobody will change the file, so that pages may be copied before they are written.
         """
         _check_range(address, length, offset)
         handle = file.native_for(self._core) if file is not None else self._core.binding.ffi.NULL

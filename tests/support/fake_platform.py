@@ -76,7 +76,7 @@ class FakeSpace:
         offset: int = 0,
         *,
         shared: bool = False,
-        stable: bool = False,  # noqa: ARG002  changes nothing that can be seen
+        stable: bool = False,
     ) -> None:
         _check(address, length)
         assert length <= 1 << 28, "too much for a dictionary"
