@@ -32,6 +32,8 @@ MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 _MAP_32BIT: Final = 0x40
 _MAP_LOCKED: Final = 0x2000
+# What Linux ignores by now; dynamic linkers still say with it that they map a program.
+_MAP_DENYWRITE: Final = 0x800
 _MAP_HUGETLB: Final = 0x40000
 _MAP_SYNC: Final = 0x80000
 MAP_FIXED_NOREPLACE: Final = 0x100000
@@ -156,7 +158,9 @@ class Memory:
         if source is None:
             self.space.map(address, length, access_of(protection))
         else:
-            self.space.map(address, length, access_of(protection), source.file, source.offset, shared=source.shared)
+            stable = not source.shared and bool(flags & _MAP_DENYWRITE)
+            access = access_of(protection)
+            self.space.map(address, length, access, source.file, source.offset, shared=source.shared, stable=stable)
             if source.name and (region := self.space.region(address)) is not None:
                 self._name(region.file, source.name)
         self.mapped_bytes += length - replaced

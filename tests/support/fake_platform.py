@@ -68,7 +68,15 @@ class FakeSpace:
         self.closed = False
 
     def map(
-        self, address: int, length: int, access: Access, file: FakeFile | None = None, offset: int = 0, *, shared: bool = False
+        self,
+        address: int,
+        length: int,
+        access: Access,
+        file: FakeFile | None = None,
+        offset: int = 0,
+        *,
+        shared: bool = False,
+        stable: bool = False,
     ) -> None:
         _check(address, length)
         assert length <= 1 << 28, "too much for a dictionary"
