@@ -5,7 +5,8 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "asynckvm": "__version__",
+    "asynckvm": "Bind CompletedProcess Limits ProcessError Reason Sandbox __version__",
+    "asynckvm.sandbox": "Bind CompletedProcess Limits ProcessError Reason Sandbox",
     "asynckvm.errors": """
         AsyncKvmError CapabilityError ClosedError DeviceMissingError DevicePermissionError GuestError GuestMemoryError
         GuestOperationError GuestStringError GuestTrapError HostError HostForkedError InternalError OutOfMemoryError

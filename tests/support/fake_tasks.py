@@ -11,6 +11,7 @@ from asynckvm.linux import wait
 from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.groups import ProcessGroup, Session
+from asynckvm.linux.limits import INFINITY, Limits
 from asynckvm.linux.signals import xstate
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.altstack import AlternateStack
@@ -21,7 +22,6 @@ from asynckvm.linux.timers import TimerTable
 from asynckvm.model.registers import REGISTER_NAMES, Registers
 
 CAPABILITIES = SimpleNamespace(xcr0=7, xsave_bytes=4096)
-INFINITY = (1 << 64) - 1
 
 
 class FakeSpace:
@@ -128,7 +128,7 @@ class FakeProcess:
         self.pending = SignalQueue()
         self.signal_queue = wait.WaitQueue()
         self.child_queue = wait.WaitQueue()
-        self.limits = dict.fromkeys(range(16), (INFINITY, INFINITY))
+        self.limits = Limits(dict.fromkeys(range(16), (INFINITY, INFINITY)))
         self.job = Job()
         self.ended: Any = None
         self.tasks: dict[int, FakeTask] = {pid + number: FakeTask(self, pid + number) for number in range(threads)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestMemoryError, SlotsExhaustedError
@@ -31,8 +32,12 @@ _PAGES_AT_ONCE: Final = 1 << 18
 
 
 def brk(task: Task, address: int) -> int:
-    limit = task.process.limits.soft(Limit.DATA)
-    return task.memory.brk(address, limit if limit != INFINITY else USER_MAX)
+    memory, limits = task.memory, task.process.limits
+    data = limits.soft(Limit.DATA)
+    space = limits.soft(Limit.AS)
+    if space != INFINITY and address > memory.heap_end and memory.mapped_bytes + address - memory.heap_end > space:
+        return memory.heap_end
+    return memory.brk(address, data if data != INFINITY else USER_MAX)
 
 
 def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
@@ -44,6 +49,8 @@ def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd:
     _check_limit(task, mapped)
     shared = flags & MAP_TYPE != MAP_PRIVATE
     file = None if flags & MAP_ANONYMOUS else task.process.files.get(fd)
+    if file is not None and file.flags & os.O_PATH:
+        raise SyscallError(errno.EBADF)
     if file is not None and (not file.readable or (shared and protection & PROT_WRITE and not file.writable)):
         raise SyscallError(errno.EACCES)
     if file is None or file.maps_zeros:

@@ -239,7 +239,7 @@ def status(process: Process, task: Task | None) -> Iterator[bytes]:
     yield b"Threads:\t%d\n" % len(process.tasks)
     yield from _signals(process, task or process.leader)
     yield b"CapInh:\t%016x\nCapPrm:\t%016x\nCapEff:\t%016x\nCapBnd:\t%016x\nCapAmb:\t%016x\n" % (
-        who.inheritable, who.permitted_capabilities, who.effective_capabilities, who.bounding, 0,
+        who.inheritable, who.permitted_capabilities, who.effective_capabilities, who.bounding, who.ambient,
     )  # fmt: skip
     yield b"NoNewPrivs:\t%d\nSeccomp:\t0\nSeccomp_filters:\t0\n" % who.no_new_privileges
     count = processors(process.kernel)
