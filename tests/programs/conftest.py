@@ -102,7 +102,6 @@ def native(folder: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture
-<<<<<<< HEAD
 async def sandbox(folder: Path, built: Path, machine: Machine) -> AsyncIterator[Sandbox]:
     """It sees the folder and the compiled programs where they are, and may write neither."""
     binds = [(str(path), str(path)) for path in (folder, built)]
@@ -116,15 +115,6 @@ def inside(sandbox: Sandbox) -> Callable[..., Awaitable[Result]]:
 
     async def running(argv: list[str], stdin: bytes = b"") -> Result:
         result = await sandbox.run(argv, input=stdin, timeout=SECONDS)
-=======
-def inside(folder: Path, machine: Machine) -> Callable[..., asyncio.Task[Result]]:
-    """`await inside(argv, stdin=b"")` runs it in a sandbox of its own, which sees the program's folder and the one around the test's."""
-
-    async def running(argv: list[str], stdin: bytes = b"") -> Result:
-        binds = [str(path) for path in (folder.parent, Path(argv[0]).parent) if not path.is_relative_to("/usr")]
-        async with Sandbox(machine=machine, binds=binds, env=ENVIRONMENT, cwd=str(folder)) as sandbox:
-            result = await sandbox.run(argv, input=stdin, timeout=SECONDS)
->>>>>>> dev/G
         return Result(result.returncode, result.stdout, result.stderr)
 
     return running
