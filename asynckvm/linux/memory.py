@@ -33,7 +33,8 @@ MAP_ANONYMOUS: Final = 0x20
 _MAP_32BIT: Final = 0x40
 _MAP_LOCKED: Final = 0x2000
 _MAP_HUGETLB: Final = 0x40000
-_MAP_SYNC: Final = 0x80000
+# All flags but MAP_SYNC, which needs memory that stays; MAP_SHARED_VALIDATE refuses what it does not know.
+_MAP_KNOWN: Final = 0x17F97F
 MAP_FIXED_NOREPLACE: Final = 0x100000
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 _MREMAP_ALL: Final = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
@@ -348,5 +349,5 @@ def check_map_flags(flags: int) -> None:
         raise SyscallError(errno.EINVAL)
     if flags & _MAP_HUGETLB:
         raise SyscallError(errno.ENOMEM)  # no huge page is reserved here
-    if flags & MAP_TYPE == MAP_SHARED_VALIDATE and flags & _MAP_SYNC:
+    if flags & MAP_TYPE == MAP_SHARED_VALIDATE and flags & ~_MAP_KNOWN:
         raise SyscallError(errno.EOPNOTSUPP)
