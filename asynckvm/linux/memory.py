@@ -35,7 +35,8 @@ _MAP_LOCKED: Final = 0x2000
 # What Linux ignores by now; dynamic linkers still say with it that they map a program.
 _MAP_DENYWRITE: Final = 0x800
 _MAP_HUGETLB: Final = 0x40000
-_MAP_SYNC: Final = 0x80000
+# All flags but MAP_SYNC, which needs memory that stays; MAP_SHARED_VALIDATE refuses what it does not know.
+_MAP_KNOWN: Final = 0x17F97F
 MAP_FIXED_NOREPLACE: Final = 0x100000
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 _MREMAP_ALL: Final = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
@@ -368,5 +369,5 @@ def check_map_flags(flags: int) -> None:
         raise SyscallError(errno.EINVAL)
     if flags & _MAP_HUGETLB:
         raise SyscallError(errno.ENOMEM)  # no huge page is reserved here
-    if flags & MAP_TYPE == MAP_SHARED_VALIDATE and flags & _MAP_SYNC:
+    if flags & MAP_TYPE == MAP_SHARED_VALIDATE and flags & ~_MAP_KNOWN:
         raise SyscallError(errno.EOPNOTSUPP)
