@@ -183,7 +183,7 @@ class FakeSpace:
     def resident(self) -> int:
         return len(self.pages)
 
-    def limit(self, pages: int) -> None:
+    def set_budget(self, budget: FakeBudget | None) -> None:
         """Nothing here is charged."""
 
     def close(self) -> None:
@@ -263,6 +263,21 @@ class MachineCounters(NamedTuple):
     memory: Memory = Memory()
 
 
+class FakeBudget:
+    """A bound that nothing reaches."""
+
+    used = 0
+
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+
+    def charge(self, pages: int) -> None: ...
+
+    def release(self, pages: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class FakeMachine:
     """Every context it makes runs `script`."""
 
@@ -297,6 +312,9 @@ class FakeMachine:
 
     def dump(self) -> str:
         return "no machine"
+
+    def create_memory_budget(self, pages: int) -> FakeBudget:
+        return FakeBudget(pages)
 
     def counters(self) -> MachineCounters:
         return MachineCounters()

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import pytest
 
-from asynckvm.linux import Capture
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.streams import Capture
 from asynckvm.model.exits import Exit
 from asynckvm.model.memory import Access
 from support.fake_platform import FakeSpace, syscall
