@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from asynckvm.errors import GuestMemoryError, GuestStringError, UsageError
+from asynckvm.errors import GuestMemoryError, GuestStringError, OutOfMemoryError, UsageError
 from asynckvm.model.exits import Exit, Instruction, Interrupted, InterruptReason, Syscall
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access, Region
-from asynckvm.model.registers import WORDS, Registers
+from asynckvm.model.registers import REGISTER_NAMES, WORDS, Registers
 
 Script: TypeAlias = Callable[["FakeSpace"], Generator[Exit, int, None]]
 
@@ -175,7 +175,7 @@ class FakeSpace:
     def resident(self) -> int:
         return len(self.pages)
 
-    def limit(self, pages: int) -> None:
+    def set_budget(self, budget: FakeBudget | None) -> None:
         """Nothing here is charged."""
 
     def close(self) -> None:
@@ -190,6 +190,25 @@ class FakeSpace:
         if page is None or access not in page.access:
             raise GuestMemoryError(address, done)
         return page, address % PAGE
+
+
+class FakeBudget:
+    """A bound for what is charged to it by hand."""
+
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+        self.used = 0
+
+    def charge(self, pages: int) -> None:
+        if self.used + pages > self.pages:
+            raise OutOfMemoryError("no room")
+        self.used += pages
+
+    def release(self, pages: int) -> None:
+        self.used -= pages
+
+    def close(self) -> None:
+        """The bound stays."""
 
 
 class Counters(NamedTuple):
@@ -231,7 +250,7 @@ class FakeContext:
 
     @property
     def registers(self) -> Registers:
-        return Registers()
+        return Registers(**dict(zip(REGISTER_NAMES, self.words, strict=True)))
 
     @registers.setter
     def registers(self, registers: Registers) -> None:
@@ -276,6 +295,9 @@ class FakeMachine:
     def create_address_space(self) -> FakeSpace:
         self.spaces.append(FakeSpace())
         return self.spaces[-1]
+
+    def create_memory_budget(self, pages: int) -> FakeBudget:
+        return FakeBudget(pages)
 
     def create_context(self, space: FakeSpace) -> FakeContext:
         self.contexts.append(FakeContext(space, self.script))
