@@ -17,6 +17,7 @@ from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
+from asynckvm.linux.ipc.messages import MessageQueues
 from asynckvm.linux.leases import LeaseTable
 from asynckvm.linux.locks import LockTable
 from asynckvm.linux.shared_memory import SharedMemory
@@ -68,6 +69,8 @@ class Kernel:
         self.futexes = FutexTable()
         self.locks = LockTable()
         self.leases = LeaseTable()
+        self.message_queues = MessageQueues()
+        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory, self.memory_budget)

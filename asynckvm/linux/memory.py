@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from asynckvm.errors import GuestMemoryError, OutOfMemoryError, UsageError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.layout import page_up
+from asynckvm.linux.locked import LockedRanges
 from asynckvm.linux.placement import Placement, in_user_space
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access
 
@@ -30,6 +31,7 @@ MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 _MAP_32BIT: Final = 0x40
+_MAP_LOCKED: Final = 0x2000
 _MAP_HUGETLB: Final = 0x40000
 _MAP_SYNC: Final = 0x80000
 MAP_FIXED_NOREPLACE: Final = 0x100000
@@ -79,6 +81,8 @@ class Memory:
         self.heap_start = heap
         self.heap_end = heap
         self.names: dict[int, bytes] = {}
+        self.locked = LockedRanges()
+        self.barriers = 0  # registrations of membarrier(2)
         self._placement = Placement(space)
         # (start, end, advice) of ranges a child gets otherwise.
         self._fork_advice: list[tuple[int, int, int]] = []
@@ -101,6 +105,7 @@ class Memory:
         twin = Memory(self.space.fork(), self.heap_start)
         twin.heap_end = self.heap_end
         twin.names = dict(self.names)
+        twin.barriers = self.barriers
         twin._placement = self._placement.copy(twin.space)
         for start, end, advice in self._fork_advice:
             with contextlib.suppress(GuestMemoryError, UsageError):
@@ -140,6 +145,8 @@ class Memory:
             self._check_fixed(address, length, flags)
         else:
             address = self._placement.find(address, length, low=bool(flags & _MAP_32BIT))
+        if flags & MAP_FIXED:
+            self.locked.remove(address, address + length)
         if source is None:
             self.space.map(address, length, access_of(protection))
         else:
@@ -147,6 +154,9 @@ class Memory:
             if source.name and (region := self.space.region(address)) is not None:
                 self.names[region.file] = source.name
         self._placement.note_mapped(address, length)
+        if flags & _MAP_LOCKED:
+            with contextlib.suppress(SyscallError):  # as in Linux, a lock that cannot be had is no reason to fail
+                self.locked.add(address, address + length)
         return address
 
     def unmap(self, address: int, length: int) -> int:
@@ -157,6 +167,7 @@ class Memory:
         start = max(address, USER_MIN)
         if start < end:
             self.space.unmap(start, end - start)
+            self.locked.remove(start, end)
             self._placement.note_unmapped(start)
         return 0
 
@@ -227,6 +238,8 @@ class Memory:
         if address % PAGE or flags & ~(both | _MS_INVALIDATE) or flags & both == both:
             raise SyscallError(errno.EINVAL)
         self.check_mapped(address, length)
+        if flags & _MS_INVALIDATE and self.locked.overlaps(address, page_up(address + length)):
+            raise SyscallError(errno.EBUSY)
         return 0
 
     def check_mapped(self, address: int, length: int) -> None:

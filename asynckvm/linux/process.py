@@ -88,7 +88,8 @@ class Process:
         self.oom_adjustment = 0  # as /proc shows and takes it; it decides nothing
         self.has_executed = False
         # Kept and told back; nothing depends on them.
-        self.timer_slack = 50_000
+        self.timer_slack = self.timer_slack_default = 50_000
+        self.huge_pages_disabled = False
         self.personality = 0
         self.nice = 0
         self.io_priority = 0

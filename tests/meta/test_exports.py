@@ -6,13 +6,13 @@ import pytest
 
 PUBLIC = {
     "asynckvm": "Bind CompletedProcess Limits ProcessError Reason Sandbox __version__",
+    "asynckvm.linux": "ArgumentsTooLongError Cause ElfError ElfProblem ExitStatus signal_name",
+    "asynckvm.sandbox": "Bind CompletedProcess Limits ProcessError Reason Sandbox",
     "asynckvm.errors": """
         AsyncKvmError CapabilityError ClosedError DeviceMissingError DevicePermissionError GuestError GuestMemoryError
         GuestOperationError GuestStringError GuestTrapError HostError HostForkedError InternalError OutOfMemoryError
         OverloadedError SlotsExhaustedError UsageError
     """,
-    "asynckvm.linux": "ArgumentsTooLongError Cause ElfError ElfProblem ExitStatus signal_name",
-    "asynckvm.sandbox": "Bind CompletedProcess Limits ProcessError Reason Sandbox",
     "asynckvm.platform": """
         Access AddressSpace Capabilities Context ContextCounters EngineConfig Exit ExitRecord ExitStream Fairness
         Fault FlightRecord Flush HostFile Instruction InterruptReason Interrupted Machine MachineConfig

@@ -79,7 +79,9 @@ class Programs:
 class Run:
     """One program and the shot at it, if there is one."""
 
-    def __init__(self, programs: Programs, sandbox: Sandbox, errand: Errand, weapon: Weapon | None, source: random.Random) -> None:
+    def __init__(
+        self, programs: Programs, sandbox: Sandbox, errand: Errand, weapon: Weapon | None, source: random.Random
+    ) -> None:
         self.programs, self.sandbox, self.errand, self.weapon, self.source = programs, sandbox, errand, weapon, source
         self.bound: asyncio.Timeout | None = None
         self.fired_ns = self.done_ns = 0

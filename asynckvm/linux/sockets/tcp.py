@@ -18,6 +18,7 @@ from asynckvm.linux.sockets import options
 from asynckvm.linux.sockets.abi import (
     AF_UNSPEC,
     IPPROTO_TCP,
+    MSG_ERRQUEUE,
     MSG_OOB,
     MSG_PEEK,
     RCV_SHUTDOWN,
@@ -282,6 +283,8 @@ class TcpSocket(InetSocket):
         return taken
 
     def receive(self, length: int, flags: int) -> Incoming:
+        if flags & MSG_ERRQUEUE:
+            raise SyscallError(errno.EAGAIN)
         if self._listening:
             raise SyscallError(errno.ENOTCONN)
         if flags & MSG_OOB:

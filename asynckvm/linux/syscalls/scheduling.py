@@ -89,18 +89,29 @@ def sched_getscheduler(task: Task, pid: int) -> int:
 
 
 def sched_setscheduler(task: Task, pid: int, policy: int, parameter: int) -> int:
+    _check_given(parameter)
+    if policy < 0:
+        raise SyscallError(errno.EINVAL)
     _task(task, pid)
     (priority,) = struct.unpack("<i", task.space.read(parameter, 4))
     return _check(policy & ~_RESET_ON_FORK, priority)
 
 
+def _check_given(pointer: int) -> None:
+    """A null pointer is no bad address to these calls."""
+    if not pointer:
+        raise SyscallError(errno.EINVAL)
+
+
 def sched_getparam(task: Task, pid: int, parameter: int) -> int:
+    _check_given(parameter)
     _task(task, pid)
     task.space.write(parameter, bytes(4))
     return 0
 
 
 def sched_setparam(task: Task, pid: int, parameter: int) -> int:
+    _check_given(parameter)
     _task(task, pid)
     (priority,) = struct.unpack("<i", task.space.read(parameter, 4))
     return _check(_OTHER, priority)
@@ -119,6 +130,7 @@ def _check(policy: int, priority: int) -> int:
 
 
 def sched_getattr(task: Task, pid: int, buffer: int, size: int, flags: int) -> int:
+    _check_given(buffer)
     target = _task(task, pid)
     if flags or not _SCHED_ATTR.size <= size <= 4096:
         raise SyscallError(errno.EINVAL)
@@ -127,6 +139,7 @@ def sched_getattr(task: Task, pid: int, buffer: int, size: int, flags: int) -> i
 
 
 def sched_setattr(task: Task, pid: int, buffer: int, flags: int) -> int:
+    _check_given(buffer)
     target = _task(task, pid)
     _, policy, _, nice, priority, _, _, _ = _SCHED_ATTR.unpack(task.space.read(buffer, _SCHED_ATTR.size))
     if flags:

@@ -24,7 +24,7 @@ from asynckvm.linux.signals import send
 from asynckvm.linux.usercopy import TRANSFER_MAX, read_iovecs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from asynckvm.linux.task import Task
 
@@ -108,8 +108,8 @@ def writev(task: Task, fd: int, vector: int, count: int) -> int | Awaitable[int]
 
 
 def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int | Awaitable[int]:
+    file = _seekable(readable, task, fd)
     checked_offset(offset)
-    file = readable(task, fd)
     if length > CHUNK or offset > INT64_MAX - CHUNK:
         return read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], offset)
     data = file.pread(length, offset)
@@ -125,23 +125,23 @@ def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int 
 
 
 async def pwrite64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
-    file = writable(task, fd)
+    file = _seekable(writable, task, fd)
     return await write_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
 
 
 async def preadv(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = readable(task, fd)
+    file = _seekable(readable, task, fd)
     return await read_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def pwritev(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = writable(task, fd)
+    file = _seekable(writable, task, fd)
     return await write_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
     """With -1 as offset it is readv. `high` says nothing where a register holds the whole offset."""
-    file = readable(task, fd)
+    file = _seekable(readable, task, fd)
     if flags & ~_RWF_READ:
         raise SyscallError(errno.EOPNOTSUPP)
     buffers = read_iovecs(task.space, vector, count)
@@ -149,7 +149,7 @@ async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, hig
 
 
 async def pwritev2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
-    file = writable(task, fd)
+    file = _seekable(writable, task, fd)
     if flags & ~_RWF_WRITE:
         raise SyscallError(errno.EOPNOTSUPP)
     buffers, waiting = read_iovecs(task.space, vector, count), not flags & _RWF_NOWAIT
@@ -177,6 +177,16 @@ def writable(task: Task, fd: int) -> OpenFile:
     if not file.writable:
         raise SyscallError(errno.EBADF)
     return file
+
+
+def _seekable(check: Callable[[Task, int], OpenFile], task: Task, fd: int) -> OpenFile:
+    """For calls that say where: to a file without positions that matters more than its access mode."""
+    try:
+        return check(task, fd)
+    except SyscallError:
+        if not task.process.files.get(fd).positioned:
+            raise SyscallError(errno.ESPIPE) from None
+        raise
 
 
 def checked_offset(offset: int) -> int:

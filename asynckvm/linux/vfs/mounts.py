@@ -82,6 +82,11 @@ class Mounts:
         return iter(self._mounts)
 
     @property
+    def kinds(self) -> list[bytes]:
+        """The types of file systems, for /proc/filesystems."""
+        return list(dict.fromkeys([b"proc", b"tmpfs", b"devtmpfs", b"devpts", *(mount.fs.name for mount in self._mounts)]))
+
+    @property
     def root(self) -> Location:
         mount = self._mounts[0]
         return self.top(Location(mount, mount.root))
