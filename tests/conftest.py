@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 # Tiers in which every test runs guests, whether its author remembered the marker or not.
-KVM_TIERS = ("kvm", "programs", "fuzz", "soak")
+KVM_TIERS = ("kvm", "programs", "sandbox", "fuzz", "soak")
 
 # Examples are found again from the printed blob; time limits per example would only measure the neighbours.
 hypothesis.settings.register_profile("asynckvm", deadline=None, print_blob=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from asynckvm.cli import bench_subjects, messages
+from asynckvm.cli import bench_programs, bench_subjects, messages
 from asynckvm.cli.bench_conditions import CpuUse, conditions
 from asynckvm.cli.bench_floors import Floor, WakeupFloor, floors_folder
 from asynckvm.cli.bench_guests import expect
@@ -257,6 +257,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--quick", action="store_true", help="a few seconds and rough numbers")
     parser.add_argument("--only", action="append", choices=COMPARISONS, help="one comparison; may be given again")
+    parser.add_argument("--programs", action="store_true", help="instead, whole programs in a sandbox beside native runs")
+    parser.add_argument("--rows", default="", metavar="NAMES", help="with --programs: only these, separated by commas")
+    parser.add_argument("--rounds", type=int, default=bench_programs.ROUNDS, help="with --programs (default: %(default)s)")
     parser.add_argument("--floors", metavar="FOLDER", help="where the floor programs are, if not beside the compiled module")
 
 
@@ -267,6 +270,11 @@ def run(options: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"measuring {name} ...", file=sys.stderr)
 
+    if options.programs:
+        print(bench_programs.HEADING, flush=True)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(bench_programs.measure(max(options.rounds, 1), options.rows))
+        return 0
     plan = Plan.quick() if options.quick else Plan()
     folder = floors_folder(options.floors)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

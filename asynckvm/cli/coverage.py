@@ -11,15 +11,15 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.cli.syscall_names import NAMES
-from asynckvm.linux.syscalls.table import BY_NUMBER
 from asynckvm.linux.syscalls import system
+from asynckvm.linux.syscalls.table import BY_NUMBER
 
 if TYPE_CHECKING:
-    from asynckvm.linux.syscalls.call import Call
+    from asynckvm.linux.syscalls.call import Call, Handler
 
 _PACKAGE: Final = "asynckvm.linux."
 # What the refusing handlers answer, to every caller.
-_REFUSALS: Final = {system.forbidden: errno.EPERM, system.absent: errno.ENOSYS}
+_REFUSALS: Final[dict[Handler, int]] = {system.forbidden: errno.EPERM, system.absent: errno.ENOSYS}
 
 
 def main(*, missing: bool) -> int:

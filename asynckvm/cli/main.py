@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
 
     trace = _add_program(commands, "trace", "run a program and show its system calls and signals, of all its processes")
     trace.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard error")
-    trace.add_argument("-c", "--count", action="store_true", help="count calls, time and errors instead, and show a table at the end")
+    trace.add_argument(
+        "-c", "--count", action="store_true", help="count calls, time and errors instead, and show a table at the end"
+    )
 
     syscalls = commands.add_parser("syscalls", help="list the system calls that programs can make here")
     syscalls.add_argument("--missing", action="store_true", help="those of Linux that do not exist here instead")

@@ -131,9 +131,7 @@ class Counter(Reporter):
             if name == "total":
                 lines.append("-" * 72)
             share, each = 100 * row.nanoseconds / max(total.nanoseconds, 1), row.nanoseconds / 1e3 / max(row.calls, 1)
-            lines.append(
-                f"{share:6.2f} {row.nanoseconds / 1e9:11.6f} {each:11.0f} {row.calls:9} {row.errors or '':>9} {name}"
-            )
+            lines.append(f"{share:6.2f} {row.nanoseconds / 1e9:11.6f} {each:11.0f} {row.calls:9} {row.errors or '':>9} {name}")
         file.write("\n".join(lines) + "\n")
 
 

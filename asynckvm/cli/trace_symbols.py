@@ -100,23 +100,16 @@ _clock = _choice(
         4: "CLOCK_MONOTONIC_RAW", 5: "CLOCK_REALTIME_COARSE", 6: "CLOCK_MONOTONIC_COARSE", 7: "CLOCK_BOOTTIME",
     }
 )  # fmt: skip
-_resource = _choice(
-    dict(
-        enumerate(
-            f"RLIMIT_{name}"
-            for name in "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
-        )
-    )
-)
-_futex_names: Final = dict(
-    enumerate(
-        f"FUTEX_{name}"
-        for name in (
-            "WAIT WAKE FD REQUEUE CMP_REQUEUE WAKE_OP LOCK_PI UNLOCK_PI TRYLOCK_PI WAIT_BITSET WAKE_BITSET WAIT_REQUEUE_PI "
-            "CMP_REQUEUE_PI LOCK_PI2"
-        ).split()
-    )
-)
+_LIMITS: Final = (
+    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE",
+    "NICE", "RTPRIO", "RTTIME",
+)  # fmt: skip
+_FUTEX: Final = (
+    "WAIT", "WAKE", "FD", "REQUEUE", "CMP_REQUEUE", "WAKE_OP", "LOCK_PI", "UNLOCK_PI", "TRYLOCK_PI", "WAIT_BITSET",
+    "WAKE_BITSET", "WAIT_REQUEUE_PI", "CMP_REQUEUE_PI", "LOCK_PI2",
+)  # fmt: skip
+_resource = _choice({number: f"RLIMIT_{name}" for number, name in enumerate(_LIMITS)})
+_futex_operation = _choice({number: f"FUTEX_{name}" for number, name in enumerate(_FUTEX)})
 _fcntl = _choice(
     {
         0: "F_DUPFD", 1: "F_GETFD", 2: "F_SETFD", 3: "F_GETFL", 4: "F_SETFL", 5: "F_GETLK", 6: "F_SETLK", 7: "F_SETLKW",
@@ -139,7 +132,7 @@ _arch = _choice({0x1001: "ARCH_SET_GS", 0x1002: "ARCH_SET_FS", 0x1003: "ARCH_GET
 
 
 def _directory(value: int) -> str:
-    return "AT_FDCWD" if value == -100 else str(value)  # noqa: PLR2004
+    return "AT_FDCWD" if value == -100 else str(value)
 
 
 def _signal(value: int) -> str:
@@ -151,8 +144,9 @@ def _mode(value: int) -> str:
 
 
 def _futex(value: int) -> str:
-    name = _futex_names.get(value & 0x7F, str(value & 0x7F))
-    return name + ("_PRIVATE" if value & 0x80 else "") + ("|FUTEX_CLOCK_REALTIME" if value & 0x100 else "")
+    return (
+        _futex_operation(value & 0x7F) + ("_PRIVATE" if value & 0x80 else "") + ("|FUTEX_CLOCK_REALTIME" if value & 0x100 else "")
+    )
 
 
 # By the call's name: how each of its arguments is shown, None where its kind says it.

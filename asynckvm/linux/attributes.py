@@ -24,6 +24,11 @@ class Attributes(NamedTuple):
     changed: int = 0
     born: int | None = None
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What two names of one file have in common."""
+        return self.device, self.inode
+
     @classmethod
     def from_host(cls, status: os.stat_result) -> Attributes:
         """Those of a host file."""

@@ -160,9 +160,11 @@ def _make_process(parent: Task, number: int, memory: Memory, request: Request) -
     process.exit_signal = request.exit_signal
     process.dumpable = old.dumpable
     process.origin = old.origin
-    process.timer_slack = old.timer_slack
+    process.timer_slack = process.timer_slack_default = old.timer_slack
+    process.huge_pages_disabled = old.huge_pages_disabled
     process.personality = old.personality
     process.nice = old.nice
+    process.io_priority = old.io_priority
     process.affinity = old.affinity
     process.parent = old.parent if flags & PARENT else old
     return process
@@ -174,6 +176,7 @@ def _register(process: Process) -> None:
         process.parent.children[process.pid] = process
     process.group.processes[process.pid] = process
     process.kernel.processes[process.pid] = process
+    process.timers.watch_limit()
 
 
 def _set_up(parent: Task, child: Task, request: Request) -> None:

@@ -28,6 +28,7 @@ class Credentials:
     effective: int | None = None
     inheritable: int = 0
     bounding: int = CAPABILITIES_ALL
+    ambient: int = 0
 
     @classmethod
     def of(cls, user: int, group: int, groups: tuple[int, ...] = ()) -> Self:
@@ -63,8 +64,8 @@ class Credentials:
 
     def executed(self) -> Credentials:
         """For a new program: root has what the bounding set leaves it, others have nothing. Source: capabilities(7)."""
-        allowed = self.bounding if self.ruid == 0 or self.euid == 0 else 0
-        effective = allowed if self.euid == 0 else 0
+        allowed = self.bounding if self.ruid == 0 or self.euid == 0 else self.ambient
+        effective = allowed if self.euid == 0 else self.ambient
         return replace(self, permitted=allowed, effective=effective, keep_capabilities=False)
 
     def replace(self, **changes: object) -> Credentials:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from asynckvm.errors import AsyncKvmError, ClosedError, GuestError
 from asynckvm.linux import futex
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import numbers, send
 from asynckvm.linux.status import ExitStatus
@@ -27,10 +28,10 @@ def end_task(task: Task) -> None:
     process, kernel = task.process, task.process.kernel
     kernel.tasks.pop(task.tid, None)
     # As the kernel does: a bad pointer is nobody's concern any more.
-    with contextlib.suppress(AsyncKvmError):
+    with contextlib.suppress(AsyncKvmError, SyscallError):
         futex.release_robust(task)
     if task.clear_child_tid:
-        with contextlib.suppress(AsyncKvmError):
+        with contextlib.suppress(AsyncKvmError, SyscallError):
             task.space.write(task.clear_child_tid, bytes(4))
             kernel.futexes.wake(futex.key_of(task, task.clear_child_tid, private=False), 1)
     with contextlib.suppress(ClosedError):

@@ -84,7 +84,8 @@ def load(kernel: Kernel, prepared: loader.Executable, credentials: Credentials, 
         raise
     context.registers = context.registers.replace(rip=loaded.entry, rsp=loaded.stack_pointer)
     location = getattr(prepared.file, "location", None)
-    program = Program(prepared.name, location, tuple(prepared.arguments), loaded)
+    identity = prepared.file.attributes().identity
+    program = Program(prepared.name, location, identity, loaded)
     return Memory(space, loaded.heap), context, program
 
 
@@ -113,6 +114,7 @@ def _forget_the_old(task: Task) -> None:
     process.files.close_for_exec()
     process.actions = process.actions.executed()
     process.timers.executed()
+    process.aio.clear()
     task.altstack = AlternateStack()
     task.clear_child_tid = 0
     task.robust_list = 0

@@ -17,6 +17,8 @@ from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
+from asynckvm.linux.ipc.messages import MessageQueues
+from asynckvm.linux.leases import LeaseTable
 from asynckvm.linux.locks import LockTable
 from asynckvm.linux.shared_memory import SharedMemory
 from asynckvm.linux.signals import info as siginfo
@@ -26,6 +28,7 @@ from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
 from asynckvm.linux.vdso import Vdso
+from asynckvm.linux.vfs import Budget, Mounts, Tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
     from asynckvm.linux.task import Task
-    from asynckvm.linux.vfs import Mounts
     from asynckvm.platform import AddressSpace, Machine
 
 # The first number given away: 1 is init's, the parent of orphans.
@@ -66,10 +68,14 @@ class Kernel:
         self.groups: dict[int, ProcessGroup] = {}
         self.futexes = FutexTable()
         self.locks = LockTable()
+        self.leases = LeaseTable()
+        self.message_queues = MessageQueues()
+        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory, self.memory_budget)
-        self.mounts: Mounts
+        # Nothing, until its owner gives it a root.
+        self.mounts = Mounts(Tmpfs(Budget(_PAGE, 1)))
         self.signal_account = Account()
         self.pipe_pages = PipePages()
         self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
@@ -88,7 +94,8 @@ class Kernel:
 
     def take_number(self) -> int:
         """A number for a process or thread that nobody has. EAGAIN when there are too many threads."""
-        if len(self.tasks) >= self.threads_max:
+        # Who has ended and was not waited for counts too, as for RLIMIT_NPROC.
+        if max(len(self.tasks), len(self.processes)) >= self.threads_max:
             raise SyscallError(errno.EAGAIN)
         for _ in range(_PIDS):
             self._last_pid = self._last_pid + 1 if self._last_pid < _PIDS - 1 else _FIRST_PID
@@ -135,6 +142,8 @@ class Kernel:
     async def end_run(self, origin: Process) -> None:
         """End what is left of the processes that descend from `origin`, which the host started, and return when all are gone."""
         while left := [process for process in self.processes.values() if process.origin is origin and not process.exited]:
+            if self._failure is not None:
+                return  # a thread that ended with an exception tells nobody
             for process in left:
                 process.end(ExitStatus(signal=signal.SIGKILL))
             await left[0].until_exited()
@@ -149,6 +158,8 @@ class Kernel:
         if self._failure is None:
             self._failure = error
         self.kill_all("the sandbox failed")
+        for process in self.processes.values():
+            process.exit_queue.wake()
 
     def check(self) -> None:
         """Raise what made the kernel fail."""
@@ -169,6 +180,7 @@ class Kernel:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
         self.network.close()
         self.shared_memory.close()
+        self.mounts.close()
         if self.memory_budget is not None:
             self.memory_budget.close()
         self.vdso.close()

@@ -87,7 +87,11 @@ class _FileLocks:
                 start, end = min(start, held.start), max(end, held.end)
             else:
                 left.append(held)
-        self.ranges = [*left, wanted._replace(start=start, end=end)]
+        left.append(wanted._replace(start=start, end=end))
+        # As F_GETLK finds them: those of one owner together and by their start, owners as they came.
+        order = {owner: index for index, owner in enumerate(dict.fromkeys(held.owner for held in self.ranges))}
+        left.sort(key=lambda held: (order.get(held.owner, len(order)), held.start))
+        self.ranges = left
 
 
 class LockTable:
@@ -183,10 +187,16 @@ class LockTable:
 
     def _descriptor_closed(self, table: DescriptorTable, file: OpenFile) -> None:
         """A process loses all its locks of a file with the first descriptor of it that it closes, whichever that is."""
-        locks = self._files.get(_identity(file)) if self._files else None
+        if not self._files:
+            return
+        try:
+            identity = _identity(file)
+        except (SyscallError, OSError):
+            return  # what has no attributes has no locks
+        locks = self._files.get(identity)
         if locks is not None and locks.cut(table, 0, END):
             locks.queue.wake()
-            self._tidy(_identity(file), locks)
+            self._tidy(identity, locks)
 
     def _file_closed(self, file: OpenFile) -> None:
         identity = _identity(file)
@@ -217,5 +227,4 @@ class LockTable:
 
 
 def _identity(file: OpenFile) -> tuple[int, int]:
-    attributes = file.attributes()
-    return attributes.device, attributes.inode
+    return file.attributes().identity

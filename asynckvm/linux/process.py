@@ -12,6 +12,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from asynckvm.linux.aio import Contexts
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.signals.job import Job
@@ -71,6 +72,7 @@ class Process:
         self.signal_queue = WaitQueue()
         self.job = Job()
         self.timers = TimerTable(self)
+        self.aio = Contexts()
         self.exit_signal: int = signal.SIGCHLD
         self.death_signal = 0  # PR_SET_PDEATHSIG
         # The end: why, from the moment it is certain; whether all threads are gone.
@@ -86,9 +88,11 @@ class Process:
         self.oom_adjustment = 0  # as /proc shows and takes it; it decides nothing
         self.has_executed = False
         # Kept and told back; nothing depends on them.
-        self.timer_slack = 50_000
+        self.timer_slack = self.timer_slack_default = 50_000
+        self.huge_pages_disabled = False
         self.personality = 0
         self.nice = 0
+        self.io_priority = 0
         self.affinity = (1 << kernel.processors) - 1
         # Accounts. Times in nanoseconds of vCPU time, of threads and children that are gone.
         self.started_ns = time.monotonic_ns()
@@ -144,8 +148,8 @@ class Process:
                 task.notice()
 
     async def until_exited(self) -> None:
-        """Return when its last thread is gone."""
-        while not self.exited:
+        """Return when its last thread is gone, or its kernel has failed."""
+        while not self.exited and self.kernel.failure is None:
             await wait((self.exit_queue,))
 
     def start_session(self) -> int:

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """`name` is what was executed, as AT_EXECFN has it; `location` the file that runs, for a script its interpreter."""
+    """`name` is what was executed, as AT_EXECFN has it; `location` the file that runs, for a script its interpreter, and
+    `identity` its device and inode."""
 
     name: bytes
     location: Location | None
-    arguments: tuple[bytes, ...]
+    identity: tuple[int, int]
     loaded: Loaded

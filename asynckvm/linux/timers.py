@@ -1,9 +1,9 @@
-"""Timers that send signals: the three interval timers of a process, and those it makes with timer_create(2).
+"""Timers that send signals: the three interval timers of a process, its limit of processor time, and what timer_create(2) makes.
 
 A timer waits on the event loop, and looks at its own clock again when it is called: a clock of processor time is slower than the
 loop's, never faster. A periodic timer whose signal is pending sleeps until that is taken, and counts then what it missed, so that
 no interval is too short for this process. Source: setitimer(2), timer_create(2), timer_settime(2), timer_getoverrun(2),
-kernel/time/posix-timers.c.
+getrlimit(2), kernel/time/posix-timers.c.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from asynckvm.errors import ClosedError
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.limits import INFINITY, Limit
 from asynckvm.linux.signals import info as infos
 from asynckvm.linux.signals import send
 from asynckvm.linux.signals.numbers import SI_KERNEL
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF = 0, 1, 2
 ITIMER_SIGNALS: Final = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
 SIGEV_SIGNAL, SIGEV_NONE, SIGEV_THREAD, SIGEV_THREAD_ID = 0, 1, 2, 4
-_RLIMIT_SIGPENDING: Final = 11
 # Of one process, whatever limit it sets itself.
 TIMERS_MAX: Final = 512
 _OVERRUN_MAX: Final = (1 << 31) - 1
@@ -235,6 +235,30 @@ class PosixTimer:
         self.timer.advance()
 
 
+class ProcessorLimit:
+    """RLIMIT_CPU: SIGXCPU at the soft limit and every second after it, SIGKILL at the hard one."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.timer = Timer(process.timers.processor_clock(), self._reached)
+
+    def watch(self) -> None:
+        """The limits were set."""
+        seconds = min(self._process.limits[Limit.CPU])
+        # A limit of none at all is one of a second, as getrlimit(2) has it for Linux.
+        self.timer.set(max(seconds, 1) * NANOSECONDS if seconds != INFINITY else None, 0)
+
+    def _reached(self) -> bool:
+        process = self._process
+        soft, hard = process.limits[Limit.CPU]
+        used = process.cpu_ns // NANOSECONDS
+        if used >= max(hard, 1):
+            return send.send_to_process(process, infos.SigInfo(signal.SIGKILL, SI_KERNEL))
+        process.limits[Limit.CPU] = max(soft, used) + 1, hard
+        self.watch()
+        return send.send_to_process(process, infos.SigInfo(signal.SIGXCPU, SI_KERNEL))
+
+
 class TimerTable:
     """All timers of a process. A child made by fork(2) starts with an empty one."""
 
@@ -244,6 +268,7 @@ class TimerTable:
         self._timers: dict[int, PosixTimer] = {}
         self._next = 0
         self._processor: ProcessorClock | None = None
+        self._limit: ProcessorLimit | None = None
 
     def processor_clock(self) -> Clock:
         """CLOCK_PROCESS_CPUTIME_ID."""
@@ -264,6 +289,13 @@ class TimerTable:
 
         return ProcessorClock(read, lambda: () if task.context.closed else (task,))
 
+    def watch_limit(self) -> None:
+        """Enforce RLIMIT_CPU, which is new or was changed."""
+        if self._limit is None and min(self._process.limits[Limit.CPU]) != INFINITY:
+            self._limit = ProcessorLimit(self._process)
+        if self._limit is not None:
+            self._limit.watch()
+
     def interval(self, which: int) -> Timer:
         """ITIMER_REAL, _VIRTUAL or _PROF. EINVAL."""
         if not 0 <= which < len(ITIMER_SIGNALS):
@@ -275,7 +307,7 @@ class TimerTable:
 
     def create(self, clock: Clock, event: Event) -> int:
         """The number of a new timer, disarmed. EAGAIN when there are too many."""
-        if len(self._timers) >= min(self._process.limits[_RLIMIT_SIGPENDING][0], TIMERS_MAX):
+        if len(self._timers) >= min(self._process.limits.soft(Limit.SIGPENDING), TIMERS_MAX):
             raise SyscallError(errno.EAGAIN)
         number = self._next
         self._next = (number + 1) % _OVERRUN_MAX
@@ -304,3 +336,5 @@ class TimerTable:
         for interval in self._intervals.values():
             interval.timer.cancel()
         self._intervals.clear()
+        if self._limit is not None:
+            self._limit.timer.cancel()

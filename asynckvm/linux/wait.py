@@ -39,18 +39,28 @@ _PIECE: Final = 3600.0
 class WaitQueue:
     """Who wants to know when an object changes. Callbacks take the events and must neither wait nor raise."""
 
-    __slots__ = ("_watchers",)
+    __slots__ = ("_exclusive", "_watchers")
 
     def __init__(self) -> None:
         # Watchers in the order in which they came: a dict is an ordered set.
         self._watchers: dict[Callable[[int], None], None] = {}
+        # Those of which one is enough; most queues never have any.
+        self._exclusive: dict[Callable[[int], bool], None] | None = None
 
     def __len__(self) -> int:
-        return len(self._watchers)
+        return len(self._watchers) + len(self._exclusive or ())
 
     def watch(self, watcher: Callable[[int], None]) -> None:
         """Call `watcher(events)` at each wake-up from now on."""
         self._watchers[watcher] = None
+
+    def watch_exclusively(self, watcher: Callable[[int], bool]) -> None:
+        """After all others, ask these in turn until one says that somebody will see to it."""
+        self._exclusive = self._exclusive or {}
+        self._exclusive[watcher] = None
+
+    def unwatch_exclusively(self, watcher: Callable[[int], bool]) -> None:
+        (self._exclusive or {}).pop(watcher, None)
 
     def unwatch(self, watcher: Callable[[int], None]) -> None:
         """No longer; not to have watched is fine."""
@@ -61,6 +71,8 @@ class WaitQueue:
         if self._watchers:
             for watcher in list(self._watchers):
                 watcher(events)
+        if self._exclusive:
+            any(exclusive(events) for exclusive in list(self._exclusive))
 
 
 async def wait(

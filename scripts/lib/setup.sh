@@ -115,7 +115,9 @@ setup_python() {
 
 # busybox and musl's compiler bring the real programs that run as guests.
 packages_run=(build-essential cmake ninja-build python3-dev python3-venv busybox-static musl-tools)
-packages_dev=("${packages_run[@]}" clang libclang-rt-dev)
+# Programs of the table in tests/programs; scripts/conformance names what it needs beyond them.
+packages_programs=(bash bc bzip2 cpio dash gawk git lua5.4 make netbase openssl perl procps python3 sqlite3 tzdata xz-utils zstd)
+packages_dev=("${packages_run[@]}" "${packages_programs[@]}" clang libclang-rt-dev)
 
 setup_run() {
 	setup_lock

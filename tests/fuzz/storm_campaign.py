@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,23 +17,36 @@ from fuzz.judge import BrokenError
 from fuzz.ledger import Ledger, descriptors
 from fuzz.witness import Witness
 
-from asynckvm import linux
+from asynckvm.linux.report import Reporter
+from asynckvm.sandbox import CompletedProcess, Limits, Reason, Sandbox
 from support.pace import paced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from asynckvm.linux.process import Process
+    from asynckvm.linux.status import ExitStatus
     from asynckvm.platform import Machine
 
 _AT_ONCE: Final = 4
-_CAPTURE_BYTES: Final = 1 << 20
 _WITNESS_EVERY: Final = 4
-_LIMIT_PAGES: Final = 8192
+_LIMITS: Final = Limits(memory=32 << 20, processes=16, output=1 << 20, files=16 << 20)
 # Host descriptors that one program may make this process hold, and the highest number of a call that it may make it remember.
 _DESCRIPTORS: Final = 1500
 _CALL_NUMBERS: Final = 1024
 _LOOK_EVERY: Final = 4
 DEEP: Final = Path(*["d"] * 24)
+
+
+class _Watch(Reporter):
+    """Counts the calls of all processes of a storm. `highest`: the highest number that is kept of them."""
+
+    calls = highest = 0
+
+    def ended(self, process: Process, status: ExitStatus) -> None:
+        self.calls += sum(process.calls.values())
+        self.highest = max(self.highest, *process.calls, 0)
+        super().ended(process, status)
 
 
 @dataclass
@@ -168,40 +180,31 @@ class StormCampaign:
         self.running[place] = case
         try:
             async with asyncio.timeout(self._late):
-                status = await self._storm(case)
+                result = await self._storm(case)
         except TimeoutError:
             raise BrokenError("killed, but it did not end", self.suspects()) from None
         except BrokenError:
             raise
         except Exception as error:
             raise BrokenError(f"{type(error).__name__} escaped: {error}", self.suspects()) from error
-        ended = str(status)
+        ended = str(result)
         self.totals.ends[ended] = self.totals.ends.get(ended, 0) + 1
         del self.running[place]
 
-    async def _storm(self, case: storm.Storm) -> linux.ExitStatus:
-        out = linux.Capture(_CAPTURE_BYTES)
-        loop = asyncio.get_running_loop()
-        with linux.Program(self._file) as program:
-            async with linux.Guest(
-                self.machine, program, ["storm"], directory=self._folder, stdin=storm.encode(case), stdout=out, stderr=out
-            ) as guest:
-                guest.process.space.limit(_LIMIT_PAGES)
-                timer = loop.call_later(paced(0.001 * (5 + case.kill_after_ms)), self._kill, guest)
-                try:
-                    status = await guest.run()
-                finally:
-                    timer.cancel()
-                self.totals.calls += sum(guest.process.calls.values())
-                if (number := max(guest.process.calls, default=0)) > _CALL_NUMBERS:
-                    raise BrokenError(f"call number {number}, of a guest's own making, is remembered", self.suspects())
-        if not isinstance(status, linux.ExitStatus) or (status.code is None) == (status.signal is None):
-            raise BrokenError(f"ended in no way a program can end: {status!r}", self.suspects())
-        return status
-
-    def _kill(self, guest: linux.Guest) -> None:
-        self.totals.kills += 1
-        guest.kill(signal.SIGKILL)
+    async def _storm(self, case: storm.Storm) -> CompletedProcess:
+        # Loading the program takes its part, beside three others.
+        seconds = paced(0.05 + 0.002 * case.kill_after_ms)
+        binds = [(str(self._folder), "/scratch"), (str(self._file), "/storm")]
+        watch = _Watch()
+        async with Sandbox(machine=self.machine, binds=binds, cwd="/scratch", limits=_LIMITS, observer=watch) as sandbox:
+            result = await sandbox.run(["/storm"], input=storm.encode(case), timeout=seconds)
+            if left := sandbox.kernel.tasks:
+                raise BrokenError(f"{len(left)} threads are left of an ended program", self.suspects())
+        self.totals.kills += result.reason is Reason.TIMEOUT
+        self.totals.calls += watch.calls
+        if watch.highest > _CALL_NUMBERS:
+            raise BrokenError(f"call number {watch.highest}, of a guest's own making, is remembered", self.suspects())
+        return result
 
     def suspects(self) -> tuple[tuple[int, int], ...]:
         """The storms under way."""

@@ -22,7 +22,7 @@ from fuzz.judge import BrokenError
 from fuzz.storm_campaign import StormCampaign
 
 from asynckvm.errors import UsageError
-from asynckvm.linux.dispatch import Runner
+from asynckvm.linux import dispatch
 from asynckvm.platform import Access, Context, Machine, WriteMsr
 from support import tree
 from support.pace import paced
@@ -202,10 +202,10 @@ async def test_a_written_file_is_found(machine: Machine, tmp_path: Path) -> None
 
 
 async def test_an_escaping_exception_is_found(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def answer(self: Runner, exit_: object) -> int:
+    async def answer(task: object, exit_: object) -> int:
         raise OverflowError("int too big to convert")
 
-    monkeypatch.setattr(Runner, "_answer", answer)
+    monkeypatch.setattr(dispatch, "_answer", answer)
     broken = await storms_broken_by(machine, tmp_path, lambda campaign: None)
     assert "OverflowError escaped" in broken.what
 

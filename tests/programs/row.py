@@ -55,7 +55,7 @@ class Row:
     shell: tuple[str, ...] = ("/bin/sh", "-c")
     # Names in the folder, as shell patterns, whose content may differ.
     unlike: tuple[str, ...] = ()
-    seconds: float = 40.0
+    seconds: float = 60.0
     # What must be installed for it, besides what it runs.
     needs: tuple[str, ...] = ()
 

@@ -35,7 +35,7 @@ APPLETS = [
     ["ls", "-l"],
     ["ls", "-laR", "folder"],
     ["ls", "-i", "folder"],
-    ["ls", "-l", "/usr/bin"],
+    ["ls", "-ln", "/usr/bin"],
     ["ls", "missing"],
     ["sort", "text"],
     ["sort", "-r", "text"],

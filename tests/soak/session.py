@@ -30,7 +30,6 @@ from stress.kills import Range, Tally
 from stress.lives import Body, Kind, Life, Living, Nursery
 from stress.programs import Programs, never
 
-from asynckvm.linux import Program
 from asynckvm.platform import EngineConfig, Machine, open_machines
 from support.hangs import dump_of_open_machines, stacks
 from support.pace import paced
@@ -141,8 +140,8 @@ class Session:
             await self._play()
             return
         reader, writer = never()
-        with Program(path) as program, program.map_file(self.machine), open(reader, "rb"), open(writer, "wb"):
-            self.programs = Programs(self.machine, program, reader)
+        with open(reader, "rb"), open(writer, "wb"):
+            self.programs = Programs(self.machine, path, reader)
             await self._play()
 
     async def _play(self) -> None:

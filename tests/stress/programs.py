@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from stress.histogram import Histogram
 from stress.kills import KILL_SECONDS, LIFE_SECONDS, KillError
 
-from asynckvm.linux import Capture, ExitStatus, Guest
+from asynckvm.linux.signals import info as infos
+from asynckvm.linux.signals import send
+from asynckvm.sandbox import Reason, Sandbox
 
 if TYPE_CHECKING:
     import random
 
-    from asynckvm.linux import Program
     from asynckvm.platform import Machine
+    from asynckvm.sandbox import CompletedProcess
 
 
 class Errand(NamedTuple):
@@ -39,22 +41,27 @@ ERRANDS: Final = (
     Errand(("sleep", "1000"), None),
     Errand(("sh", "-c", "while :; do :; done"), None),
     Errand(("cat",), None, waits=True),
+    # Several processes: what the first one leaves behind ends with the run, whatever ended that.
+    Errand(("sh", "-c", "sleep 1000 & echo left; exit 3"), 3, b"left\n"),
+    Errand(("sh", "-c", "seq 1 50 | sort -n | tail -n 1; exit $(echo 5)"), 5, b"50\n"),
+    Errand(("sh", "-c", "while :; do sleep 1000 & :; sleep 0.002; done | cat"), None),
 )
 
 
 class Weapon(enum.Enum):
-    """How a program is ended from outside."""
+    """How a program is ended from outside: a signal, the run's task cancelled, a time-out around it, or that of the run."""
 
     KILL = signal.SIGKILL
     TERM = signal.SIGTERM
     CANCEL = "cancel"
     TIMEOUT = "timeout"
+    LIMIT = "limit"
 
 
 class Programs:
-    """Runs errands on one machine, one after the other or side by side. `input`: a descriptor on which nothing ever comes."""
+    """Runs errands on one machine, each in a sandbox of its own. `input`: a descriptor on which nothing ever comes."""
 
-    def __init__(self, machine: Machine, program: Program, input_: int) -> None:
+    def __init__(self, machine: Machine, program: str, input_: int) -> None:
         self.machine, self.program, self.input = machine, program, input_
         self.runs = self.shots = self.killed = self.outlived = 0
         self.latency = Histogram()
@@ -63,26 +70,27 @@ class Programs:
         """One program, killed or not. Raises KillError."""
         errand = source.choice(ERRANDS)
         weapon = source.choice(list(Weapon)) if errand.code is None or source.random() < 0.3 else None
-        output = Capture()
-        arguments = ["busybox", *errand.arguments]
-        guest = Guest(
-            self.machine, self.program, arguments, stdin=self.input if errand.waits else b"", stdout=output, stderr=output
-        )
-        await Run(self, guest, errand, weapon, source).go()
-        if weapon is None and bytes(output.data) != errand.output:
-            raise KillError(f"{errand} wrote {bytes(output.data)!r}")
+        async with Sandbox(machine=self.machine) as sandbox:
+            result = await Run(self, sandbox, errand, weapon, source).go()
+        if weapon is None and (result is None or result.stdout != errand.output):
+            raise KillError(f"{errand} gave {result!r}")
 
 
 class Run:
     """One program and the shot at it, if there is one."""
 
-    def __init__(self, programs: Programs, guest: Guest, errand: Errand, weapon: Weapon | None, source: random.Random) -> None:
-        self.programs, self.guest, self.errand, self.weapon, self.source = programs, guest, errand, weapon, source
+    def __init__(
+        self, programs: Programs, sandbox: Sandbox, errand: Errand, weapon: Weapon | None, source: random.Random
+    ) -> None:
+        self.programs, self.sandbox, self.errand, self.weapon, self.source = programs, sandbox, errand, weapon, source
         self.bound: asyncio.Timeout | None = None
         self.fired_ns = self.done_ns = 0
         self.ended_before = False
+        # The run's own time-out is decided beforehand.
+        self.limit = source.choice((0.0, source.random() * 0.004, source.random() * 0.03)) if weapon is Weapon.LIMIT else None
 
-    async def go(self) -> None:
+    async def go(self) -> CompletedProcess | None:
+        """Its result; None when the call was ended."""
         programs, source = self.programs, self.source
         programs.runs += 1
         task = asyncio.create_task(self._timed())
@@ -90,7 +98,9 @@ class Run:
         if self.weapon is not None:
             programs.shots += 1
             moment = source.random()
-            if moment < 0.2 and self.errand.code is not None:
+            if self.weapon is Weapon.LIMIT:
+                self.fired_ns = time.monotonic_ns() + int(1e9 * (self.limit or 0))
+            elif moment < 0.2 and self.errand.code is not None:
                 await asyncio.wait([task], timeout=LIFE_SECONDS)
             elif moment < 0.9:  # else before the task's first step
                 await asyncio.sleep(source.choice((0, source.random() * 0.004, source.random() * 0.02)))
@@ -98,36 +108,46 @@ class Run:
         await asyncio.wait([task], timeout=LIFE_SECONDS if self.weapon is None else KILL_SECONDS)
         if not task.done():
             raise self._missed("it did not end")
+        if left := self.sandbox.kernel.tasks:
+            raise self._missed(f"{len(left)} threads are left")
         killed = self._judge(task)
         programs.killed += killed
         if killed:
-            programs.latency.add((self.done_ns - self.fired_ns) / 1e9, str(self.errand))
+            programs.latency.add(max(0, self.done_ns - self.fired_ns) / 1e9, str(self.errand))
         elif self.weapon is not None:
             programs.outlived += 1
-        self.guest.close()
+        return None if task.cancelled() or task.exception() is not None else task.result()
 
-    async def _timed(self) -> ExitStatus:
+    async def _timed(self) -> CompletedProcess:
+        errand = self.errand
         async with asyncio.timeout(None) as self.bound:
-            return await self.guest.run()
+            return await self.sandbox.run(
+                [self.programs.program, *errand.arguments],
+                input=self.programs.input if errand.waits else b"",
+                timeout=self.limit,
+            )
 
     def _done(self, _: object) -> None:
         self.done_ns = time.monotonic_ns()
 
-    def _fire(self, task: asyncio.Task[ExitStatus]) -> None:
+    def _fire(self, task: asyncio.Task[CompletedProcess]) -> None:
+        if self.weapon is Weapon.LIMIT:
+            return
         self.ended_before = task.done()
         self.fired_ns = time.monotonic_ns()
-        if self.weapon is Weapon.CANCEL:
-            task.cancel()
-        elif self.weapon is Weapon.TIMEOUT:
-            if self.bound is not None and not task.done():
+        if self.weapon is Weapon.TIMEOUT and self.bound is not None:
+            if not task.done():
                 self.bound.reschedule(asyncio.get_running_loop().time())
-            elif self.bound is None:
-                self.weapon = Weapon.CANCEL  # the time-out begins with the task's first step
-                task.cancel()
+        elif self.weapon is not None and isinstance(self.weapon.value, signal.Signals) and self.bound is not None:
+            first = next((process for process in self.sandbox.kernel.processes.values() if process.origin is process), None)
+            if first is not None:
+                send.send_to_process(first, infos.from_user(self.weapon.value, 0, 0, reason="the test wants it"))
         elif self.weapon is not None:
-            self.guest.kill(self.weapon.value, reason="the test wants it")
+            # What has not begun has no time-out and no process yet.
+            self.weapon = Weapon.CANCEL
+            task.cancel()
 
-    def _judge(self, task: asyncio.Task[ExitStatus]) -> bool:
+    def _judge(self, task: asyncio.Task[CompletedProcess]) -> bool:
         """Whether it was killed, rightly. Raises KillError."""
         weapon, code = self.weapon, self.errand.code
         if task.cancelled():
@@ -138,14 +158,18 @@ class Run:
             if weapon is not Weapon.TIMEOUT:
                 raise self._missed("a false kill")
             return True
-        status = task.result()
-        by_signal = weapon in {Weapon.KILL, Weapon.TERM} and not self.ended_before and status.reason == "the test wants it"
-        if by_signal and weapon is not None and status.signal == weapon.value:
+        result = task.result()
+        if result.reason is Reason.TIMEOUT:
+            if weapon is not Weapon.LIMIT:
+                raise self._missed("a false kill")
+            return True
+        by_signal = weapon in {Weapon.KILL, Weapon.TERM} and not self.ended_before and result.detail == "the test wants it"
+        if by_signal and weapon is not None and result.signal == weapon.value:
             return True
         if (weapon is Weapon.CANCEL and not self.ended_before) or code is None:
-            raise self._missed(f"a missed kill: {status}")
-        if status.returncode != code:
-            raise self._missed(f"it {status}")
+            raise self._missed(f"a missed kill: {result}")
+        if result.returncode != code:
+            raise self._missed(f"it {result}")
         return False
 
     def _missed(self, what: str) -> KillError:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from asynckvm.errors import GuestMemoryError, GuestStringError, UsageError
+from asynckvm.errors import GuestMemoryError, GuestStringError, OutOfMemoryError, UsageError
 from asynckvm.model.exits import Exit, Instruction, Interrupted, InterruptReason, Syscall
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access, Region
-from asynckvm.model.registers import WORDS, Registers
+from asynckvm.model.registers import REGISTER_NAMES, WORDS, Registers
 
 Script: TypeAlias = Callable[["FakeSpace"], Generator[Exit, int, None]]
 
@@ -183,6 +183,9 @@ class FakeSpace:
     def resident(self) -> int:
         return len(self.pages)
 
+    def set_budget(self, budget: FakeBudget | None) -> None:
+        """Nothing here is charged."""
+
     def close(self) -> None:
         self.closed = True
 
@@ -195,6 +198,25 @@ class FakeSpace:
         if page is None or access not in page.access:
             raise GuestMemoryError(address, done)
         return page, address % PAGE
+
+
+class FakeBudget:
+    """A bound for what is charged to it by hand."""
+
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+        self.used = 0
+
+    def charge(self, pages: int) -> None:
+        if self.used + pages > self.pages:
+            raise OutOfMemoryError("no room")
+        self.used += pages
+
+    def release(self, pages: int) -> None:
+        self.used -= pages
+
+    def close(self) -> None:
+        """The bound stays."""
 
 
 class Counters(NamedTuple):
@@ -213,6 +235,7 @@ class FakeContext:
         self.exits = 0
         self.interrupts = 0
         self.closed = False
+        self.xsave = bytes(FakeMachine.capabilities.xsave_bytes)
         self._script = script
         self._running: Generator[Exit, int, None] | None = None
 
@@ -235,7 +258,7 @@ class FakeContext:
 
     @property
     def registers(self) -> Registers:
-        return Registers()
+        return Registers(**dict(zip(REGISTER_NAMES, self.words, strict=True)))
 
     @registers.setter
     def registers(self, registers: Registers) -> None:
@@ -259,12 +282,33 @@ class MachineCounters(NamedTuple):
     memory: Memory = Memory()
 
 
+class FakeBudget:
+    """A bound that nothing reaches."""
+
+    used = 0
+
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+
+    def charge(self, pages: int) -> None: ...
+
+    def release(self, pages: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class FakeMachine:
     """Every context it makes runs `script`."""
 
     class capabilities:  # noqa: N801  an attribute of the machine
         fsgsbase = False
         xsave_bytes = 4096
+        xcr0 = 7
+        tsc_offset_exact = False
+
+    class config:  # noqa: N801
+        vcpus = 2
+        memory = 1 << 30
 
     def __init__(self, script: Script | None = None) -> None:
         self.script: Script = script or (lambda _: iter(()))  # type: ignore[assignment,return-value]
@@ -275,12 +319,24 @@ class FakeMachine:
         self.spaces.append(FakeSpace())
         return self.spaces[-1]
 
+    def create_memory_budget(self, pages: int) -> FakeBudget:
+        return FakeBudget(pages)
+
     def create_context(self, space: FakeSpace) -> FakeContext:
         self.contexts.append(FakeContext(space, self.script))
         return self.contexts[-1]
 
-    def open_file(self, fd: int, *, writable: bool = False, length: int = 0) -> FakeFile:
-        return FakeFile(fd, writable=writable)
+    def open_file(self, file: int | os.PathLike[str], *, writable: bool = False, length: int = 0) -> FakeFile:
+        if isinstance(file, int):
+            return FakeFile(file, writable=writable)
+        with open(file, "rb") as opened:
+            return FakeFile(opened.fileno(), writable=writable)
+
+    def dump(self) -> str:
+        return "no machine"
+
+    def create_memory_budget(self, pages: int) -> FakeBudget:
+        return FakeBudget(pages)
 
     def counters(self) -> MachineCounters:
         return MachineCounters()

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING, Any
 
-from asynckvm.linux import Capture, ExitStatus, Guest, Program
+from asynckvm.linux import ExitStatus
+from asynckvm.linux.report import Reporter
+from asynckvm.linux.signals import info as infos
+from asynckvm.linux.signals import send
+from asynckvm.linux.streams import Capture
+from asynckvm.sandbox import CompletedProcess, Sandbox
 from support.elf_file import Header, R, W, elf
 from support.fake_platform import FakeMachine, FakeSpace, Script
 
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from asynckvm.linux.process import Process
     from asynckvm.model.exits import Exit
 
 SECONDS = 20
@@ -28,39 +35,58 @@ def program_file(folder: Path) -> Path:
     return path
 
 
-class Scripted:
-    """`results`: what the calls returned, signed. `output`: what it wrote to its standard output and error."""
+class _Reporter(Reporter):
+    """Remembers how the program ended."""
 
-    def __init__(self, calls: Script | list[Exit], folder: Path, **options: Any) -> None:
+    status: ExitStatus | None = None
+
+    def ended(self, process: Process, status: ExitStatus) -> None:
+        if process.origin is process:
+            self.status = status
+        super().ended(process, status)
+
+
+class Scripted:
+    """`results`: what the calls returned, signed. `output`: what it wrote to its standard output and error. `process` and
+    `result` are there once it has begun and ended. It sees the folder of the test, to read. Options are those of Sandbox.run(), and `trace`."""
+
+    def __init__(self, calls: Script | list[Exit], folder: Path, *, trace: bool = False, **options: Any) -> None:
         self.results: list[int] = []
         self.output = Capture()
-        self._calls = calls
         self.machine = FakeMachine(self._script)
-        settings = {"stdin": b"", "stdout": self.output, "stderr": self.output, **options}
-        with Program(program_file(folder)) as program:
-            self.guest = Guest(self.machine, program, ["program"], **settings)  # type: ignore[arg-type]
-
-    @property
-    def pid(self) -> int:
-        return self.guest.process.identity.pid
+        self.result: CompletedProcess
+        self.process: Process
+        self.sandbox: Sandbox
+        self._calls = calls
+        self._settings = {"stdout": self.output, "stderr": self.output, **options}
+        self._program = program_file(folder)
+        self._reporter = _Reporter(trace=trace)
 
     async def finish(self) -> ExitStatus:
-        """Run it to its end and close it."""
-        try:
-            async with asyncio.timeout(SECONDS):
-                return await self.guest.run()
-        finally:
-            self.guest.close()
+        """Run it to its end, in a sandbox that is closed then."""
+        folder = str(self._program.parent)
+        binds = [(str(self._program), "/program"), (folder, folder)]
+        machine: Any = self.machine
+        async with asyncio.timeout(SECONDS), Sandbox(machine=machine, binds=binds, observer=self._reporter) as self.sandbox:
+            self.result = await self.sandbox.run(["/program"], **self._settings)
+        assert self._reporter.status is not None
+        return self._reporter.status
 
     async def begin(self) -> asyncio.Task[ExitStatus]:
         """Run it as a task; returns when its first call is under way."""
         task = asyncio.create_task(self.finish())
-        while not self.machine.contexts[0].exits:
+        while not self.machine.contexts or not self.machine.contexts[0].exits:
+            assert not task.done(), task
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         return task
 
+    def kill(self, number: int = signal.SIGKILL, *, reason: str = "") -> None:
+        """A signal from outside."""
+        send.send_to_process(self.process, infos.from_user(number, 0, 0, reason=reason))
+
     def _script(self, space: FakeSpace) -> Generator[Exit, int, None]:
+        (self.process,) = self.sandbox.kernel.processes.values()
         if not callable(self._calls):
             for call in self._calls:
                 self._keep((yield call))

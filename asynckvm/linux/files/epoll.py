@@ -54,6 +54,22 @@ class Item:
         if events & self.events:
             self.epoll.note(self)
 
+    def woken_exclusively(self, events: int) -> bool:
+        """Whether somebody waits for this instance, who will see to the file, so that no other has to be woken."""
+        waiting = bool(events & self.events) and len(self.epoll.queue) > 0
+        self.woken(events)
+        return waiting
+
+    def watch(self) -> None:
+        if self.modes & EPOLLEXCLUSIVE:
+            self.queue.watch_exclusively(self.woken_exclusively)
+        else:
+            self.queue.watch(self.woken)
+
+    def unwatch(self) -> None:
+        self.queue.unwatch(self.woken)
+        self.queue.unwatch_exclusively(self.woken_exclusively)
+
 
 class Event(NamedTuple):
     """What epoll_wait reports of an item."""
@@ -97,7 +113,7 @@ class Epoll(AnonymousFile):
             file.watch_close(self._forget)
         self._items[file][fd] = item
         self._count += 1
-        item.queue.watch(item.woken)
+        item.watch()
         self._note_if_ready(task, item)
 
     def modify(self, task: Task, fd: int, file: OpenFile, events: int, data: int) -> None:
@@ -134,7 +150,7 @@ class Epoll(AnonymousFile):
         return item
 
     def _drop(self, item: Item) -> None:
-        item.queue.unwatch(item.woken)
+        item.unwatch()
         del self._items[item.file][item.fd]
         self._count -= 1
         self._ready.pop(item, None)

@@ -7,9 +7,10 @@ from typing import Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import AnonymousFile, would_block
-from asynckvm.linux.wait import READABLE, WRITABLE
+from asynckvm.linux.wait import POLLERR, READABLE, WRITABLE
 
 _COUNTER_MAX: Final = (1 << 64) - 2
+_OVERFLOW: Final = _COUNTER_MAX + 1
 _BYTES: Final = 8
 
 
@@ -44,6 +45,12 @@ class EventFile(AnonymousFile):
         self.queue.wake(READABLE)
         return _BYTES
 
+    def signal(self) -> None:
+        """One more from the kernel itself, which never waits: at the very end the counter overflows."""
+        self.count = min(self.count + 1, _OVERFLOW)
+        self.queue.wake(READABLE)
+
     def poll(self) -> int:
         mask = READABLE if self.count else 0
+        mask |= POLLERR if self.count == _OVERFLOW else 0
         return mask | (WRITABLE if self.count < _COUNTER_MAX else 0)

@@ -111,6 +111,10 @@ class HostDirectory(OpenFile):
         super().__init__(flags)
         self.fd = fd
 
+    @property
+    def pollable(self) -> bool:
+        return False
+
     def read(self, length: int) -> bytes:  # noqa: ARG002
         raise SyscallError(errno.EISDIR)
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import AnonymousFile, would_block
@@ -52,12 +52,19 @@ class Event(NamedTuple):
         return _EVENT.pack(self.watch, self.mask, self.cookie, size) + self.name.ljust(size, b"\0")
 
 
+class Watcher(Protocol):
+    """Who is told what happens to files."""
+
+    def report(self, watch: Watch, mask: int, name: bytes, cookie: int) -> None: ...
+    def forget(self, watch: Watch) -> None: ...
+
+
 class Watch:
     """One file watched by one instance."""
 
     __slots__ = ("identity", "mask", "number", "owner")
 
-    def __init__(self, owner: Inotify, number: int, identity: tuple[int, int], mask: int) -> None:
+    def __init__(self, owner: Watcher, number: int, identity: tuple[int, int], mask: int) -> None:
         self.owner = owner
         self.number = number
         self.identity = identity
@@ -68,16 +75,33 @@ class Watches:
     """All watches of a sandbox; `files` is empty when nobody watches anything, which those who report look at first."""
 
     def __init__(self) -> None:
-        self.files: dict[tuple[int, int], dict[Inotify, Watch]] = {}
+        self.files: dict[tuple[int, int], dict[Watcher, Watch]] = {}
         self.instances = 0
         self.count = 0
         self._cookies = itertools.count(1)
 
+    def add(self, watch: Watch) -> None:
+        """ENOSPC when there are too many."""
+        if self.count >= WATCHES_MAX:
+            raise SyscallError(errno.ENOSPC)
+        self.count += 1
+        self.files.setdefault(watch.identity, {})[watch.owner] = watch
+
+    def remove(self, watch: Watch) -> None:
+        self.count -= 1
+        others = self.files[watch.identity]
+        del others[watch.owner]
+        if not others:
+            del self.files[watch.identity]
+
     # ------------------------------------------------------------ what happened
 
-    def notify(self, identity: tuple[int, int], mask: int, name: bytes = b"", cookie: int = 0) -> None:
-        """`mask` says what happened to the file, or to `name` in the directory. A file that is gone takes its watches along."""
+    def notify(self, identity: tuple[int, int], mask: int, name: bytes = b"", cookie: int = 0, excluded: int = 0) -> None:
+        """`mask` says what happened to the file, or to `name` in the directory. A file that is gone takes its watches along.
+        Watches with a bit of `excluded` do not want to know."""
         for watch in list(self.files.get(identity, {}).values()):
+            if watch.mask & excluded:
+                continue
             watch.owner.report(watch, mask, name, cookie)
             if mask & IN_DELETE_SELF:
                 watch.owner.forget(watch)
@@ -90,8 +114,8 @@ class Watches:
             entry = location.entry
             mask |= IN_ISDIR if entry.node.is_directory else 0
             parent = entry.up()
-            if parent is not None and not entry.deleted:
-                self.notify(parent.node.identity, mask, entry.name)
+            if parent is not None:
+                self.notify(parent.node.identity, mask, entry.name, excluded=IN_EXCL_UNLINK if entry.deleted else 0)
             self.notify(entry.node.identity, mask)
         except (SyscallError, OSError):
             return  # a tree of the host changed under us
@@ -103,7 +127,10 @@ class Watches:
     def removed(self, parent: Location, name: bytes, identity: tuple[int, int], *, directory: bool, last: bool) -> None:
         """A name is gone; with the `last` one the file."""
         if self.files:
-            self.notify(identity, IN_DELETE_SELF if last else IN_ATTRIB)
+            if not directory:
+                self.notify(identity, IN_ATTRIB)
+            if last:
+                self.notify(identity, IN_DELETE_SELF)
             self.notify(parent.node.identity, IN_DELETE | (IN_ISDIR if directory else 0), name)
 
     def moved(
@@ -151,12 +178,9 @@ class Inotify(AnonymousFile):
                 raise SyscallError(errno.EEXIST)
             watch.mask = watch.mask | flags if mask & IN_MASK_ADD else flags
             return watch.number
-        if self._all.count >= WATCHES_MAX:
-            raise SyscallError(errno.ENOSPC)
-        self._all.count += 1
         watch = Watch(self, next(self._numbers), identity, flags)
+        self._all.add(watch)
         self._watches[watch.number] = watch
-        self._all.files.setdefault(identity, {})[self] = watch
         return watch.number
 
     def remove(self, number: int) -> None:
@@ -174,11 +198,7 @@ class Inotify(AnonymousFile):
     def _drop(self, watch: Watch) -> bool:
         if self._watches.pop(watch.number, None) is None:
             return False
-        self._all.count -= 1
-        others = self._all.files[watch.identity]
-        del others[self]
-        if not others:
-            del self._all.files[watch.identity]
+        self._all.remove(watch)
         return True
 
     # ------------------------------------------------------------ events
@@ -221,6 +241,10 @@ class Inotify(AnonymousFile):
 
     def poll(self) -> int:
         return READABLE if self._events else 0
+
+    def details(self) -> bytes:
+        rows = [(watch.number, watch.identity[1], watch.identity[0], watch.mask) for watch in self._watches.values()]
+        return b"".join(b"inotify wd:%x ino:%x sdev:%x mask:%x ignored_mask:0 \n" % row for row in rows)
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
         if request != _FIONREAD:

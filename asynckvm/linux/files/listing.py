@@ -57,6 +57,10 @@ class Listing(OpenFile):
         self._rest: Iterator[Listed] | None = None
         self._version = node.version
 
+    @property
+    def pollable(self) -> bool:
+        return False
+
     def read(self, length: int) -> bytes:  # noqa: ARG002
         raise SyscallError(errno.EISDIR)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.dnotify import Notice
+    from asynckvm.linux.owner import Owner
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
     from asynckvm.platform import HostFile, Machine
@@ -27,6 +29,9 @@ CHUNK: Final = 1 << 20
 
 O_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 O_LARGEFILE: Final = 0o100000
+_MODE: Final = O_ACCESS | os.O_PATH
+_READING: Final = frozenset({os.O_RDONLY, os.O_RDWR})
+_WRITING: Final = frozenset({os.O_WRONLY, os.O_RDWR})
 # What fcntl(F_SETFL) may change.
 O_CHANGEABLE: Final = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME
 
@@ -35,6 +40,14 @@ class OpenFile:
     """An open file description. `flags` are those of open(2); `location` is where it was opened, None for what has no name."""
 
     location: Location | None = None
+    # Who is told of its events by a signal, when somebody asked for that.
+    signalled: Owner | None = None
+    # What F_NOTIFY asked for, of a directory.
+    notice: Notice | None = None
+    # Whether this very open(2) created the file.
+    created = False
+    # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
+    maps_zeros = False
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
@@ -76,11 +89,11 @@ class OpenFile:
 
     @property
     def readable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_RDONLY, os.O_RDWR)
+        return self.flags & _MODE in _READING
 
     @property
     def writable(self) -> bool:
-        return self.flags & (O_ACCESS | os.O_PATH) in (os.O_WRONLY, os.O_RDWR)
+        return self.flags & _MODE in _WRITING
 
     @property
     def nonblocking(self) -> bool:
@@ -171,6 +184,10 @@ class OpenFile:
     def describe(self) -> bytes:
         """What /proc/self/fd shows for it, such as b"pipe:[12]"."""
         return self.location.path if self.location is not None else b"anon_inode:[file]"
+
+    def details(self) -> bytes:
+        """Further lines of /proc/self/fdinfo."""
+        return b""
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:  # noqa: ARG002
         """ioctl(2); `argument` is the guest's word, often a pointer. The generic requests are answered before this."""

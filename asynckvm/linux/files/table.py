@@ -36,6 +36,10 @@ class DescriptorTable:
         """The numbers in use, ascending."""
         return iter(sorted(self._slots))
 
+    def files(self) -> Iterator[OpenFile]:
+        """What the numbers stand for, as often as they do."""
+        return iter(self._slots.values())
+
     def get(self, fd: int) -> OpenFile:
         """EBADF when there is none."""
         file = self._slots.get(fd)

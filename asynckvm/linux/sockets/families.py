@@ -85,7 +85,7 @@ def _unix(network: Network, kind: int, protocol: int, owner: Credentials) -> Uni
 def _inet(network: Network, family: int, kind: int, protocol: int, owner: Credentials) -> Socket:
     if kind == SOCK_RAW:
         # Only for who may administer the network, which nobody here may.
-        raise SyscallError(errno.EPERM)
+        raise SyscallError(errno.EPERM if protocol else errno.EPROTONOSUPPORT)
     if kind == SOCK_STREAM and protocol in (0, IPPROTO_TCP):
         return TcpSocket(network, family, owner)
     if kind == SOCK_DGRAM and protocol in (0, IPPROTO_UDP, IPPROTO_UDPLITE):

@@ -18,6 +18,7 @@ from asynckvm.linux.sockets import options
 from asynckvm.linux.sockets.abi import (
     AF_UNSPEC,
     IPPROTO_TCP,
+    MSG_ERRQUEUE,
     MSG_OOB,
     MSG_PEEK,
     RCV_SHUTDOWN,
@@ -265,9 +266,9 @@ class TcpSocket(InetSocket):
         if not message.data:
             return 0
         if peer.closed:
-            # It is sent, and answered with a reset.
+            # What the buffers hold is sent, and answered with a reset.
             self.reset(errno.EPIPE)
-            return len(message.data)
+            return min(len(message.data), self._send_limit)
         limit = self._send_limit
         if peer.inbox.charge >= limit:
             raise BlockingIOError(errno.EAGAIN, "the buffers are full")
@@ -282,6 +283,8 @@ class TcpSocket(InetSocket):
         return taken
 
     def receive(self, length: int, flags: int) -> Incoming:
+        if flags & MSG_ERRQUEUE:
+            raise SyscallError(errno.EAGAIN)
         if self._listening:
             raise SyscallError(errno.ENOTCONN)
         if flags & MSG_OOB:

@@ -21,6 +21,8 @@ from asynckvm.linux.usercopy import NANOSECONDS
 from asynckvm.linux.vfs import NOW, PATH_MAX, changes
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
 
@@ -143,10 +145,19 @@ def _moment(seconds: int, nanoseconds: int) -> int | None:
     return seconds * NANOSECONDS + nanoseconds
 
 
-def truncate(task: Task, path: bytes, length: int) -> int:
+def truncate(task: Task, path: bytes, length: int) -> int | Awaitable[int]:
     if length < 0:
         raise SyscallError(errno.EINVAL)
-    changes.set_size(caller_of(task), locate(task, AT_FDCWD, path), length)
+    location, leases = locate(task, AT_FDCWD, path), task.process.kernel.leases
+    if leases and leases.hinders(location.node.identity, os.O_WRONLY):
+        return _truncate_leased(task, location, length)
+    changes.set_size(caller_of(task), location, length)
+    return 0
+
+
+async def _truncate_leased(task: Task, location: Location, length: int) -> int:
+    await task.process.kernel.leases.broken(task, location.node.identity, os.O_WRONLY)
+    changes.set_size(caller_of(task), location, length)
     return 0
 
 

@@ -193,7 +193,8 @@ def capset(task: Task, header: int, data: int) -> int:
     may_inherit = old.inheritable | old.permitted_capabilities
     if permitted & ~old.permitted_capabilities or effective & ~permitted or inheritable & ~may_inherit:
         raise SyscallError(errno.EPERM)
-    task.process.credentials = old.replace(permitted=permitted, effective=effective, inheritable=inheritable)
+    ambient = old.ambient & permitted & inheritable
+    task.process.credentials = old.replace(permitted=permitted, effective=effective, inheritable=inheritable, ambient=ambient)
     return 0
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
+_F_DUPFD_QUERY, _F_CREATED_QUERY = 1027, 1028
 _FD_CLOEXEC: Final = 1
 # What an O_PATH descriptor can be asked.
 _OF_PATHS: Final = frozenset({_F_DUPFD, _F_DUPFD_CLOEXEC, _F_GETFD, _F_SETFD, _F_GETFL})
@@ -63,21 +64,30 @@ def fcntl(task: Task, fd: int, command: int, argument: int) -> int | Awaitable[i
     if command == _F_SETFL:
         file.set_flags(argument & 0xFFFF_FFFF)
         return 0
-    if command in (_F_ADD_SEALS, _F_GET_SEALS):
-        return _seals(file, command, argument & 0xFFFF_FFFF)
     answer = COMMANDS.get(command)
     if answer is None:
         raise SyscallError(errno.EINVAL)
     return answer(task, file, command, argument)
 
 
-def _seals(file: OpenFile, command: int, seals: int) -> int:
+def _seals(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001
     if not isinstance(file, MemoryFile):
         raise SyscallError(errno.EINVAL)
     if command == _F_GET_SEALS:
         return file.seals
-    file.add_seals(seals)
+    file.add_seals(argument & 0xFFFF_FFFF)
     return 0
+
+
+def _is_same(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001
+    return int(task.process.files.get(argument) is file)
+
+
+def _was_created(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001
+    return int(file.created)
+
+
+COMMANDS.update({_F_ADD_SEALS: _seals, _F_GET_SEALS: _seals, _F_DUPFD_QUERY: _is_same, _F_CREATED_QUERY: _was_created})
 
 
 def ioctl(task: Task, fd: int, request: int, argument: int) -> int:

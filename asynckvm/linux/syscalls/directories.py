@@ -104,11 +104,6 @@ def umask(task: Task, mask: int) -> int:
     return old
 
 
-def refused(task: Task) -> int:  # noqa: ARG001
+def refused(task: Task, *_: object) -> int:  # noqa: ARG001
     """mount(2), umount2(2), pivot_root(2): as a process without CAP_SYS_ADMIN."""
     raise SyscallError(errno.EPERM)
-
-
-def no_handles(task: Task) -> int:  # noqa: ARG001
-    """name_to_handle_at(2): no file system here has them."""
-    raise SyscallError(errno.EOPNOTSUPP)

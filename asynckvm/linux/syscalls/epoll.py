@@ -39,6 +39,8 @@ def epoll_ctl(task: Task, epfd: int, operation: int, fd: int, event: int) -> int
     if operation != _DEL:
         events, data = _EVENT.unpack(task.space.read(event, _EVENT.size))
     epoll, file = task.process.files.get(epfd), task.process.files.get(fd)
+    if (epoll.flags | file.flags) & os.O_PATH:
+        raise SyscallError(errno.EBADF)
     if not isinstance(epoll, Epoll):
         raise SyscallError(errno.EPERM if not file.pollable else errno.EINVAL)
     if operation == _ADD:

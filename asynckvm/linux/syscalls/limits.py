@@ -40,6 +40,8 @@ def prlimit64(task: Task, pid: int, resource: int, new: int, old: int) -> int:
         target.limits[resource] = wanted
         if resource == Limit.NOFILE:
             target.files.limit = min(wanted[0], DESCRIPTORS_MAX)
+        elif resource == Limit.CPU:
+            target.timers.watch_limit()
     if old:
         task.space.write(old, structs.words(current))
     return 0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.errors import SlotsExhaustedError
+from asynckvm.errors import GuestMemoryError, SlotsExhaustedError
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.layout import page_up
 from asynckvm.linux.limits import INFINITY, Limit
+from asynckvm.linux.locked import bring_in
 from asynckvm.linux.memory import (
     MAP_ANONYMOUS,
     MAP_PRIVATE,
@@ -18,37 +21,43 @@ from asynckvm.linux.memory import (
     check_map_flags,
     mapping_length,
 )
-from asynckvm.model.memory import PAGE, USER_MAX
+from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
-_MCL_ALL: Final = 7
+_MCL_CURRENT, _MCL_ONFAULT, _MCL_ALL = 1, 4, 7
 _MLOCK_ONFAULT: Final = 1
 _PAGES_AT_ONCE: Final = 1 << 18
 
 
 def brk(task: Task, address: int) -> int:
-    limit = task.process.limits.soft(Limit.DATA)
-    return task.memory.brk(address, limit if limit != INFINITY else USER_MAX)
+    memory, limits = task.memory, task.process.limits
+    data = limits.soft(Limit.DATA)
+    space = limits.soft(Limit.AS)
+    if space != INFINITY and address > memory.heap_end and memory.mapped_bytes + address - memory.heap_end > space:
+        return memory.heap_end
+    return memory.brk(address, data if data != INFINITY else USER_MAX)
 
 
 def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd: int, offset: int) -> int:
     memory = task.memory
     if offset % PAGE:
         raise SyscallError(errno.EINVAL)
+    file = None if flags & MAP_ANONYMOUS else task.process.files.get(fd)
     mapped = mapping_length(length)
     check_map_flags(flags)
     _check_limit(task, mapped)
     shared = flags & MAP_TYPE != MAP_PRIVATE
-    if flags & MAP_ANONYMOUS:
+    if file is not None and file.flags & os.O_PATH:
+        raise SyscallError(errno.EBADF)
+    if file is not None and (not file.readable or (shared and protection & PROT_WRITE and not file.writable)):
+        raise SyscallError(errno.EACCES)
+    if file is None or file.maps_zeros:
         if not shared:
-            return memory.map(address, length, protection, flags)
+            return memory.map(address, length, protection, flags | MAP_ANONYMOUS)
         with contextlib.closing(task.process.kernel.shared_memory.create(mapped)) as host_file:
             return memory.map(address, length, protection, flags, Shared(host_file, 0, shared=True, name=b"/dev/zero (deleted)"))
-    file = task.process.files.get(fd)
-    if not file.readable or (shared and protection & PROT_WRITE and not file.writable):
-        raise SyscallError(errno.EACCES)
     if offset + mapped > 1 << 63:
         raise SyscallError(errno.EOVERFLOW)
     try:
@@ -100,38 +109,59 @@ def mincore(task: Task, address: int, length: int, vector: int) -> int:
     return 0
 
 
-# ---------------------------------------------------------------- locking: nothing is ever swapped out
+# ---------------------------------------------------------------- locking
 
 
-def mlock(task: Task, address: int, length: int) -> int:
-    return mlock2(task, address, length, 0)
+async def mlock(task: Task, address: int, length: int) -> int:
+    return await mlock2(task, address, length, 0)
 
 
-def mlock2(task: Task, address: int, length: int, flags: int) -> int:
+async def mlock2(task: Task, address: int, length: int, flags: int) -> int:
     if flags & ~_MLOCK_ONFAULT:
         raise SyscallError(errno.EINVAL)
-    length += address % PAGE
-    if not task.process.credentials.is_root and length > task.process.limits.soft(Limit.MEMLOCK):
-        raise SyscallError(errno.ENOMEM if task.process.limits.soft(Limit.MEMLOCK) else errno.EPERM)
+    memory = task.memory
+    start, end = address - address % PAGE, page_up(address + length)
+    _check_lock_limit(task, memory.locked.total + end - start)
     if length:
-        task.memory.check_mapped(address - address % PAGE, length)
+        memory.check_mapped(start, end - start)
+        memory.locked.add(start, end)
+        if not flags & _MLOCK_ONFAULT:
+            await _bring_in(task, start, end)
     return 0
 
 
+async def _bring_in(task: Task, start: int, end: int) -> None:
+    """As far as there is something to bring in: a part that another thread unmaps meanwhile is not missed."""
+    with contextlib.suppress(GuestMemoryError):
+        await bring_in(task.memory, start, end)
+
+
 def munlock(task: Task, address: int, length: int) -> int:
-    length += address % PAGE
     if length:
-        task.memory.check_mapped(address - address % PAGE, length)
+        start, end = address - address % PAGE, page_up(address + length)
+        task.memory.check_mapped(start, end - start)
+        task.memory.locked.remove(start, end)
     return 0
 
 
 def mlockall(task: Task, flags: int) -> int:
-    if not flags or flags & ~_MCL_ALL or flags == 4:
+    """What is there and what will be: it is told back, and comes in when it is touched."""
+    if not flags or flags & ~_MCL_ALL or flags == _MCL_ONFAULT:
         raise SyscallError(errno.EINVAL)
-    if not task.process.credentials.is_root and task.memory.mapped_bytes > task.process.limits.soft(Limit.MEMLOCK):
-        raise SyscallError(errno.ENOMEM if task.process.limits.soft(Limit.MEMLOCK) else errno.EPERM)
+    memory = task.memory
+    _check_lock_limit(task, memory.mapped_bytes if flags & _MCL_CURRENT else 0)
+    if flags & _MCL_CURRENT:
+        for _, start, end in list(memory.parts(USER_MIN, USER_MAX)):
+            memory.locked.add(start, end)
     return 0
 
 
-def munlockall(task: Task) -> int:  # noqa: ARG001
+def munlockall(task: Task) -> int:
+    task.memory.locked.remove(0, USER_MAX)
     return 0
+
+
+def _check_lock_limit(task: Task, length: int) -> None:
+    limit = task.process.limits.soft(Limit.MEMLOCK)
+    if not task.process.credentials.is_root and length > limit:
+        raise SyscallError(errno.ENOMEM if limit else errno.EPERM)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from asynckvm.linux.task import Task
+    from asynckvm.linux.vfs import Caller
 
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
 _OPEN_HOW: Final = struct.Struct("<QQQ")
@@ -96,6 +97,16 @@ def _open(task: Task, directory: int, path: bytes, flags: int, mode: int, resolv
     if found.location.node.type == stat.S_IFIFO and not flags & os.O_PATH:
         opening.check_open(caller, found, flags)
         return _open_fifo(task, found.location, flags)
+    leases = task.process.kernel.leases
+    if leases and not flags & os.O_PATH and leases.hinders(found.location.node.identity, flags):
+        return _open_leased(task, caller, found, flags)
+    file = opening.open_found(caller, found, flags)
+    return task.process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
+
+
+async def _open_leased(task: Task, caller: Caller, found: opening.Found, flags: int) -> int:
+    opening.check_open(caller, found, flags)
+    await task.process.kernel.leases.broken(task, found.location.node.identity, flags)
     file = opening.open_found(caller, found, flags)
     return task.process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
 

@@ -35,6 +35,8 @@ _POLLFD: Final = struct.Struct("<iHH")
 _TIMEVAL: Final = struct.Struct("<qq")
 _MASK_ARGUMENT: Final = struct.Struct("<QQ")
 _SIGSET_BYTES: Final = 8
+# personality(2): what is left of a timeout is not told.
+_STICKY_TIMEOUTS: Final = 0x400_0000
 _MICROSECONDS: Final = 1_000_000
 _WORD_BITS: Final = 64
 # What each of select's sets asks for: fs/select.c.
@@ -188,7 +190,7 @@ async def select(task: Task, count: int, reading: int, writing: int, excepting: 
         with _not_restarted_by_handlers():
             return await _select(task, count, (reading, writing, excepting), until)
     finally:
-        if timeval and until is not None:
+        if timeval and until is not None and not task.process.personality & _STICKY_TIMEOUTS:
             with contextlib.suppress(GuestMemoryError):
                 seconds, microseconds = divmod(_left(until) // 1000, _MICROSECONDS)
                 task.space.write(timeval, _TIMEVAL.pack(seconds, microseconds))
@@ -245,6 +247,6 @@ def _bits(mask: int) -> Iterator[int]:
 
 def _tell_left(task: Task, address: int, until: int | None) -> None:
     """How much of the time is left. A timeout in read-only memory is no mistake."""
-    if address and until is not None:
+    if address and until is not None and not task.process.personality & _STICKY_TIMEOUTS:
         with contextlib.suppress(GuestMemoryError):
             write_timespec(task.space, address, _left(until))

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.task import Task
 
+_ARCH_GET_CPUID, _ARCH_SET_CPUID = 0x1011, 0x1012
 _ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
 _SIGNALS: Final = 64
-_TIMER_SLACK: Final = 50_000
+_CAP_SETPCAP: Final = 8
+_AMBIENT_IS_SET, _AMBIENT_RAISE, _AMBIENT_LOWER, _AMBIENT_CLEAR = 1, 2, 3, 4
 _CAPABILITY_LAST: Final = CAPABILITIES_ALL.bit_length() - 1
 _PERSONALITY_READ: Final = 0xFFFF_FFFF
-_THP_DISABLE_MAX: Final = 1
 
 
 def arch_prctl(task: Task, code: int, address: int) -> int:
@@ -31,6 +32,10 @@ def arch_prctl(task: Task, code: int, address: int) -> int:
     if code in (_ARCH_GET_FS, _ARCH_GET_GS):
         write_uint64(task.space, address, words[RegisterIndex.fs_base if code == _ARCH_GET_FS else RegisterIndex.gs_base])
         return 0
+    if code == _ARCH_GET_CPUID:
+        return 1  # the instruction works, and nothing here could make it fault
+    if code == _ARCH_SET_CPUID:
+        raise SyscallError(errno.ENODEV)
     if code not in (_ARCH_SET_FS, _ARCH_SET_GS):
         raise SyscallError(errno.EINVAL)
     if address >= USER_MAX:
@@ -110,7 +115,7 @@ def _read_bounding(task: Task, capability: int, *_: int) -> int:
 
 def _drop_bounding(task: Task, capability: int, *_: int) -> int:
     credentials = task.process.credentials
-    if not credentials.is_root:
+    if not credentials.effective_capabilities >> _CAP_SETPCAP & 1:
         raise SyscallError(errno.EPERM)
     _read_bounding(task, capability)
     task.process.credentials = credentials.replace(bounding=credentials.bounding & ~(1 << capability))
@@ -118,7 +123,7 @@ def _drop_bounding(task: Task, capability: int, *_: int) -> int:
 
 
 def _set_slack(task: Task, value: int, *_: int) -> int:
-    task.process.timer_slack = value or _TIMER_SLACK
+    task.process.timer_slack = value or task.process.timer_slack_default
     return 0
 
 
@@ -153,7 +158,51 @@ def _get_tid_address(task: Task, address: int, *_: int) -> int:
     return 0
 
 
-def _no_huge_pages(task: Task, *_: int) -> int:  # noqa: ARG001
+def _disable_huge_pages(task: Task, value: int, *rest: int) -> int:
+    """There are none; what was asked is told back."""
+    if any(rest):
+        raise SyscallError(errno.EINVAL)
+    task.process.huge_pages_disabled = bool(value)
+    return 0
+
+
+def _huge_pages_disabled(task: Task, *arguments: int) -> int:
+    if any(arguments):
+        raise SyscallError(errno.EINVAL)
+    return int(task.process.huge_pages_disabled)
+
+
+def _ambient(task: Task, command: int, capability: int, *rest: int) -> int:
+    credentials = task.process.credentials
+    if command == _AMBIENT_CLEAR:
+        if capability or any(rest):
+            raise SyscallError(errno.EINVAL)
+        task.process.credentials = credentials.replace(ambient=0)
+        return 0
+    if any(rest) or not 0 <= capability <= _CAPABILITY_LAST:
+        raise SyscallError(errno.EINVAL)
+    bit = 1 << capability
+    if command == _AMBIENT_IS_SET:
+        return int(bool(credentials.ambient & bit))
+    if command == _AMBIENT_RAISE:
+        if not credentials.permitted_capabilities & credentials.inheritable & bit:
+            raise SyscallError(errno.EPERM)
+        task.process.credentials = credentials.replace(ambient=credentials.ambient | bit)
+    elif command == _AMBIENT_LOWER:
+        task.process.credentials = credentials.replace(ambient=credentials.ambient & ~bit)
+    else:
+        raise SyscallError(errno.EINVAL)
+    return 0
+
+
+def _get_secure_bits(task: Task, *_: int) -> int:  # noqa: ARG001
+    return 0
+
+
+def _set_secure_bits(task: Task, value: int, *_: int) -> int:
+    """Root's rights go with its number here, so none of the bits can be set."""
+    if value or not task.process.credentials.effective_capabilities >> _CAP_SETPCAP & 1:
+        raise SyscallError(errno.EPERM)
     return 0
 
 
@@ -179,6 +228,8 @@ _OPTIONS: Final[dict[int, Callable[..., int]]] = {
     21: _get_seccomp,
     23: _read_bounding,
     24: _drop_bounding,
+    27: _get_secure_bits,
+    28: _set_secure_bits,
     29: _set_slack,
     30: _get_slack,
     36: _set_subreaper,
@@ -186,6 +237,7 @@ _OPTIONS: Final[dict[int, Callable[..., int]]] = {
     38: _set_no_new_privileges,
     39: _get_no_new_privileges,
     40: _get_tid_address,
-    41: _no_huge_pages,
-    42: _no_huge_pages,
+    41: _disable_huge_pages,
+    42: _huge_pages_disabled,
+    47: _ambient,
 }

@@ -1,5 +1,6 @@
 """System calls on scheduling. Every thread runs under SCHED_OTHER with equal shares; what is asked for is checked as Linux checks
-it, kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2).
+it, kept where programs read it back, and changes nothing else. Source: sched(7), sched_setaffinity(2), getpriority(2),
+ioprio_set(2).
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ _RESET_ON_FORK: Final = 0x4000_0000
 _REAL_TIME: Final = frozenset({_FIFO, _RR})
 _PRIO_PROCESS, _PRIO_PGRP, _PRIO_USER = 0, 1, 2
 _NICE_MIN, _NICE_MAX = -20, 19
+# IOPRIO_WHO_* are PRIO_* and one; a class stands above the bits of its level.
+_IOPRIO_WHO: Final = {1: _PRIO_PROCESS, 2: _PRIO_PGRP, 3: _PRIO_USER}
+_IOPRIO_SHIFT, _IOPRIO_LEVELS = 13, 8
+_IO_NONE, _IO_REAL_TIME, _IO_BEST_EFFORT, _IO_IDLE = 0, 1, 2, 3
 _SCHED_ATTR: Final = struct.Struct("<IIQiIQQQ")
 _QUANTUM_NS: Final = 10_000_000
 
@@ -84,18 +89,29 @@ def sched_getscheduler(task: Task, pid: int) -> int:
 
 
 def sched_setscheduler(task: Task, pid: int, policy: int, parameter: int) -> int:
+    _check_given(parameter)
+    if policy < 0:
+        raise SyscallError(errno.EINVAL)
     _task(task, pid)
     (priority,) = struct.unpack("<i", task.space.read(parameter, 4))
     return _check(policy & ~_RESET_ON_FORK, priority)
 
 
+def _check_given(pointer: int) -> None:
+    """A null pointer is no bad address to these calls."""
+    if not pointer:
+        raise SyscallError(errno.EINVAL)
+
+
 def sched_getparam(task: Task, pid: int, parameter: int) -> int:
+    _check_given(parameter)
     _task(task, pid)
     task.space.write(parameter, bytes(4))
     return 0
 
 
 def sched_setparam(task: Task, pid: int, parameter: int) -> int:
+    _check_given(parameter)
     _task(task, pid)
     (priority,) = struct.unpack("<i", task.space.read(parameter, 4))
     return _check(_OTHER, priority)
@@ -114,6 +130,7 @@ def _check(policy: int, priority: int) -> int:
 
 
 def sched_getattr(task: Task, pid: int, buffer: int, size: int, flags: int) -> int:
+    _check_given(buffer)
     target = _task(task, pid)
     if flags or not _SCHED_ATTR.size <= size <= 4096:
         raise SyscallError(errno.EINVAL)
@@ -122,6 +139,7 @@ def sched_getattr(task: Task, pid: int, buffer: int, size: int, flags: int) -> i
 
 
 def sched_setattr(task: Task, pid: int, buffer: int, flags: int) -> int:
+    _check_given(buffer)
     target = _task(task, pid)
     _, policy, _, nice, priority, _, _, _ = _SCHED_ATTR.unpack(task.space.read(buffer, _SCHED_ATTR.size))
     if flags:
@@ -174,6 +192,36 @@ def _renice(task: Task, process: Process, nice: int) -> int:
             raise SyscallError(errno.EACCES)
     process.nice = nice
     return 0
+
+
+# ---------------------------------------------------------------- priority of input and output
+
+
+def ioprio_get(task: Task, which: int, who: int) -> int:
+    """ioprio_set(2): of several processes the highest, which is the smallest number; one without any is the last."""
+    found = [process.io_priority for process in _named(task, _io_which(which), who)]
+    return min(found, key=lambda priority: (not priority, priority))
+
+
+def ioprio_set(task: Task, which: int, who: int, priority: int) -> int:
+    kind, level = priority >> _IOPRIO_SHIFT, priority & (1 << _IOPRIO_SHIFT) - 1
+    if kind == _IO_REAL_TIME:
+        raise SyscallError(errno.EPERM)
+    too_much = {_IO_NONE: level > 0, _IO_BEST_EFFORT: level >= _IOPRIO_LEVELS, _IO_IDLE: False}
+    if too_much.get(kind, True):
+        raise SyscallError(errno.EINVAL)
+    ours = task.process.credentials
+    for process in _named(task, _io_which(which), who):
+        if not ours.is_root and process.credentials.ruid not in (ours.euid, ours.ruid):
+            raise SyscallError(errno.EPERM)
+        process.io_priority = priority
+    return 0
+
+
+def _io_which(which: int) -> int:
+    if which not in _IOPRIO_WHO:
+        raise SyscallError(errno.EINVAL)
+    return _IOPRIO_WHO[which]
 
 
 def _named(task: Task, which: int, who: int) -> list[Process]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from typing import TYPE_CHECKING, Final
@@ -19,8 +18,10 @@ if TYPE_CHECKING:
 _GRND_FLAGS: Final = 7
 _GRND_RANDOM, _GRND_INSECURE = 2, 4
 _MEMBARRIER_QUERY: Final = 0
-# GLOBAL, GLOBAL_EXPEDITED, its registration, PRIVATE_EXPEDITED, its registration.
-_MEMBARRIER_COMMANDS: Final = 1 | 2 | 4 | 8 | 16
+_GLOBAL, _GLOBAL_EXPEDITED, _REGISTER_GLOBAL = 1, 2, 4
+# Barriers among a process's own threads, by their number, need that of their registration first.
+_PRIVATE: Final = {8: 16, 32: 64}
+_MEMBARRIER_COMMANDS: Final = (_GLOBAL, _GLOBAL_EXPEDITED, _REGISTER_GLOBAL, *_PRIVATE, *_PRIVATE.values())
 
 
 def uname(task: Task, buffer: int) -> int:
@@ -41,7 +42,7 @@ async def getrandom(task: Task, buffer: int, length: int, flags: int) -> int:
             break
         done += min(CHUNK, length - done)
         if done < length:
-            await asyncio.sleep(0)
+            await task.turn()
     return done
 
 
@@ -50,10 +51,14 @@ async def membarrier(task: Task, command: int, flags: int, processor: int) -> in
     if flags:
         raise SyscallError(errno.EINVAL)
     if command == _MEMBARRIER_QUERY:
-        return _MEMBARRIER_COMMANDS
-    if command not in (1, 2, 4, 8, 16):
+        return sum(_MEMBARRIER_COMMANDS)
+    if command not in _MEMBARRIER_COMMANDS:
         raise SyscallError(errno.EINVAL)
-    if command in (1, 2, 8):
+    if command in _PRIVATE.values():
+        task.memory.barriers |= command
+    if _PRIVATE.get(command, 0) & ~task.memory.barriers:
+        raise SyscallError(errno.EPERM)
+    if command in (_GLOBAL, _GLOBAL_EXPEDITED, *_PRIVATE):
         for other in task.process.tasks.values():
             if other is not task and other.in_guest:
                 await other.leave_guest()

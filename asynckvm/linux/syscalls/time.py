@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 import time as host_time
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
 _MICROSECOND: Final = 1000
+# struct timex and what goes with it, <linux/timex.h>.
+_TIMEX: Final = struct.Struct("<I4xqqqqi4xqqqqqqqqi4xqqqqqi44x")
+_ADJ_OFFSET, _ADJ_ADJTIME, _ADJ_OFFSET_SS_READ = 0x0001, 0x8000, 0xA001
+_STA_UNSYNC: Final = 0x40
+_TIME_ERROR: Final = 5  # the clock is not synchronized
 
 
 def _now(task: Task, number: int) -> int:
@@ -54,6 +60,28 @@ def time(task: Task, buffer: int) -> int:
     if buffer:
         write_uint64(task.space, buffer, seconds)
     return seconds
+
+
+def adjtimex(task: Task, address: int) -> int:
+    return clock_adjtime(task, clock.CLOCK_REALTIME, address)
+
+
+def clock_adjtime(task: Task, number: int, address: int) -> int:
+    """What the clock is corrected by may be asked, and is nothing: nobody disciplines it from here."""
+    (modes,) = struct.unpack_from("<I", task.space.read(address, _TIMEX.size))
+    if number != clock.CLOCK_REALTIME:
+        clock.resolution(number)
+        raise SyscallError(errno.EOPNOTSUPP)
+    if modes & _ADJ_ADJTIME and not modes & _ADJ_OFFSET:
+        raise SyscallError(errno.EINVAL)
+    if modes not in (0, _ADJ_OFFSET_SS_READ):
+        raise SyscallError(errno.EPERM)
+    seconds, nanoseconds = divmod(_now(task, number), NANOSECONDS)
+    error, constant, precision, tolerance, tick = 16_000_000, 2, 1, 500 << 16, 10_000
+    times = seconds, nanoseconds // _MICROSECOND, tick
+    answer = (modes, 0, 0, error, error, _STA_UNSYNC, constant, precision, tolerance, *times, *[0] * 9)
+    task.space.write(address, _TIMEX.pack(*answer))
+    return _TIME_ERROR
 
 
 async def nanosleep(task: Task, request: int, remaining: int) -> int:

@@ -7,7 +7,6 @@ Source: read(2), write(2), readv(2), pipe(7), setrlimit(2) for RLIMIT_FSIZE.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import signal
@@ -24,7 +23,7 @@ from asynckvm.linux.signals import send
 from asynckvm.linux.usercopy import TRANSFER_MAX, read_iovecs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from asynckvm.linux.task import Task
 
@@ -70,6 +69,11 @@ def write(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int
         if not error.done:
             raise
         data = space.read(address, error.done)
+    return _write_now(task, file, data)
+
+
+def _write_now(task: Task, file: OpenFile, data: bytes) -> int | Awaitable[int]:
+    """Without a coroutine, if the file takes it all."""
     try:
         done = file.write_for(task, data)
     except BlockingIOError:
@@ -89,34 +93,54 @@ async def readv(task: Task, fd: int, vector: int, count: int) -> int:
     return await read_buffers(task, file, read_iovecs(task.space, vector, count), None)
 
 
-async def writev(task: Task, fd: int, vector: int, count: int) -> int:
+def writev(task: Task, fd: int, vector: int, count: int) -> int | Awaitable[int]:
     file = writable(task, fd)
-    return await write_buffers(task, file, read_iovecs(task.space, vector, count), None)
+    space = task.process.memory.space
+    buffers = read_iovecs(space, vector, count)
+    if sum([length for _, length in buffers]) > CHUNK or task.process.limits.soft(Limit.FSIZE) != INFINITY:
+        return write_buffers(task, file, buffers, None)
+    try:
+        data = b"".join([space.read(address, length) for address, length in buffers])
+    except GuestMemoryError:
+        return write_buffers(task, file, buffers, None)  # as far as it goes
+    return _write_now(task, file, data)
 
 
-async def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
-    file = readable(task, fd)
-    return await read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
+def pread64(task: Task, fd: int, address: int, length: int, offset: int) -> int | Awaitable[int]:
+    file = _seekable(readable, task, fd)
+    checked_offset(offset)
+    if length > CHUNK or offset > INT64_MAX - CHUNK:
+        return read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], offset)
+    data = file.pread(length, offset)
+    try:
+        task.process.memory.space.write(address, data)
+    except GuestMemoryError as error:
+        if not error.done:
+            raise
+        return error.done
+    if file.location is not None:
+        _tell(task, file, IN_ACCESS)
+    return len(data)
 
 
 async def pwrite64(task: Task, fd: int, address: int, length: int, offset: int) -> int:
-    file = writable(task, fd)
+    file = _seekable(writable, task, fd)
     return await write_buffers(task, file, [(address, min(length, TRANSFER_MAX))], checked_offset(offset))
 
 
 async def preadv(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = readable(task, fd)
+    file = _seekable(readable, task, fd)
     return await read_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def pwritev(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = writable(task, fd)
+    file = _seekable(writable, task, fd)
     return await write_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
 
 
 async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
     """With -1 as offset it is readv. `high` says nothing where a register holds the whole offset."""
-    file = readable(task, fd)
+    file = _seekable(readable, task, fd)
     if flags & ~_RWF_READ:
         raise SyscallError(errno.EOPNOTSUPP)
     buffers = read_iovecs(task.space, vector, count)
@@ -124,7 +148,7 @@ async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, hig
 
 
 async def pwritev2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
-    file = writable(task, fd)
+    file = _seekable(writable, task, fd)
     if flags & ~_RWF_WRITE:
         raise SyscallError(errno.EOPNOTSUPP)
     buffers, waiting = read_iovecs(task.space, vector, count), not flags & _RWF_NOWAIT
@@ -154,6 +178,16 @@ def writable(task: Task, fd: int) -> OpenFile:
     return file
 
 
+def _seekable(check: Callable[[Task, int], OpenFile], task: Task, fd: int) -> OpenFile:
+    """For calls that say where: to a file without positions that matters more than its access mode."""
+    try:
+        return check(task, fd)
+    except SyscallError:
+        if not task.process.files.get(fd).positioned:
+            raise SyscallError(errno.ESPIPE) from None
+        raise
+
+
 def checked_offset(offset: int) -> int:
     if offset < 0:
         raise SyscallError(errno.EINVAL)
@@ -167,8 +201,7 @@ def broken_pipe(task: Task) -> None:
 
 def _tell(task: Task, file: OpenFile, event: int) -> None:
     """Who watches the file, if anybody does."""
-    watches = task.process.fs.mounts.watches
-    if watches.files:
+    if file.location is not None and (watches := task.process.fs.mounts.watches).files:
         watches.about(file.location, event)
 
 
@@ -194,8 +227,7 @@ async def write_data(task: Task, file: OpenFile, data: bytes, offset: int | None
     """Write all of `data`, waiting for room; less when the file is non-blocking or fails later than at its first byte."""
     room = room_for(task, file, offset, len(data))
     done = await _write_all(task, file, data if room == len(data) else data[:room], offset, 0, waiting=waiting)
-    if file.location is not None:
-        _tell(task, file, IN_MODIFY)
+    _tell(task, file, IN_MODIFY)
     return done
 
 
@@ -230,10 +262,9 @@ async def read_buffers(
                     raise SyscallError(errno.EFAULT)
                 return done
             if not data or done >= total or not file.positioned:
-                if file.location is not None:
-                    _tell(task, file, IN_ACCESS)
+                _tell(task, file, IN_ACCESS)
                 return done
-            await asyncio.sleep(0)
+            await task.turn()
     except (SyscallError, OSError):
         if not done:
             raise
@@ -284,7 +315,7 @@ async def write_buffers(
     try:
         for data in _gather(task, buffers):
             if done:
-                await asyncio.sleep(0)
+                await task.turn()
             position = None if offset is None else offset + done
             if position is not None and position + len(data) > INT64_MAX:
                 raise SyscallError(errno.EFBIG if position == INT64_MAX else errno.EINVAL)

@@ -10,6 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from asynckvm.linux import busy
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.inotify import IN_ATTRIB, IN_MODIFY
 from asynckvm.linux.vfs.names import check_writable
@@ -72,6 +73,8 @@ def set_size(caller: Caller, location: Location, length: int) -> None:
         raise SyscallError(errno.EINVAL)
     check_writable(location)
     caller.check(attributes, os.W_OK)
+    if caller.task is not None:
+        busy.check_not_executed(caller.task.process.kernel, attributes)
     location.node.truncate(length)
     if not caller.is_root and (mode := without_privileges(attributes.mode)) is not None:
         location.node.change(Change(mode=mode))

@@ -31,14 +31,20 @@ _PAGES_MAX: Final = 4096
 _ZEROS: Final = bytes(PAGE)
 
 
-class Budget:
-    """Bytes and inodes that a mount, or all of a sandbox, may use. ENOSPC beyond."""
+# Files of the host that a sandbox may hold open, those behind its mapped files in memory included.
+DESCRIPTORS: Final = 2048
 
-    def __init__(self, size: int, inodes: int) -> None:
+
+class Budget:
+    """Bytes and inodes that a mount, or all of a sandbox, may use, and descriptors of this process. ENOSPC and ENFILE beyond."""
+
+    def __init__(self, size: int, inodes: int, descriptors: int = DESCRIPTORS) -> None:
         self.size = size
         self.inodes = inodes
+        self.descriptors = descriptors
         self.used = 0
         self.used_inodes = 0
+        self.used_descriptors = 0
 
     def charge(self, size: int) -> None:
         if self.used + size > self.size:
@@ -56,6 +62,14 @@ class Budget:
     def refund_inode(self) -> None:
         self.used_inodes -= 1
 
+    def charge_descriptor(self) -> None:
+        if self.used_descriptors >= self.descriptors:
+            raise SyscallError(errno.ENFILE)
+        self.used_descriptors += 1
+
+    def refund_descriptor(self) -> None:
+        self.used_descriptors -= 1
+
 
 class Content:
     """Bytes with holes. `size` is the length of the file; reads and writes never fail for another reason than the budget."""
@@ -64,6 +78,7 @@ class Content:
         self.size = 0
         self._budget = budget
         self._charged = 0
+        self._written = False  # by mappings of a view that was too short and is closed
         self._pages: dict[int, bytearray] = {}
         # Pages that are paid for and were never written.
         self._reserved: set[int] = set()
@@ -77,6 +92,7 @@ class Content:
             file.close()
         if self._fd >= 0:
             os.close(self._fd)
+            self._budget.refund_descriptor()
 
     @property
     def allocated(self) -> int:
@@ -198,15 +214,22 @@ class Content:
         """The host's descriptor of the bytes, which stays this object's. ENOSPC when the budget lacks the holes' room."""
         if self._fd < 0:
             length = max(_round(self.size), (max([*self._pages, *self._reserved], default=-1) + 1) * PAGE)
-            fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+            charged = length - self._charged
+            self._budget.charge_descriptor()
+            fd = -1
             try:
-                self._charge(length - self._charged)
+                self._charge(charged)
+                fd = os.memfd_create("guest", os.MFD_CLOEXEC)
                 os.ftruncate(fd, length)
+                for first, pages in self._runs():
+                    os.pwritev(fd, pages, first * PAGE)
             except BaseException:
-                os.close(fd)
+                if self._charged == length:
+                    self._charge(-charged)
+                if fd >= 0:
+                    os.close(fd)
+                self._budget.refund_descriptor()
                 raise
-            for first, pages in self._runs():
-                os.pwritev(fd, pages, first * PAGE)
             self._fd = fd
             self._pages.clear()
             self._reserved.clear()
@@ -226,11 +249,20 @@ class Content:
         if run:
             yield first, run
 
+    @property
+    def mapped_writable(self) -> bool:
+        """Whether there may be shared mappings that store to it, which forbids F_SEAL_WRITE."""
+        _, file = self._mapped.get(True, (0, None))
+        return self._written or (file is not None and file.references > 1)
+
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
         fd = self.descriptor()
+        # The file never grows beyond that.
+        length = min(length, max(self._charged, self._budget.size))
         covered, file = self._mapped.get(writable, (0, None))
         if file is None or length > covered:
             if file is not None:
+                self._written |= writable and file.references > 1
                 file.close()
             file = machine.open_file(fd, writable=writable, length=length)
             self._mapped[writable] = length, file

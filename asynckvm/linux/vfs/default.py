@@ -95,6 +95,7 @@ class Builder:
 
     def __init__(self, mounts: Mounts) -> None:
         self.mounts = mounts
+        self.budget = mounts.unnamed.budget
         self._fs = FileSystemContext(mounts, umask=0)
         self._caller = Caller(self._fs, _Root())
 
@@ -150,7 +151,7 @@ class Builder:
     def bind(self, bind: Bind) -> None:
         if not bind.target.startswith("/"):
             raise UsageError(f"a directory is bound at an absolute path, not at {bind.target!r}")
-        tree = HostTree(bind.source, writable=bind.writable)
+        tree = HostTree(bind.source, writable=bind.writable, budget=self.budget)
         self.mount(tree, bind.target, 0 if bind.writable else ST_RDONLY)
 
 
@@ -198,7 +199,7 @@ def _share(builder: Builder, path: str) -> None:
     if host.is_symlink():
         builder.link(path, str(host.readlink()))
     elif host.is_dir():
-        builder.mount(HostTree(host), path, ST_RDONLY)
+        builder.mount(HostTree(host, budget=builder.budget), path, ST_RDONLY)
 
 
 def _fill_etc(builder: Builder, user: User, hostname: str) -> None:

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.task import Task
     from asynckvm.linux.tty import Terminals
     from asynckvm.linux.vfs.caller import Caller
     from asynckvm.linux.vfs.location import Location
-    from asynckvm.platform import HostFile, Machine
 
 _DEV_MAGIC: Final = 0x01021994  # it looks like a tmpfs, as devtmpfs does
 _PTS_MAGIC: Final = 0x1CD1
 _ZEROS: Final = bytes(CHUNK)
+# What the random devices say they have, as Linux does since it stopped counting; and the request that asks.
+_ENTROPY: Final = 256
+_RNDGETENTCNT: Final = 0x80045200
 # /dev/pts has 256 names at most; none is longer.
 _DIGITS: Final = 3
 
@@ -70,45 +73,23 @@ class Null(OpenFile):
 
 
 class Zero(Null):
-    """Zeros without end. A private mapping of it is anonymous memory."""
+    """Zeros without end."""
 
-    def __init__(self, node: Synthetic, flags: int) -> None:
-        super().__init__(node, flags)
-        self._mapped: HostFile | None = None
-        self._covered = 0
+    maps_zeros = True
 
     def read(self, length: int) -> bytes:
-        return _ZEROS[:length] if length < CHUNK else _ZEROS
-
-    def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
-        """Pages of its own that nobody wrote to."""
-        if self._mapped is None or length > self._covered or writable:
-            fd = os.memfd_create("zero", os.MFD_CLOEXEC)
-            try:
-                os.ftruncate(fd, length)
-                mapped = machine.open_file(fd, writable=writable, length=length)
-            finally:
-                os.close(fd)
-            if self._mapped is not None:
-                self._mapped.close()
-            self._mapped, self._covered = mapped, length
-        return self._mapped
-
-    def close(self) -> None:
-        if self._mapped is not None:
-            self._mapped.close()
+        return _ZEROS[:length]
 
 
 class Full(Zero):
     """Zeros to read, no room to write."""
 
+    maps_zeros = False
+
     def write(self, data: bytes) -> int:
         if data:
             raise SyscallError(errno.ENOSPC)
         return 0
-
-    def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:  # noqa: ARG002
-        raise SyscallError(errno.ENODEV)
 
 
 class Random(Null):
@@ -116,6 +97,12 @@ class Random(Null):
 
     def read(self, length: int) -> bytes:
         return os.urandom(min(length, CHUNK))
+
+    def ioctl(self, task: Task, request: int, argument: int) -> int:
+        if request != _RNDGETENTCNT:
+            raise SyscallError(errno.ENOTTY)
+        task.space.write(argument, _ENTROPY.to_bytes(4, "little"))
+        return 0
 
     @property
     def pollable(self) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.files import OpenFile
     from asynckvm.linux.vfs.caller import Caller
+    from asynckvm.linux.vfs.content import Budget
     from asynckvm.linux.vfs.location import Location
 
 # <linux/magic.h>: file systems whose content is a kernel's state, through which a guest could reach this very process:
@@ -49,12 +50,20 @@ _USER_XATTR: Final = b"user."
 class HostTree(FileSystem):
     """The directory or regular file at `path`; a guest can change what is in it only when it is `writable`.
 
+    `budget` bounds how many of its files are open at a time.
     Raises OSError, UsageError for something that cannot be shared, CapabilityError on a kernel without openat2(2).
     """
 
     name = b"hostfs"
 
-    def __init__(self, path: str | bytes | os.PathLike[str], *, writable: bool = False, source: bytes = b"host") -> None:
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str],
+        *,
+        writable: bool = False,
+        source: bytes = b"host",
+        budget: Budget | None = None,
+    ) -> None:
         self.fd = -1
         require()
         real = os.path.realpath(os.fsencode(path))
@@ -71,6 +80,7 @@ class HostTree(FileSystem):
         self.device = status.st_dev
         self.source = source
         self.writable = writable
+        self.budget = budget
         # Entries that outlive a call, for renaming what somebody holds; and the meeting points of FIFOs and sockets.
         self.kept: weakref.WeakValueDictionary[int, HostEntry] = weakref.WeakValueDictionary()
         self.endpoints: weakref.WeakValueDictionary[tuple[int, int], Endpoint] = weakref.WeakValueDictionary()
@@ -80,9 +90,13 @@ class HostTree(FileSystem):
         self.base = name
         self._root = HostEntry(self, name, None, stat.S_IFMT(status.st_mode))
 
-    def __del__(self) -> None:
+    def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     @property
     def root(self) -> Entry:
@@ -128,7 +142,7 @@ class HostTree(FileSystem):
 class HostEntry(Entry, Node):
     """A name below the tree and what it leads to. `relative` is its path from the tree's directory, b"" for that itself."""
 
-    __slots__ = ("_endpoint", "_identity", "_status", "relative", "tree", "type")
+    __slots__ = ("_endpoint", "_identity", "_made", "_status", "relative", "tree", "type")
 
     leaps = True
 
@@ -140,6 +154,8 @@ class HostEntry(Entry, Node):
         self._identity = (status.st_dev, status.st_ino) if status is not None else None
         # Kept by whoever keeps the entry; there is one for all entries of the inode.
         self._endpoint: Endpoint | None = None
+        # Made by the call that is being answered: its maker may open it as it likes, whatever its mode.
+        self._made = False
         self.type = kind
         self.deleted = False
 
@@ -212,6 +228,7 @@ class HostEntry(Entry, Node):
 
     def settle(self) -> None:
         self._status = None
+        self._made = False
         if self.tree.writable:
             self.tree.kept[id(self)] = self
 
@@ -252,6 +269,22 @@ class HostEntry(Entry, Node):
 
     def open(self, flags: int, location: Location) -> OpenFile:  # noqa: ARG002
         self._check_writable(flags)
+        if self.tree.budget is None:
+            return self._open(flags)
+        self.tree.budget.charge_descriptor()
+        try:
+            file = self._open(flags)
+        except BaseException:
+            self.tree.budget.refund_descriptor()
+            raise
+        file.watch_close(self._closed)
+        return file
+
+    def _closed(self, file: OpenFile) -> None:  # noqa: ARG002
+        assert self.tree.budget is not None
+        self.tree.budget.refund_descriptor()
+
+    def _open(self, flags: int) -> OpenFile:
         fd = self.reach()
         try:
             # By its descriptor: what is opened is what was looked at, whatever its name means by now.
@@ -260,8 +293,8 @@ class HostEntry(Entry, Node):
                 return HostDirectory(opened, flags)
             if self.type != stat.S_IFREG:
                 raise SyscallError(errno.ENXIO if self.type == stat.S_IFSOCK else errno.EACCES)
-            opened = os.open(f"/proc/self/fd/{fd}", flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            return HostDescriptor(opened, flags, regular=True)
+            how = flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return HostDescriptor(host_names.open_regular(fd, how, made=self._made), flags, regular=True)
         finally:
             os.close(fd)
 
@@ -283,7 +316,9 @@ class HostEntry(Entry, Node):
             host_names.make(fd, name, mode, owner, target)
         relative = self.below(name)
         status = self.tree.look(relative)
-        return HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
+        made = HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
+        made._made = True
+        return made
 
     def link(self, entry: Entry, name: bytes, node: Node) -> None:  # noqa: ARG002
         if not isinstance(node, HostEntry) or node.tree is not self.tree:

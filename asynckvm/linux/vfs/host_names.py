@@ -70,6 +70,22 @@ def make(fd: int, name: bytes, mode: int, owner: Owner, target: bytes) -> None:
             os.close(made)
 
 
+def open_regular(fd: int, flags: int, *, made: bool) -> int:
+    """Open the file behind the O_PATH descriptor `fd`; whatever its mode when it was just `made`."""
+    path = f"/proc/self/fd/{fd}"
+    try:
+        return os.open(path, flags)
+    except PermissionError:
+        if not made:
+            raise
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)  # noqa: PTH101
+        try:
+            return os.open(path, flags)
+        finally:
+            os.chmod(path, mode)  # noqa: PTH101
+
+
 def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> None:
     check_name(old)
     check_name(new)

@@ -82,6 +82,11 @@ class Mounts:
         return iter(self._mounts)
 
     @property
+    def kinds(self) -> list[bytes]:
+        """The types of file systems, for /proc/filesystems."""
+        return list(dict.fromkeys([b"proc", b"tmpfs", b"devtmpfs", b"devpts", *(mount.fs.name for mount in self._mounts)]))
+
+    @property
     def root(self) -> Location:
         mount = self._mounts[0]
         return self.top(Location(mount, mount.root))
@@ -102,6 +107,12 @@ class Mounts:
         while location.mount.children and (mount := location.mount.children.get(location.entry)) is not None:
             location = Location(mount, mount.root)
         return location
+
+    def close(self) -> None:
+        """No program will look at them any more."""
+        for mount in (self.memory, *self._mounts):
+            mount.fs.close()
+            mount.children.clear()
 
     def rows(self, root: Location | None = None) -> Iterator[Row]:
         """In the order of mounting; only those below `root`, as seen from there."""

@@ -6,6 +6,7 @@ do what is decided by its callers (`names`, `changes`, `opening`). Source: inode
 
 from __future__ import annotations
 
+import abc
 import errno
 import itertools
 import os
@@ -121,7 +122,7 @@ class Entry:
         return 1
 
 
-class FileSystem:
+class FileSystem(abc.ABC):
     """A mounted thing: `root` is its tree, `name` its type in /proc/mounts, `source` what was mounted."""
 
     name: bytes = b"none"
@@ -132,14 +133,17 @@ class FileSystem:
         self.device = os.makedev(0, next(_devices))
 
     @property
-    def root(self) -> Entry:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def root(self) -> Entry: ...
 
     def statistics(self) -> Statistics:
         raise SyscallError(errno.ENOSYS)
 
+    def close(self) -> None:  # noqa: B027
+        """Give back what it holds of the host. Nobody uses it any more."""
 
-class Node:
+
+class Node(abc.ABC):
     """An inode. What raises here is what most kinds refuse."""
 
     __slots__ = ()
@@ -150,9 +154,9 @@ class Node:
     linkable: bool = False
 
     @property
+    @abc.abstractmethod
     def identity(self) -> tuple[int, int]:
         """(device, inode): equal for two nodes of one file. Locks and watches belong to it."""
-        raise NotImplementedError
 
     @property
     def is_directory(self) -> bool:
@@ -162,10 +166,10 @@ class Node:
     def is_link(self) -> bool:
         return self.type == stat.S_IFLNK
 
-    def attributes(self) -> Attributes:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def attributes(self) -> Attributes: ...
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """The node is kept beyond this call: nothing about it may be remembered that others can change."""
 
     # ------------------------------------------------------------ reading

@@ -10,6 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from asynckvm.linux import busy
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.inotify import IN_MODIFY
 from asynckvm.linux.files.memory import MemoryFile
@@ -63,6 +64,9 @@ def open_program(caller: Caller, location: Location) -> OpenFile:
     if not stat.S_ISREG(attributes.mode) or location.mount.no_exec:
         raise SyscallError(errno.EACCES)
     caller.check(attributes, os.X_OK)
+    # A memory file may be executed by who made it: the descriptor of memfd_create(2) does not count as a writer.
+    if caller.task is not None and location.mount is not caller.fs.mounts.memory:
+        busy.check_not_written(caller.task.process.kernel, attributes)
     return _open(location, os.O_RDONLY)
 
 
@@ -140,6 +144,8 @@ def check_open(caller: Caller, found: Found, flags: int) -> Attributes:
     caller.check(attributes, wanted | (os.W_OK if flags & os.O_TRUNC else 0))
     if flags & os.O_NOATIME and not caller.owns(attributes):
         raise SyscallError(errno.EPERM)
+    if changing and caller.task is not None and stat.S_ISREG(mode):
+        busy.check_not_executed(caller.task.process.kernel, attributes)
     return attributes
 
 
@@ -155,6 +161,7 @@ def open_found(caller: Caller, found: Found, flags: int) -> OpenFile:
     if found.created:
         flags &= ~os.O_TRUNC
     file = _open(location, flags)
+    file.created = found.created
     if not caller.is_root:
         if flags & os.O_TRUNC and (kept := without_privileges(mode)) is not None:
             location.node.change(Change(mode=kept))

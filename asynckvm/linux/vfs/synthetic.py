@@ -6,6 +6,7 @@ however long it is. Source: Documentation/filesystems/seq_file.rst, getdents64(2
 
 from __future__ import annotations
 
+import abc
 import errno
 import os
 import stat
@@ -35,7 +36,7 @@ _PIECES: Final = 1024
 STORE_BYTES: Final = 4096
 
 
-class SyntheticFileSystem(FileSystem):
+class SyntheticFileSystem(FileSystem, abc.ABC):
     """`magic` is what statfs(2) tells. All of its files seem to be as old as the mount."""
 
     def __init__(self, name: bytes, magic: int) -> None:
@@ -49,9 +50,9 @@ class SyntheticFileSystem(FileSystem):
     def root(self) -> Entry:
         return self._root
 
+    @abc.abstractmethod
     def make_root(self) -> Directory:
         """Called once."""
-        raise NotImplementedError
 
     def statistics(self) -> Statistics:
         return Statistics(self._magic)
@@ -105,7 +106,7 @@ class Name(NamedTuple):
     inode: int
 
 
-class Directory(Synthetic):
+class Directory(Synthetic, abc.ABC):
     """What is in it is decided by `find` and `names`, each time anew; names that are numbers come last, in their order."""
 
     version = 0
@@ -113,11 +114,13 @@ class Directory(Synthetic):
     def __init__(self, fs: SyntheticFileSystem, key: bytes, mode: int = 0o555, owner: Owner = ROOT) -> None:
         super().__init__(fs, key, stat.S_IFDIR | mode, owner)
 
+    @abc.abstractmethod
     def find(self, name: bytes, caller: Caller) -> Node | None:
-        raise NotImplementedError
+        """None when there is nothing of that name."""
 
+    @abc.abstractmethod
     def names(self) -> Iterable[Name]:
-        raise NotImplementedError
+        """All but "." and ".."."""
 
     def lookup(self, entry: Entry, name: bytes, caller: Caller) -> Entry:
         node = self.find(name, caller)

@@ -189,7 +189,7 @@ static void process(void)
 	SHOW(prctl(PR_GET_NAME, title));
 	printf("%s\n", title);
 	SHOW(getuid() == geteuid());
-	SHOW(getpid() == gettid() && getppid() > 0);
+	SHOW(getpid() == gettid() && getppid() >= 0);
 	SHOW(kill(getpid(), 0));
 	SHOW(kill(getpid(), 99));
 	SHOW(raise(SIGCHLD));

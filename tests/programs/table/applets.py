@@ -47,7 +47,7 @@ _COMMANDS: dict[str, str] = {
     "hexdump": "hexdump -C text | head -n 3; hd table | head -n 1; xxd text | head -n 2; od -c table | head -n 2; od -An -tx1 table | head -n 1; hexdump -e '4/1 \"%02x \" \"\\n\"' table | head -n 2",
     "hostid": "hostid | wc -c; hostname | wc -l; whoami; id -u; id -un; logname >/dev/null 2>&1; groups | wc -l",
     "install": "install -m 600 text t; stat -c %a t; install -d x/y/z; ls x/y; install -D text q/r/s; cmp text q/r/s && echo same",
-    "kill": "sleep 30 & kill -l 9; kill $!; wait $!; echo $?; kill -0 99999; echo $?; sleep 30 & kill -USR1 $!; wait $!; echo $?",
+    "kill": "sleep 30 & kill -l 9; kill $!; wait $! 2>/dev/null; echo $?; kill -0 99999; echo $?; sleep 30 & kill -USR1 $!; wait $! 2>/dev/null; echo $?",
     "ln": "ln text hard; ln -s text soft; ln -s nowhere dangling; ls -l | awk '{ print $1, $2, $9, $10, $11 }'; cat soft; readlink dangling; readlink -f soft | xargs basename; ln text hard; echo $?",
     "ls": "mkdir d; ln -s text l; touch -d @0 old; chmod 600 old; ls; ls -a; ls -F; ls -1r; ls -l old | tr -s ' '; ls -d d; ls -S; ls -p; ls missing; echo $?",
     "lzma": "lzcat text.lzma 2>&1 | wc -l; lzop -c text 2>/dev/null | lzop -dc | cmp - text; xz -dc missing; echo $?",

@@ -46,20 +46,24 @@ def _row(name: str, call: str) -> Row:
     return Row(f"terminal-{name}", ("/usr/bin/python3", "-c", _TYPIST + call), normal=(_ESCAPES, _JOBS, _ECHO))
 
 
+_BASH = 'play(["bash", "--norc", "--noediting", "-i"], '
+
+# Keys are sent when the prompt is there, or what waits for them has said so: the echo then has one place.
 ROWS: tuple[Row, ...] = (
-    _row("dash", 'play(["dash", "-i"], [(b"$ ", b"echo hello; tty | cut -c 1-9; test -t 0; echo $?\\n"), (b"0\\r\\n$ ", b"stty size\\n"), (b"$ ", b"exit 3\\n")])'),
-    _row("bash", 'play(["bash", "--norc", "--noediting", "-i"], [(b"$ ", b"echo $-; echo $((6*7))\\n"), (b"42\\r\\n", b"cat\\n"), (b"cat\\r\\n", b"typed\\n"), (b"typed\\r\\ntyped\\r\\n", b"\\x04"), (b"$ ", b"exit 5\\n")])'),
-    _row("bash-readline", 'play(["bash", "--norc", "-i"], [(b"$ ", b"echo abd\\x7fc\\n"), (b"\\nabc\\r\\n", b"ech\\to tab\\n"), (b"\\ntab", b"exit\\n")])'),
-    _row("interrupt", 'play(["bash", "--norc", "--noediting", "-i"], [(b"$ ", b"echo st\'\'art; sleep 30; echo no\\n"), (b"start\\r\\n", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x03"))), (b"$ ", b"echo $?\\n"), (b"130\\r\\n", b"exit\\n")])'),
-    _row("suspend", 'play(["bash", "--norc", "--noediting", "-i"], [(b"$ ", b"echo st\'\'art; sleep 30\\n"), (b"start\\r\\n", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x1a"))), (b"Stopped", b"jobs\\n"), (b"Stopped", b"bg; jobs\\n"), (b"Running", b"kill %1; wait %1; echo $?\\n"), (b"143\\r\\n", b"exit\\n")])'),
-    _row("background-read", 'play(["bash", "--norc", "--noediting", "-i"], [(b"$ ", b"cat &\\n"), (b"$ ", b"sleep 0.5; jobs\\n"), (b"Stopped", b"kill -9 %1; wait; echo do\'\'ne\\n"), (b"done\\r\\n", b"exit\\n")])'),
-    _row("quit", 'play(["sh", "-c", "trap \'echo quit\' QUIT; trap \'echo int\' INT; echo re\'\'ady; read x; echo $x; read y; echo $y"], [(b"ready", b"\\x1c"), (b"quit", b"a\\n"), (b"a\\r\\n", b"b\\n")])'),
+    _row("dash", 'play(["dash", "-i"], [(b"$ ", b"echo hello; tty | cut -c 1-9; test -t 0; echo $?\\n"), (b"\\n0\\r\\n$ ", b"stty size\\n"), (b"$ ", b"exit 3\\n")])'),
+    _row("bash", _BASH + '[(b"$ ", b"echo $-; echo $((6*7))\\n"), (b"42\\r\\n$ ", b"echo on; cat\\n"), (b"\\non\\r\\n", b"typed\\n"), (b"typed\\r\\ntyped\\r\\n", b"\\x04"), (b"$ ", b"exit 5\\n")])'),
+    _row("bash-readline", 'play(["bash", "--norc", "-i"], [(b"$ ", b"echo abd\\x7fc\\n"), (b"\\nabc\\r\\n", b""), (b"$ ", b"ech\\t tab\\n"), (b"tab\\r\\n", b""), (b"$ ", b"exit\\n")])'),
+    _row("interrupt", _BASH + '[(b"$ ", b"echo st\'\'art; sleep 30; echo no\\n"), (b"start\\r\\n", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x03"))), (b"$ ", b"echo $?\\n"), (b"130\\r\\n$ ", b"exit\\n")])'),
+    _row("suspend", _BASH + '[(b"$ ", b"echo st\'\'art; sleep 30\\n"), (b"start\\r\\n", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x1a"))), (b"Stopped", b""), (b"$ ", b"jobs\\n"), (b"Stopped", b""), (b"$ ", b"bg\\n"), (b"$ ", b"jobs\\n"), (b"Running", b""), (b"$ ", b"kill %1; wait %1; echo $?\\n"), (b"143\\r\\n", b""), (b"$ ", b"exit\\n")])'),
+    _row("foreground", _BASH + '[(b"$ ", b"cat\\n"), (b"cat\\r\\n", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x1a"))), (b"Stopped", b""), (b"$ ", b"fg\\n"), (b"fg\\r\\ncat\\r\\n", b"line\\n"), (b"line\\r\\nline\\r\\n", b"\\x04"), (b"$ ", b"echo $?; exit\\n")])'),
+    _row("background-read", _BASH + '[(b"$ ", b"cat & sleep 0.5; jobs\\n"), (b"Stopped", b""), (b"$ ", b"kill -9 %1; sleep 0.2; echo do\'\'ne\\n"), (b"done\\r\\n", b""), (b"$ ", b"exit\\n")])'),
+    _row("quit", 'play(["sh", "-c", "trap \'echo quit\' QUIT; echo re\'\'ady; sleep 30; echo after $?"], [(b"ready\\r\\n", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x1c")))])'),
     _row("raw", 'play(["python3", "-c", "import sys, tty, termios, os; old = termios.tcgetattr(0); tty.setraw(0); os.write(1, b\'raw\'); d = os.read(0, 1); d += os.read(0, 1); termios.tcsetattr(0, termios.TCSADRAIN, old); print(repr(d), old[3] & termios.ICANON != 0)"], [(b"raw", b"\\x03"), (b"", b"\\r")])'),
-    _row("canonical", 'play(["sh", "-c", "echo re\'\'ady; read a; echo \\"<$a>\\"; cat"], [(b"ready", b"wrog\\x7fng\\x15right word\\x17line\\n"), (b">", b"ab\\x16\\x04c\\n"), (b"c\\r\\n", b"partial\\x04\\x04")])'),
-    _row("no-echo", 'play(["sh", "-c", "stty -echo; echo re\'\'ady; read p; stty echo; echo; echo \\"got $p\\"; stty -a | grep -o \'speed [0-9]* baud\'; stty sane; stty -g | tr -d 0-9a-f | wc -c"], [(b"ready", b"secret\\n")])'),
-    _row("size", 'play(["sh", "-c", "stty size; trap \'stty size; exit 0\' WINCH; echo re\'\'ady; while :; do sleep 0.1; done"], [(b"ready", lambda pid, fd: fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 132, 0, 0)))], 30, 100)'),
-    _row("repl", 'play(["python3", "-q"], [(b">>> ", b"6 * 7\\n"), (b"42\\r\\n>>> ", b"def f(x):\\n  return x + 1\\n\\n"), (b">>> ", b"f(1)\\n"), (b"2\\r\\n>>> ", b"1 / 0\\n"), (b"ZeroDivisionError", b"import sys; sys.stdin.isatty()\\n"), (b"True", b"\\x04")])'),
-    _row("repl-interrupt", 'play(["python3", "-q"], [(b">>> ", b"import time; print(\'st\' + \'art\'); time.sleep(30)\\n"), (b"start", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x03"))), (b"KeyboardInterrupt", b"exit(4)\\n")])'),
+    _row("canonical", 'play(["sh", "-c", "echo re\'\'ady; read a; echo \\"<$a>\\"; cat"], [(b"ready\\r\\n", b"wrog\\x7fng\\x15right word\\x17line\\n"), (b">\\r\\n", b"ab\\x16\\x04c\\n"), (b"c\\r\\nab\\x04c\\r\\n", b"partial\\x04\\x04")])'),
+    _row("no-echo", 'play(["sh", "-c", "stty -echo; echo re\'\'ady; read p; stty echo; echo; echo \\"got $p\\"; stty -a | grep -o \'speed [0-9]* baud\'; stty sane; stty -g | tr -d 0-9a-f | wc -c"], [(b"ready\\r\\n", b"secret\\n")])'),
+    _row("size", 'play(["bash", "-c", "stty size; trap \'stty size; exit 0\' WINCH; echo re\'\'ady; while :; do sleep 0.1; done"], [(b"ready\\r\\n", lambda pid, fd: fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 132, 0, 0)))], 30, 100)'),
+    _row("repl", 'play(["python3", "-q"], [(b">>> ", b"6 * 7\\n"), (b"42\\r\\n", b""), (b">>> ", b"def f(x):\\n"), (b"... ", b"  return x + 1\\n"), (b"... ", b"\\n"), (b">>> ", b"f(1)\\n"), (b"2\\r\\n", b""), (b">>> ", b"1 / 0\\n"), (b"ZeroDivisionError", b""), (b">>> ", b"import sys; sys.stdin.isatty()\\n"), (b"True", b""), (b">>> ", b"\\x04")])'),
+    _row("repl-interrupt", 'play(["python3", "-q"], [(b">>> ", b"import time; print(\'st\' + \'art\'); time.sleep(30)\\n"), (b"start\\r\\n", lambda pid, fd: (time.sleep(0.5), os.write(fd, b"\\x03"))), (b"KeyboardInterrupt", b""), (b">>> ", b"exit(4)\\n")])'),
     _row("hangup", 'import signal\npid, fd = pty.fork()\nif pid == 0:\n    os.write(1, b"up"); time.sleep(20); os._exit(0)\nprint(os.read(fd, 10)); os.close(fd); print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))'),
     Row("terminal-script", "script -qec 'tty -s && echo terminal; stty -a | grep -c isig; exit 6' /dev/null </dev/null; echo $?", normal=(_ECHO,), needs=("script",)),
     Row("terminal-none", "tty; stty size; echo $?; [ -t 0 ]; echo $?; ps -o tty= -p $$ | wc -l", needs=("ps",)),

@@ -16,10 +16,11 @@ import pytest
 from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import OpenFile
+from asynckvm.linux.leases import LeaseTable
 from asynckvm.linux.syscalls import changes, descriptors, directories, names, opening, status, xattrs
 from asynckvm.linux.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
 from asynckvm.linux.vfs import FileSystemContext
-from support.fake_task import DATA, FakeTask
+from support.fake_tasks import DATA, lone_task
 from support.sandbox_files import Files, failure
 
 PATH = DATA + 0x8000
@@ -39,7 +40,9 @@ def files() -> Files:
 
 @pytest.fixture
 def task(files: Files) -> Any:
-    return FakeTask(fs=FileSystemContext(files.mounts), credentials=Credentials())
+    task = lone_task(fs=FileSystemContext(files.mounts), credentials=Credentials())
+    task.process.kernel.leases = LeaseTable()
+    return task
 
 
 def put(task: Any, text: bytes) -> int:

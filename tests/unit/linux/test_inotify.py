@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 import struct
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +14,12 @@ from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import inotify as events
 from asynckvm.linux.files.inotify import Inotify
-from asynckvm.linux.limits import Limits
 from asynckvm.linux.syscalls import inotify, transfer
 from asynckvm.linux.vfs import Budget, Caller, FileSystemContext, HostTree, Mounts, Tmpfs, resolve
 from asynckvm.linux.vfs.changes import set_mode, set_size
 from asynckvm.linux.vfs.names import link, make, remove_directory, rename, unlink
 from asynckvm.linux.vfs.opening import open_file
-from support.fake_task import DATA, FakeTask, result
+from support.fake_tasks import DATA, lone_task, result
 
 ALL, ISDIR = events.IN_ALL_EVENTS, events.IN_ISDIR
 HEAD = struct.Struct("<iIII")
@@ -33,8 +31,7 @@ class World:
     def __init__(self, root: Any) -> None:
         mounts = Mounts(root)
         self.fs = FileSystemContext(mounts)
-        task: Any = FakeTask(fs=self.fs, credentials=Credentials(), limits=Limits.default(10))
-        task.process.memory = SimpleNamespace(space=task.space)
+        task: Any = lone_task(fs=self.fs, credentials=Credentials())
         self.task = task
         self.caller = Caller(self.fs, task.process.credentials, task)
         self.root = mounts.root

@@ -286,6 +286,16 @@ def test_half_close(world: Any, family: int) -> None:
     fails(errno.ENOTCONN, client.getpeername)
 
 
+def test_much_is_not_written_to_a_closed_connection(world: Any) -> None:
+    client, server = connected(world, V4)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server.close()
+    settled(client, RDHUP)
+    assert 0 < client.send(bytes(4 << 20), socket.MSG_NOSIGNAL) < 4 << 20
+    settled(client, HUP)
+    fails(errno.EPIPE, client.send, b"x", socket.MSG_NOSIGNAL)
+
+
 def test_writing_to_a_closed_connection(world: Any) -> None:
     client, server = connected(world, V4)
     server.close()

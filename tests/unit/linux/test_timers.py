@@ -13,6 +13,7 @@ import pytest
 
 from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.limits import INFINITY, Limit
 from asynckvm.linux.signals import deliver
 from asynckvm.linux.signals.action import Action
 from asynckvm.linux.signals.numbers import SI_KERNEL, SI_TIMER, SIG_IGN, bit
@@ -170,19 +171,54 @@ async def test_an_ignored_alarm_is_looked_at_ever_more_rarely(process: Any, task
     process.timers.close()
 
 
+def running(task: Any) -> list[asyncio.TimerHandle]:
+    """The thread uses a millisecond of processor time every two; the last handle stops it."""
+    loop = asyncio.get_running_loop()
+    handles: list[asyncio.TimerHandle] = []
+
+    def run() -> None:
+        task.cpu_ns += MILLISECOND
+        handles.append(loop.call_later(0.002, run))
+
+    run()
+    return handles
+
+
+async def test_a_limit_of_processor_time(process: Any, task: Any) -> None:
+    process.limits[Limit.CPU] = (1, 3)
+    process.timers.watch_limit()
+    task.cpu_ns = NANOSECONDS - MILLISECOND
+    handles = running(task)
+    await signalled(task, signal.SIGXCPU)
+    assert process.limits[Limit.CPU] == (2, 3)
+    task.cpu_ns = 2 * NANOSECONDS
+    await signalled(task, signal.SIGXCPU)
+    assert process.limits[Limit.CPU] == (3, 3)
+    assert process.ended is None
+    task.cpu_ns = 3 * NANOSECONDS
+    async with asyncio.timeout(SECONDS):
+        while process.ended is None:
+            await asyncio.sleep(0)
+    assert process.ended.signal == signal.SIGKILL
+    handles[-1].cancel()
+    process.timers.close()
+
+
+async def test_a_limit_that_is_taken_back(process: Any, task: Any) -> None:
+    process.limits[Limit.CPU] = (1, INFINITY)
+    process.timers.watch_limit()
+    process.limits[Limit.CPU] = (INFINITY, INFINITY)
+    process.timers.watch_limit()
+    task.cpu_ns = 2 * NANOSECONDS
+    assert process.timers._limit.timer.left == 0
+    process.timers.close()
+
+
 @pytest.mark.parametrize("which", [1, 2])
 async def test_processor_time(which: int, process: Any, task: Any) -> None:
     number = (signal.SIGVTALRM, signal.SIGPROF)[which - 1]
     calls.setitimer(task, which, put(task, NEW, "qqqq", 0, 0, 0, 2000), 0)
-    loop = asyncio.get_running_loop()
-
-    def run() -> None:
-        # The thread runs only while somebody looks, as counters show it.
-        task.cpu_ns += MILLISECOND
-        handles.append(loop.call_later(0.002, run))
-
-    handles: list[asyncio.TimerHandle] = []
-    run()
+    handles = running(task)
     await signalled(task, number)
     handles[-1].cancel()
     assert task.cpu_ns >= 2 * MILLISECOND

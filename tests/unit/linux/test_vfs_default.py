@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from asynckvm.errors import UsageError
-from asynckvm.linux.vfs import Tmpfs, default
+from asynckvm.linux.files.memory import MemoryFile
+from asynckvm.linux.vfs import HostTree, Tmpfs, default
 from support.sandbox_files import Files, failure
 
 
@@ -71,6 +75,30 @@ def test_the_room_is_one_for_all_places() -> None:
     assert failure(files.write, b"/work/c", b"x") == "ENOSPC"
 
 
+def test_descriptors_of_the_host_are_bounded() -> None:
+    files = Files(default.build())
+    budget = files.mounts.unnamed.budget
+    budget.descriptors = 10
+    held = [files.open(b"/usr/bin/env") for _ in range(9)] + [files.open(b"/usr", os.O_DIRECTORY)]
+    assert failure(files.open, b"/usr/bin/env") == "ENFILE"
+    assert failure(files.list, b"/usr/bin") == "ENFILE"
+    memory = files.open(b"/tmp/file", os.O_RDWR | os.O_CREAT)
+    assert isinstance(memory, MemoryFile)
+    assert failure(memory.inode.content.descriptor) == "ENFILE"
+    held.pop().release()
+    assert failure(files.open, b"/usr/bin/none") == "ENOENT"
+    assert failure(memory.inode.content.descriptor) == ""
+    assert failure(files.open, b"/usr/bin/env") == "ENFILE"
+    for file in held:
+        file.release()
+    assert budget.used_descriptors == 1
+    files.unlink(b"/tmp/file")
+    memory.release()
+    del memory
+    gc.collect()
+    assert budget.used_descriptors == 0
+
+
 def test_binds(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").write_text("read")
@@ -126,6 +154,30 @@ def test_held_places_follow_renames_in_a_bind(tmp_path: Path) -> None:
     files.chdir(b"/work/x")
     files.rename(b"/work/x", b"/work/y", 2)
     assert files.context.directory.path == b"/work/y"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
+def test_who_makes_a_file_may_write_it_whatever_its_mode() -> None:
+    # Not below tmp_path, which other users may not enter.
+    shared = Path(tempfile.mkdtemp())
+    os.chown(shared, 12345, 12345)
+    files = Files()
+    files.mkdir(b"/work")
+    os.setegid(12345)
+    os.seteuid(12345)
+    try:
+        files.mount(HostTree(shared, writable=True), b"/work")
+        file = files.open(b"/work/file", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        assert file.write(b"content") == 7
+        assert failure(files.open, b"/work/file", os.O_WRONLY) == "EACCES"
+        assert files.read(b"/work/file") == b"content"
+        file.release()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    status = (shared / "file").stat()
+    shutil.rmtree(shared)
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o444, 12345)
 
 
 def test_file_systems_of_others_are_mounted(files: Files) -> None:

@@ -70,11 +70,16 @@ def _line(process: Process, region: Region) -> bytes:
 
 
 def _name(process: Process, region: Region) -> bytes:
-    memory, loaded = process.memory, process.program.loaded
-    if region.file:
-        return memory.names.get(region.file, b"").replace(b"\n", b"\\012")
-    if loaded.stack[0] <= region.start < loaded.stack[1]:
-        return b"[stack]"
+    memory, program = process.memory, process.program
+    loaded = program.loaded
     if loaded.vdso[0] <= region.start < loaded.vdso[1]:
         return b"[vdso]" if region.access & Access.EXECUTE else b"[vvar]"
-    return b"[heap]" if memory.heap_start <= region.start < memory.heap_end else b""
+    if region.file:
+        name = memory.names.get(region.file)
+        if name is None and program.location is not None and loaded.code[0] - PAGE <= region.start < loaded.heap:
+            name = program.location.path  # what the loader mapped
+        return (name or b"").replace(b"\n", b"\\012")
+    if loaded.stack[0] <= region.start < loaded.stack[1]:
+        return b"[stack]"
+    # Zeroed memory of the program right before the heap may be one region with it.
+    return b"[heap]" if region.start < memory.heap_end and memory.heap_start < region.end else b""

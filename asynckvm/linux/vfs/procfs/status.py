@@ -239,7 +239,7 @@ def status(process: Process, task: Task | None) -> Iterator[bytes]:
     yield b"Threads:\t%d\n" % len(process.tasks)
     yield from _signals(process, task or process.leader)
     yield b"CapInh:\t%016x\nCapPrm:\t%016x\nCapEff:\t%016x\nCapBnd:\t%016x\nCapAmb:\t%016x\n" % (
-        who.inheritable, who.permitted_capabilities, who.effective_capabilities, who.bounding, 0,
+        who.inheritable, who.permitted_capabilities, who.effective_capabilities, who.bounding, who.ambient,
     )  # fmt: skip
     yield b"NoNewPrivs:\t%d\nSeccomp:\t0\nSeccomp_filters:\t0\n" % who.no_new_privileges
     count = processors(process.kernel)
@@ -254,8 +254,9 @@ def _memory(process: Process) -> Iterator[bytes]:
     peak = max(resident, process.resident_max * PAGE // 1024)
     loaded = process.program.loaded
     stack, code = (loaded.stack[1] - loaded.stack[0]) // 1024, -(-(loaded.code[1] - loaded.code[0]) // 1024)
+    locked = process.memory.locked.total // 1024
     rows = {
-        b"VmPeak": size, b"VmSize": size, b"VmLck": 0, b"VmPin": 0, b"VmHWM": peak, b"VmRSS": resident, b"RssAnon": resident,
+        b"VmPeak": size, b"VmSize": size, b"VmLck": locked, b"VmPin": 0, b"VmHWM": peak, b"VmRSS": resident, b"RssAnon": resident,
         b"RssFile": 0, b"RssShmem": 0, b"VmData": max(0, size - stack - code), b"VmStk": stack, b"VmExe": code, b"VmLib": 0,
         b"VmPTE": 0, b"VmSwap": 0,
     }  # fmt: skip

@@ -117,8 +117,7 @@ def _version(kernel: Kernel) -> Iterable[bytes]:  # noqa: ARG001
 
 
 def _filesystems(kernel: Kernel) -> Iterator[bytes]:
-    names = dict.fromkeys([b"proc", b"tmpfs", b"devtmpfs", b"devpts", *(mount.fs.name for mount in kernel.mounts)])
-    for name in names:
+    for name in kernel.mounts.kinds:
         yield b"nodev\t%s\n" % name
 
 

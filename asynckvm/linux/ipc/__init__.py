@@ -1,0 +1,1 @@
+"""System V interprocess communication: objects that processes find by a key and that stay until somebody removes them."""
