@@ -20,6 +20,7 @@ from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.limits import Limits
+from asynckvm.linux.locked import LockedRanges
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.streams import Capture
@@ -73,7 +74,8 @@ class Sandbox:
         group = ProcessGroup(pid, Session(pid, None))
         process: Any = SimpleNamespace(
             kernel=self.kernel, pid=pid, group=group, session=group.session, parent_pid=1, credentials=Credentials.of(user, user),
-            memory=SimpleNamespace(space=space, heap_start=HEAP, heap_end=HEAP + 2 * PAGE, names={}), files=DescriptorTable(),
+            memory=SimpleNamespace(space=space, heap_start=HEAP, heap_end=HEAP + 2 * PAGE, names={}, locked=LockedRanges()),
+            files=DescriptorTable(),
             fs=FileSystemContext(self.mounts, directory=location),
             program=SimpleNamespace(loaded=loaded, location=location, identity=(0, 0)),
             limits=Limits.default(10), actions=ActionTable(), pending=SignalQueue(), job=SimpleNamespace(stopped=0), tasks={},
