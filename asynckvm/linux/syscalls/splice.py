@@ -6,7 +6,6 @@ Nothing is lost on the way: from a pipe only what its target took is taken, and 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
@@ -100,7 +99,7 @@ async def _copy(task: Task, source: OpenFile, start: int, target: OpenFile, offs
             done += written
             if written < len(data) or task.interrupted:
                 break
-            await asyncio.sleep(0)
+            await task.turn()
     except (SyscallError, OSError):
         if not done:
             raise

@@ -20,7 +20,7 @@ from asynckvm.linux.leases import LeaseTable
 from asynckvm.linux.syscalls import changes, descriptors, directories, names, opening, status, xattrs
 from asynckvm.linux.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
 from asynckvm.linux.vfs import FileSystemContext
-from support.fake_task import DATA, FakeTask
+from support.fake_tasks import DATA, lone_task
 from support.sandbox_files import Files, failure
 
 PATH = DATA + 0x8000
@@ -40,7 +40,7 @@ def files() -> Files:
 
 @pytest.fixture
 def task(files: Files) -> Any:
-    task = FakeTask(fs=FileSystemContext(files.mounts), credentials=Credentials())
+    task = lone_task(fs=FileSystemContext(files.mounts), credentials=Credentials())
     task.process.kernel.leases = LeaseTable()
     return task
 

@@ -43,6 +43,7 @@ class Sandbox:
         memory = SimpleNamespace(frames_total=1000, frames_used=100)
         vcpu = SimpleNamespace(busy_ns=10**9, runs=5)
         self.kernel: Any = SimpleNamespace(
+            memory_shown=lambda: (500 * PAGE, 400 * PAGE),
             processes={}, tasks={}, groups={}, processors=2, memory_pages=500, threads_max=10, pipe_pages=PipePages(),
             machine=SimpleNamespace(counters=lambda: SimpleNamespace(memory=memory, vcpus=(vcpu, vcpu))),
         )  # fmt: skip
@@ -73,7 +74,8 @@ class Sandbox:
         process: Any = SimpleNamespace(
             kernel=self.kernel, pid=pid, group=group, session=group.session, parent_pid=1, credentials=Credentials.of(user, user),
             memory=SimpleNamespace(space=space, heap_start=HEAP, heap_end=HEAP + 2 * PAGE, names={}), files=DescriptorTable(),
-            fs=FileSystemContext(self.mounts, directory=location), program=SimpleNamespace(loaded=loaded, location=location),
+            fs=FileSystemContext(self.mounts, directory=location),
+            program=SimpleNamespace(loaded=loaded, location=location, identity=(0, 0)),
             limits=Limits.default(10), actions=ActionTable(), pending=SignalQueue(), job=SimpleNamespace(stopped=0), tasks={},
             children_ns=0, cpu_ns=25 * 10**6, started_ns=10**9, calls=collections.Counter({0: 3}), exited=False, dumpable=1,
             exit_signal=17, oom_adjustment=0, resident_max=0,

@@ -19,12 +19,10 @@ from asynckvm.linux.files import CHUNK, OpenFile
 from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipeEnd, PipePages, pipe_ends
 from asynckvm.linux.limits import Limit
-from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.numbers import bit
-from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.syscalls import splice
 from asynckvm.model.memory import Access
-from support.fake_task import DATA, END, FakeTask, result
+from support.fake_tasks import DATA, END, lone_task, result
 
 NONBLOCK = 2
 BIG, BIG_BYTES = 0x7000_0000, 1 << 20
@@ -73,10 +71,7 @@ class World:
     """A task with files. Files are named by their descriptors."""
 
     def __init__(self) -> None:
-        task: Any = FakeTask(pid=1, credentials=Credentials(), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
-        task.pending = SignalQueue()
-        task.process.tasks[1] = task
-        task.notice = lambda: None
+        task = lone_task(credentials=Credentials())
         task.space.map(BIG, BIG_BYTES, Access.READ | Access.WRITE)
         self.task = task
         self.pages = PipePages()
