@@ -187,6 +187,7 @@ TABLE: Final = (
     Call(132, "utime", (PATH, POINTER), changes.utime),
     Call(133, "mknod", (PATH, UINT, UINT), names.mknod),
     Call(135, "personality", (UINT,), prctl.personality),
+    Call(136, "ustat", (UINT, POINTER), status.ustat),
     Call(137, "statfs", (PATH, POINTER), status.statfs),
     Call(138, "fstatfs", (FD, POINTER), status.fstatfs),
     Call(139, "sysfs", (INT, SIZE, POINTER), handles.sysfs),
