@@ -1,4 +1,4 @@
-"""The memory of a sandbox is one number for all its processes: who goes beyond dies, and what is given back is there for others."""
+"""The memory of a sandbox is one number for all its processes: who goes beyond dies, what is given back is there for others."""
 
 from __future__ import annotations
 
