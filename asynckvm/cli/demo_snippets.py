@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "ASYNCKVM_DEMO_SECRET"
 _MEBIBYTE: Final = 1 << 20
-LIMITS: Final = Limits(memory=64 * _MEBIBYTE, processes=24, output=_MEBIBYTE, files=16 * _MEBIBYTE)
+LIMITS: Final = Limits(memory=96 * _MEBIBYTE, processes=24, output=_MEBIBYTE, files=16 * _MEBIBYTE)
 # For one that has to end by itself, whatever else this machine does meanwhile; and for one that never does.
 PATIENCE: Final = 60.0
 _PATIENCE_WITH_LOOPS: Final = 5.0

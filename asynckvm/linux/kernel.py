@@ -94,7 +94,8 @@ class Kernel:
 
     def take_number(self) -> int:
         """A number for a process or thread that nobody has. EAGAIN when there are too many threads."""
-        if len(self.tasks) >= self.threads_max:
+        # Who has ended and was not waited for counts too, as for RLIMIT_NPROC.
+        if max(len(self.tasks), len(self.processes)) >= self.threads_max:
             raise SyscallError(errno.EAGAIN)
         for _ in range(_PIDS):
             self._last_pid = self._last_pid + 1 if self._last_pid < _PIDS - 1 else _FIRST_PID

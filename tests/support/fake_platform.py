@@ -68,7 +68,15 @@ class FakeSpace:
         self.closed = False
 
     def map(
-        self, address: int, length: int, access: Access, file: FakeFile | None = None, offset: int = 0, *, shared: bool = False
+        self,
+        address: int,
+        length: int,
+        access: Access,
+        file: FakeFile | None = None,
+        offset: int = 0,
+        *,
+        shared: bool = False,
+        stable: bool = False,
     ) -> None:
         _check(address, length)
         assert length <= 1 << 28, "too much for a dictionary"
@@ -274,6 +282,21 @@ class MachineCounters(NamedTuple):
     memory: Memory = Memory()
 
 
+class FakeBudget:
+    """A bound that nothing reaches."""
+
+    used = 0
+
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+
+    def charge(self, pages: int) -> None: ...
+
+    def release(self, pages: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class FakeMachine:
     """Every context it makes runs `script`."""
 
@@ -311,6 +334,9 @@ class FakeMachine:
 
     def dump(self) -> str:
         return "no machine"
+
+    def create_memory_budget(self, pages: int) -> FakeBudget:
+        return FakeBudget(pages)
 
     def counters(self) -> MachineCounters:
         return MachineCounters()

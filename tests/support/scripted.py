@@ -48,7 +48,7 @@ class _Reporter(Reporter):
 
 class Scripted:
     """`results`: what the calls returned, signed. `output`: what it wrote to its standard output and error. `process` and
-    `result` are there once it has begun and ended. Options are those of Sandbox.run(), and `trace`."""
+    `result` are there once it has begun and ended. It sees the folder of the test, to read. Options are those of Sandbox.run(), and `trace`."""
 
     def __init__(self, calls: Script | list[Exit], folder: Path, *, trace: bool = False, **options: Any) -> None:
         self.results: list[int] = []
@@ -64,7 +64,8 @@ class Scripted:
 
     async def finish(self) -> ExitStatus:
         """Run it to its end, in a sandbox that is closed then."""
-        binds = [(str(self._program), "/program")]
+        folder = str(self._program.parent)
+        binds = [(str(self._program), "/program"), (folder, folder)]
         machine: Any = self.machine
         async with asyncio.timeout(SECONDS), Sandbox(machine=machine, binds=binds, observer=self._reporter) as self.sandbox:
             self.result = await self.sandbox.run(["/program"], **self._settings)

@@ -30,7 +30,7 @@ Calls: TypeAlias = Generator[Exit, int, None]
 READ, WRITE, MMAP, SIGACTION, SIGPROCMASK, SCHED_YIELD, PAUSE, GETPID, EXIT, KILL = 0, 1, 9, 13, 14, 24, 34, 39, 60, 62
 TKILL, EXIT_GROUP, TGKILL = 200, 231, 234
 # Calls that may wait for ever, make or become processes, and send signals some time.
-ENDLESS = (7, 23, PAUSE, 35, 128, 130, 202, 230, 270, 271)
+ENDLESS = (7, 23, PAUSE, 35, 69, 70, 128, 130, 202, 230, 270, 271)
 PROCESSES = (56, 57, 58, 59, 322, 435)
 LATER_SIGNALS = (15, 37, 38, 129, 222, 223, 297, 424)
 
