@@ -191,6 +191,7 @@ class _Lib:
     AKVM_RESTORE_FULL: int
     AKVM_RESTORE_PARTIAL: int
     AKVM_SHARED: int
+    AKVM_STABLE: int
     AKVM_USER_MAX: int
     AKVM_USER_MIN: int
     AKVM_VCPU_DEAD: int

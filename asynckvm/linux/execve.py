@@ -85,7 +85,7 @@ def load(kernel: Kernel, prepared: loader.Executable, credentials: Credentials, 
     context.registers = context.registers.replace(rip=loaded.entry, rsp=loaded.stack_pointer)
     location = getattr(prepared.file, "location", None)
     identity = prepared.file.attributes().identity
-    program = Program(prepared.name, location, identity, tuple(prepared.arguments), loaded)
+    program = Program(prepared.name, location, identity, loaded)
     return Memory(space, loaded.heap), context, program
 
 

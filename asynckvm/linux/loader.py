@@ -265,7 +265,8 @@ def _map_segment(space: AddressSpace, segment: elf.Segment, base: int, file: Hos
     file_end = page_up(start + segment.file_bytes) if segment.file_bytes else page_down(start)
     memory_end = page_up(start + segment.memory_bytes)
     if segment.file_bytes:
-        space.map(page_down(start), file_end - page_down(start), segment.access, file=file, offset=page_down(segment.offset))
+        offset = page_down(segment.offset)
+        space.map(page_down(start), file_end - page_down(start), segment.access, file=file, offset=offset, stable=True)
     if memory_end > file_end:
         space.map(file_end, memory_end - file_end, segment.access)
     # The rest of the last page of the file starts the zeroed part; where it is not writable, Linux leaves it as it is too.

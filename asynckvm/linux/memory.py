@@ -32,8 +32,11 @@ MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 _MAP_32BIT: Final = 0x40
 _MAP_LOCKED: Final = 0x2000
+# What Linux ignores by now; dynamic linkers still say with it that they map a program.
+_MAP_DENYWRITE: Final = 0x800
 _MAP_HUGETLB: Final = 0x40000
-_MAP_SYNC: Final = 0x80000
+# All flags but MAP_SYNC, which needs memory that stays; MAP_SHARED_VALIDATE refuses what it does not know.
+_MAP_KNOWN: Final = 0x17F97F
 MAP_FIXED_NOREPLACE: Final = 0x100000
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 _MREMAP_ALL: Final = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
@@ -44,6 +47,8 @@ _MADV_FORK: Final = frozenset({_MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _
 _MADV_HINTS: Final = frozenset({0, 1, 2, 3, _MADV_FREE, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 25})
 _MADV_DISCARDS: Final = frozenset({_MADV_DONTNEED, _MADV_FREE})
 _MS_ASYNC, _MS_INVALIDATE, _MS_SYNC = 1, 2, 4
+# Names of mapped files that are kept; who maps more sees some without.
+_NAMES_MAX: Final = 4096
 # Ranges with advice about forks that a process may have.
 _FORK_RANGES_MAX: Final = 256
 
@@ -75,7 +80,7 @@ class Memory:
     `names`: what mapped files are called, by the platform's number of the file, for /proc.
     """
 
-    def __init__(self, space: AddressSpace, heap: int) -> None:
+    def __init__(self, space: AddressSpace, heap: int, mapped: int | None = None) -> None:
         self.space = space
         self.users = 1  # processes
         self.heap_start = heap
@@ -83,6 +88,8 @@ class Memory:
         self.names: dict[int, bytes] = {}
         self.locked = LockedRanges()
         self.barriers = 0  # registrations of membarrier(2)
+        # All that is mapped: RLIMIT_AS.
+        self.mapped_bytes = mapped if mapped is not None else self._mapped(USER_MIN, USER_MAX)
         self._placement = Placement(space)
         # (start, end, advice) of ranges a child gets otherwise.
         self._fork_advice: list[tuple[int, int, int]] = []
@@ -102,7 +109,7 @@ class Memory:
 
     def fork(self) -> Memory:
         """A copy, page by page when somebody stores to it: see AddressSpace.fork for what must follow."""
-        twin = Memory(self.space.fork(), self.heap_start)
+        twin = Memory(self.space.fork(), self.heap_start, self.mapped_bytes)
         twin.heap_end = self.heap_end
         twin.names = dict(self.names)
         twin.barriers = self.barriers
@@ -110,7 +117,7 @@ class Memory:
         for start, end, advice in self._fork_advice:
             with contextlib.suppress(GuestMemoryError, UsageError):
                 if advice == _MADV_DONTFORK:
-                    twin.space.unmap(start, end - start)
+                    twin.unmap(start, end - start)
                 else:
                     twin.space.discard(start, end - start)
         twin._fork_advice = [row for row in self._fork_advice if row[2] == _MADV_WIPEONFORK]
@@ -130,8 +137,9 @@ class Memory:
                 self.space.map(old, new - old, Access.READ | Access.WRITE)
             except OutOfMemoryError:
                 return self.heap_end
+            self.mapped_bytes += new - old
         elif new < old:
-            self.space.unmap(new, old - new)
+            self.unmap(new, old - new)
         self.heap_end = address
         return address
 
@@ -145,19 +153,31 @@ class Memory:
             self._check_fixed(address, length, flags)
         else:
             address = self._placement.find(address, length, low=bool(flags & _MAP_32BIT))
+        replaced = self._mapped(address, address + length) if flags & MAP_FIXED else 0
         if flags & MAP_FIXED:
             self.locked.remove(address, address + length)
         if source is None:
             self.space.map(address, length, access_of(protection))
         else:
-            self.space.map(address, length, access_of(protection), source.file, source.offset, shared=source.shared)
+            stable = not source.shared and bool(flags & _MAP_DENYWRITE)
+            access = access_of(protection)
+            self.space.map(address, length, access, source.file, source.offset, shared=source.shared, stable=stable)
             if source.name and (region := self.space.region(address)) is not None:
-                self.names[region.file] = source.name
+                self._name(region.file, source.name)
+        self.mapped_bytes += length - replaced
         self._placement.note_mapped(address, length)
         if flags & _MAP_LOCKED:
             with contextlib.suppress(SyscallError):  # as in Linux, a lock that cannot be had is no reason to fail
                 self.locked.add(address, address + length)
         return address
+
+    def _mapped(self, address: int, end: int) -> int:
+        return sum(stop - start for _, start, stop in self.parts(address, end))
+
+    def _name(self, file: int, name: bytes) -> None:
+        if len(self.names) >= _NAMES_MAX:
+            del self.names[next(iter(self.names))]
+        self.names[file] = name
 
     def unmap(self, address: int, length: int) -> int:
         end = page_up(address + length)
@@ -166,7 +186,9 @@ class Memory:
         # Below the first address a program can map there is nothing to remove, which is a success.
         start = max(address, USER_MIN)
         if start < end:
+            mapped = self._mapped(start, end)
             self.space.unmap(start, end - start)
+            self.mapped_bytes -= mapped
             self.locked.remove(start, end)
             self._placement.note_unmapped(start)
         return 0
@@ -265,11 +287,6 @@ class Memory:
             yield region, max(region.start, position), min(region.end, end)
             position = region.end
 
-    @property
-    def mapped_bytes(self) -> int:
-        """All that is mapped: RLIMIT_AS."""
-        return sum(stop - start for _, start, stop in self.parts(USER_MIN, USER_MAX))
-
     # ------------------------------------------------------------ mremap
 
     def remap(self, address: int, old: int, new: int, flags: int, target: int) -> int:
@@ -314,6 +331,10 @@ class Memory:
 
     def _extend(self, region: Region, start: int, length: int) -> None:
         """More of the same mapping, from `start` on."""
+        self._grow(region, start, length)
+        self.mapped_bytes += length
+
+    def _grow(self, region: Region, start: int, length: int) -> None:
         if not region.file:
             self.space.map(start, length, region.access)
             return
@@ -348,5 +369,5 @@ def check_map_flags(flags: int) -> None:
         raise SyscallError(errno.EINVAL)
     if flags & _MAP_HUGETLB:
         raise SyscallError(errno.ENOMEM)  # no huge page is reserved here
-    if flags & MAP_TYPE == MAP_SHARED_VALIDATE and flags & _MAP_SYNC:
+    if flags & MAP_TYPE == MAP_SHARED_VALIDATE and flags & ~_MAP_KNOWN:
         raise SyscallError(errno.EOPNOTSUPP)

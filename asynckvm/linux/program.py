@@ -18,5 +18,4 @@ class Program:
     name: bytes
     location: Location | None
     identity: tuple[int, int]
-    arguments: tuple[bytes, ...]
     loaded: Loaded

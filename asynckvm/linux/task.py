@@ -98,6 +98,12 @@ class Task:
         elif self.in_guest:
             self.context.interrupt(InterruptReason.BOUNCED)
 
+    async def turn(self) -> None:
+        """Let others have the event loop, in the middle of a long call. SyscallError when the thread is to end."""
+        await asyncio.sleep(0)
+        if self.dying:
+            raise SyscallError(ERESTARTSYS)
+
     async def leave_guest(self) -> None:
         """Return when the thread is not in ring 3, or has been out of it since the call."""
         if self.in_guest:

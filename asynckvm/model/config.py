@@ -95,7 +95,7 @@ class MachineConfig:
     contexts: int = 4096
     vcpu_spin_ns: int = 50_000
     kick_signal: int = 0
-    fault_around: int = 16
+    fault_around: int = 32
     pcid: bool = True
     guest_edits: bool = False
     device: str = ""

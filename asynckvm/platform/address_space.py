@@ -32,6 +32,7 @@ __all__ = ["AddressSpace"]
 _PIECE: Final = 1 << 20
 _SETTLE_NS: Final = 5_000_000_000
 _SHARED: Final = 8  # AKVM_SHARED
+_STABLE: Final = 16  # AKVM_STABLE
 
 
 class AddressSpace:
@@ -64,18 +65,26 @@ class AddressSpace:
             raise UsageError("the address space belongs to another machine")
 
     def map(
-        self, address: int, length: int, access: Access, file: HostFile | None = None, offset: int = 0, *, shared: bool = False
+        self,
+        address: int,
+        length: int,
+        access: Access,
+        file: HostFile | None = None,
+        offset: int = 0,
+        *,
+        shared: bool = False,
+        stable: bool = False,
     ) -> None:
         """Replace whatever is in the range by zeroed private memory, or by a private view of `file` from `offset`.
 
         Page-aligned, as mmap(2) with MAP_FIXED | MAP_PRIVATE; `shared` as with MAP_SHARED: stores go to the file, which must have
         been opened for that when `access` has WRITE, then or later (UsageError). Memory shared without a file is a memfd.
+        `stable`, of a private view: nobody will change the file, so that pages may be copied before they are written.
         """
         _check_range(address, length, offset)
         handle = file.native_for(self._core) if file is not None else self._core.binding.ffi.NULL
-        self._check(
-            self._lib.akvm_space_map(self.native, address, length, int(access) | (_SHARED if shared else 0), handle, offset)
-        )
+        flags = int(access) | (_SHARED if shared else 0) | (_STABLE if stable else 0)
+        self._check(self._lib.akvm_space_map(self.native, address, length, flags, handle, offset))
 
     def unmap(self, address: int, length: int) -> None:
         """As munmap(2)."""

@@ -9,7 +9,6 @@ Puts a kernel of `asynckvm.linux` together, starts programs in it and reports ho
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
@@ -238,8 +237,6 @@ def _result(
 ) -> CompletedProcess:
     status = process.ended or ExitStatus(code=0)
     stdout, stderr = (bytes(capture.data) if capture is not None else b"" for capture in captures)
-    with contextlib.suppress(ClosedError):
-        process.kernel.check()
     return CompletedProcess(
         args=tuple(os.fsdecode(argument) for argument in args),
         returncode=status.returncode,

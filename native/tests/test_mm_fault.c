@@ -185,6 +185,33 @@ static void a_budget_and_large_pages(void)
 	end();
 }
 
+/* Data of a program: copied when it is first touched, with its neighbours. */
+static void stable_files(void)
+{
+	struct akvm_region region;
+	struct akvm_file *file;
+	int fd = world_file(12 * AKVM__PAGE);
+
+	begin(8 << 20, 16);
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &file), 0);
+	T_EQUAL(akvm_space_map(space, BASE, 0x1000, RW | AKVM_STABLE, NULL, 0), -EINVAL);
+	T_EQUAL(akvm_space_map(space, BASE, 0x1000, AKVM_READ | AKVM_SHARED | AKVM_STABLE, file, 0), -EINVAL);
+	T_EQUAL(akvm_space_map(space, BASE, 0x8000, AKVM_READ | AKVM_STABLE, file, 0), 0);
+	T_EQUAL(akvm_space_map(space, BASE + 0x8000, 0x8000, RW | AKVM_STABLE, file, 0x6000), 0);
+	T_EQUAL(akvm_space_region(space, BASE + 0x8000, &region), 0);
+	T_CHECK(region.access == RW && region.file == file->number);
+	T_EQUAL(akvm__space_fault(space, BASE, AKVM_READ), AKVM_FAULT_NONE);
+	T_EQUAL(akvm_space_resident(space), 0);
+	/* Six pages of the window are in the file. */
+	T_EQUAL(akvm__space_fault(space, BASE + 0x9000, AKVM_READ), AKVM_FAULT_NONE);
+	T_EQUAL(akvm_space_resident(space), 6);
+	T_CHECK(world_walk(&world, space, BASE + 0xd000) & AKVM__ENTRY_WRITE && !world_walk(&world, space, BASE + 0xe000));
+	T_EQUAL(akvm__space_fault(space, BASE + 0xe000, AKVM_WRITE), AKVM_FAULT_BUS);
+	akvm_file_close(file);
+	close(fd);
+	end();
+}
+
 static void no_memory(void)
 {
 	uint64_t address = BASE;
@@ -406,6 +433,7 @@ int main(void)
 		T_RUN(limits);
 		T_RUN(budgets);
 		T_RUN(a_budget_and_large_pages);
+		T_RUN(stable_files);
 		T_RUN(a_budget_and_large_pages);
 		T_RUN(no_memory);
 		T_RUN(copy_on_write);

@@ -116,7 +116,7 @@ static void change(unsigned long long *seed, unsigned first, unsigned count)
 		unsigned file = (unsigned)(t_random(seed) % (FILES + 1));
 		uint64_t offset = file ? t_random(seed) % 4 * PAGE + (t_random(seed) % 2 ? start : 0) : 0;
 		bool shared = file && t_random(seed) % 2;
-		struct akvm__vma vma = { start, end, offset, file_of(file), access, shared };
+		struct akvm__vma vma = { start, end, offset, file_of(file), access, shared, false };
 
 		unmap(start, end);
 		akvm__regions_insert(&regions, &vma);

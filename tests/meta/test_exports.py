@@ -6,6 +6,7 @@ import pytest
 
 PUBLIC = {
     "asynckvm": "Bind CompletedProcess Limits ProcessError Reason Sandbox __version__",
+    "asynckvm.linux": "ArgumentsTooLongError Cause ElfError ElfProblem ExitStatus signal_name",
     "asynckvm.sandbox": "Bind CompletedProcess Limits ProcessError Reason Sandbox",
     "asynckvm.errors": """
         AsyncKvmError CapabilityError ClosedError DeviceMissingError DevicePermissionError GuestError GuestMemoryError
@@ -15,7 +16,7 @@ PUBLIC = {
     "asynckvm.platform": """
         Access AddressSpace Capabilities Context ContextCounters EngineConfig Exit ExitRecord ExitStream Fairness
         Fault FlightRecord Flush HostFile Instruction InterruptReason Interrupted Machine MachineConfig
-        MachineCounters MemoryCounters Nothing Operation PAGE Priority ReadMsr Region RegisterIndex Registers Restore
+        MachineCounters MemoryBudget MemoryCounters Nothing Operation PAGE Priority ReadMsr Region RegisterIndex Registers Restore
         SchedulerConfig Syscall USER_MAX USER_MIN VcpuCounters VcpuState WriteMsr open_machines
     """,
 }

@@ -1,7 +1,8 @@
-"""The memory of a sandbox is one number for all its processes: who goes beyond dies, and what is given back is there for others."""
+"""The memory of a sandbox is one number for all its processes: who goes beyond dies, and what is given back others have."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -39,4 +40,6 @@ async def test_one_bound_for_all(case: str, said: bytes | None, build: Build) ->
                 assert (result.reason, result.returncode, result.stdout) == (Reason.EXITED, 0, said), result
             # The sandbox goes on.
             assert (await sandbox.run(["/program", "nothing"], timeout=30)).stdout == b"done\n"
-        assert machine.counters().memory.frames_used == 0
+        async with asyncio.timeout(20):
+            while machine.counters().memory.frames_used:  # a vCPU clears the tables of what is gone
+                await asyncio.sleep(0.001)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from asynckvm.errors import GuestMemoryError, GuestStringError, UsageError
+from asynckvm.errors import GuestMemoryError, GuestStringError, OutOfMemoryError, UsageError
 from asynckvm.model.exits import Exit, Instruction, Interrupted, InterruptReason, Syscall
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access, Region
-from asynckvm.model.registers import WORDS, Registers
+from asynckvm.model.registers import REGISTER_NAMES, WORDS, Registers
 
 Script: TypeAlias = Callable[["FakeSpace"], Generator[Exit, int, None]]
 
@@ -68,7 +68,15 @@ class FakeSpace:
         self.closed = False
 
     def map(
-        self, address: int, length: int, access: Access, file: FakeFile | None = None, offset: int = 0, *, shared: bool = False
+        self,
+        address: int,
+        length: int,
+        access: Access,
+        file: FakeFile | None = None,
+        offset: int = 0,
+        *,
+        shared: bool = False,
+        stable: bool = False,
     ) -> None:
         _check(address, length)
         assert length <= 1 << 28, "too much for a dictionary"
@@ -192,6 +200,25 @@ class FakeSpace:
         return page, address % PAGE
 
 
+class FakeBudget:
+    """A bound for what is charged to it by hand."""
+
+    def __init__(self, pages: int) -> None:
+        self.pages = pages
+        self.used = 0
+
+    def charge(self, pages: int) -> None:
+        if self.used + pages > self.pages:
+            raise OutOfMemoryError("no room")
+        self.used += pages
+
+    def release(self, pages: int) -> None:
+        self.used -= pages
+
+    def close(self) -> None:
+        """The bound stays."""
+
+
 class Counters(NamedTuple):
     exits: int
     native_exits: int
@@ -231,7 +258,7 @@ class FakeContext:
 
     @property
     def registers(self) -> Registers:
-        return Registers()
+        return Registers(**dict(zip(REGISTER_NAMES, self.words, strict=True)))
 
     @registers.setter
     def registers(self, registers: Registers) -> None:
@@ -253,21 +280,6 @@ class Memory(NamedTuple):
 
 class MachineCounters(NamedTuple):
     memory: Memory = Memory()
-
-
-class FakeBudget:
-    """A bound that nothing reaches."""
-
-    used = 0
-
-    def __init__(self, pages: int) -> None:
-        self.pages = pages
-
-    def charge(self, pages: int) -> None: ...
-
-    def release(self, pages: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class FakeMachine:
@@ -292,6 +304,9 @@ class FakeMachine:
         self.spaces.append(FakeSpace())
         return self.spaces[-1]
 
+    def create_memory_budget(self, pages: int) -> FakeBudget:
+        return FakeBudget(pages)
+
     def create_context(self, space: FakeSpace) -> FakeContext:
         self.contexts.append(FakeContext(space, self.script))
         return self.contexts[-1]
@@ -304,9 +319,6 @@ class FakeMachine:
 
     def dump(self) -> str:
         return "no machine"
-
-    def create_memory_budget(self, pages: int) -> FakeBudget:
-        return FakeBudget(pages)
 
     def counters(self) -> MachineCounters:
         return MachineCounters()

@@ -1,167 +1,123 @@
-"""Tasks and processes without a machine: the state that signals and timers work on, with memory that is a list of ranges."""
+"""Tasks, processes and kernels without KVM: the real classes on a fake machine, for tests of what they are handed to.
+
+Nothing drives the threads: a test makes their system calls. Each process has memory at DATA and a stack.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asynckvm.errors import GuestMemoryError
-from asynckvm.linux import wait
 from asynckvm.linux.credentials import Credentials
-from asynckvm.linux.errors import ERESTARTSYS, SyscallError
+from asynckvm.linux.files import DescriptorTable
 from asynckvm.linux.groups import ProcessGroup, Session
-from asynckvm.linux.limits import INFINITY, Limits
+from asynckvm.linux.kernel import Kernel
+from asynckvm.linux.limits import Limits
+from asynckvm.linux.memory import Memory
+from asynckvm.linux.process import Process
+from asynckvm.linux.program import Program
+from asynckvm.linux.report import Reporter
 from asynckvm.linux.signals import xstate
 from asynckvm.linux.signals.action import ActionTable
-from asynckvm.linux.signals.altstack import AlternateStack
-from asynckvm.linux.signals.frame import Trap
-from asynckvm.linux.signals.job import Job
-from asynckvm.linux.signals.queue import SignalQueue
-from asynckvm.linux.timers import TimerTable
-from asynckvm.model.registers import REGISTER_NAMES, Registers
+from asynckvm.linux.task import Task
+from asynckvm.linux.vfs import FileSystemContext
+from asynckvm.model.memory import Access
+from asynckvm.model.registers import Registers
+from support.fake_platform import FakeMachine
 
-CAPABILITIES = SimpleNamespace(xcr0=7, xsave_bytes=4096)
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
 
-
-class FakeSpace:
-    """Memory: one range of bytes."""
-
-    def __init__(self, start: int = 0x7FFE_0000_0000, size: int = 0x10000) -> None:
-        self.start = start
-        self.content = bytearray(size)
-
-    def read(self, address: int, length: int) -> bytes:
-        offset = self._offset(address, length)
-        return bytes(self.content[offset : offset + length])
-
-    def write(self, address: int, data: bytes) -> None:
-        offset = self._offset(address, len(data))
-        self.content[offset : offset + len(data)] = data
-
-    def _offset(self, address: int, length: int) -> int:
-        offset = address - self.start
-        if offset < 0 or offset + length > len(self.content):
-            raise GuestMemoryError(address)
-        return offset
+SECONDS = 5
+# Writable memory of every process, 64 KiB each; nothing is behind END, nor behind the stack.
+DATA = 0x600000
+END = DATA + 0x10000
+STACK = 0x7FFE_0000_0000
+_BYTES = 0x10000
+_START = Registers(rsp=STACK + 0xF000, rip=0x401002)
 
 
-class FakeContext:
-    """Registers and FP state."""
+class FakeKernel(Kernel):
+    """Its clocks are not kept: they would need a loop, and somebody to close them."""
 
-    def __init__(self) -> None:
-        self.words = list(Registers(rsp=0x7FFE_0000_F000, rip=0x401002).words())
-        self.xsave = xstate.initial(CAPABILITIES.xsave_bytes)
-        self.interrupts = 0
-        self.closed = False
-
-    @property
-    def registers(self) -> Registers:
-        return Registers(**dict(zip(REGISTER_NAMES, self.words, strict=True)))
-
-    @registers.setter
-    def registers(self, registers: Registers) -> None:
-        self.words[:] = registers.words()
-
-    def interrupt(self) -> None:
-        self.interrupts += 1
+    def __init__(self, **options: Any) -> None:
+        super().__init__(FakeMachine(), Reporter(), **options)  # type: ignore[arg-type]
+        self.vdso.close()
+        self._clock_page.close()
 
 
-class FakeTask:
-    """A thread. `noticed` counts."""
+class FakeTask(Task):
+    """A thread in ring 3. `noticed` counts; `interrupt()` is a signal that has to be handled; `cpu_ns` is a test's to set."""
+
+    cpu_ns: int = 0  # type: ignore[misc]
 
     def __init__(self, process: FakeProcess, tid: int) -> None:
-        self.process = process
-        self.tid = tid
-        self.context = FakeContext()
-        self.space = process.space
-        self.mask = 0
-        self.pending = SignalQueue()
-        self.altstack = AlternateStack()
-        self.saved_mask: int | None = None
-        self.syscall: int | None = None
-        self.restart: Any = None
-        self.trap = Trap()
-        self.noticed = 0
-        self.cpu_ns = 0
+        context: Any = process.machine.create_context(process.space)
+        context.registers = _START
+        context.xsave = xstate.initial(process.machine.capabilities.xsave_bytes)
+        super().__init__(process, context, tid, b"program")
         self.in_guest = True
-        self.killed = False
-        self._waiting: asyncio.Future[bool] | None = None
-
-    @property
-    def dying(self) -> bool:
-        return self.killed or self.process.ended is not None
+        self.noticed = 0
+        self._signalled = False
 
     @property
     def interrupted(self) -> bool:
-        process = self.process
-        return bool((self.pending.mask | process.pending.mask) & ~self.mask) or self.dying or bool(process.job.stopped)
+        return self._signalled or super().interrupted
+
+    def interrupt(self) -> None:
+        self._signalled = True
+        self.notice()
 
     def notice(self) -> None:
         self.noticed += 1
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(SyscallError(ERESTARTSYS))
+        super().notice()
 
-    async def wait(self, *queues: wait.WaitQueue, until: int | None = None) -> bool:
-        if self.interrupted:
-            raise SyscallError(ERESTARTSYS)
-        return await wait.wait(queues, until, self._begin)
+    async def begin(self, call: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+        """Start a call that has to wait; returns when it waits."""
+        running = asyncio.ensure_future(call)
+        async with asyncio.timeout(SECONDS):
+            while not self.waiting:
+                assert not running.done(), f"it did not wait: {running}"
+                await asyncio.sleep(0)
+        return running
 
-    def _begin(self, waiting: asyncio.Future[bool]) -> None:
-        self._waiting = waiting
 
+class FakeProcess(Process):
+    """A process with threads pid, pid + 1, ..., in its parent's group, or leader of a session."""
 
-class FakeProcess:
-    """A process with threads pid, pid + 1, ..."""
-
-    def __init__(self, kernel: FakeKernel, pid: int, *, parent: FakeProcess | None = None, threads: int = 1) -> None:
-        self.kernel = kernel
-        self.machine = SimpleNamespace(capabilities=CAPABILITIES)
-        self.pid = pid
+    def __init__(self, kernel: Kernel, pid: int, *, parent: Process | None = None, threads: int = 1) -> None:
+        space: Any = kernel.machine.create_address_space()
+        for start in (DATA, STACK):
+            space.map(start, _BYTES, Access.READ | Access.WRITE)
+        group = parent.group if parent is not None else ProcessGroup(pid, Session(pid, None))
+        loaded: Any = None
+        super().__init__(
+            kernel, pid, group, Memory(space, END), DescriptorTable(), FileSystemContext(kernel.mounts),
+            Credentials.of(1000, 1000), ActionTable(), Limits.default(10), Program(b"/program", None, (0, 0), loaded),
+        )  # fmt: skip
         self.parent = parent
-        self.group: Any = parent.group if parent else ProcessGroup(pid, Session(pid, self))  # type: ignore[arg-type]
-        self.group.processes[pid] = self
-        self.exited = False
-        self.credentials = Credentials.of(1000, 1000)
-        self.space = FakeSpace()
-        self.actions = ActionTable()
-        self.pending = SignalQueue()
-        self.signal_queue = wait.WaitQueue()
-        self.child_queue = wait.WaitQueue()
-        self.limits = Limits(dict.fromkeys(range(16), (INFINITY, INFINITY)))
-        self.job = Job()
-        self.ended: Any = None
-        self.tasks: dict[int, FakeTask] = {pid + number: FakeTask(self, pid + number) for number in range(threads)}
-        self.timers = TimerTable(self)  # type: ignore[arg-type]
+        if parent is not None:
+            parent.children[pid] = self
+        else:
+            group.session.leader = self
+        self.join(group)
+        self.tasks.update({pid + number: FakeTask(self, pid + number) for number in range(threads)})
         kernel.processes[pid] = self
         kernel.tasks.update(self.tasks)
-        kernel.groups[self.group.id] = self.group
-
-    @property
-    def session(self) -> Session:
-        session: Session = self.group.session
-        return session
 
     def join(self, group: ProcessGroup) -> None:
-        del self.group.processes[self.pid]
-        self.group = group
-        group.processes[self.pid] = self  # type: ignore[assignment]
-        self.kernel.groups[group.id] = group
-
-    @property
-    def cpu_ns(self) -> int:
-        return sum(task.cpu_ns for task in self.tasks.values())
-
-    def end(self, status: Any) -> None:
-        if self.ended is None:
-            self.ended = status
-            self.job.release()
+        self._join(group)
 
 
-class FakeKernel:
-    """The tables of processes, threads and groups."""
+def lone_task(pid: int = 1, kernel: Kernel | None = None, **process: Any) -> Any:
+    """The only thread of a process in a kernel of its own; `process` are attributes that are to be other ones."""
+    made = FakeProcess(kernel or FakeKernel(), pid)
+    for name, value in process.items():
+        setattr(made, name, value)
+    return made.tasks[pid]
 
-    def __init__(self) -> None:
-        self.processes: dict[int, FakeProcess] = {}
-        self.tasks: dict[int, FakeTask] = {}
-        self.groups: dict[int, ProcessGroup] = {}
+
+async def result(answer: int | Awaitable[int]) -> int:
+    """What the call answered, at once or later."""
+    async with asyncio.timeout(SECONDS):
+        return answer if isinstance(answer, int) else await answer

@@ -96,9 +96,12 @@ class Watches:
 
     # ------------------------------------------------------------ what happened
 
-    def notify(self, identity: tuple[int, int], mask: int, name: bytes = b"", cookie: int = 0) -> None:
-        """`mask` says what happened to the file, or to `name` in the directory. A file that is gone takes its watches along."""
+    def notify(self, identity: tuple[int, int], mask: int, name: bytes = b"", cookie: int = 0, excluded: int = 0) -> None:
+        """`mask` says what happened to the file, or to `name` in the directory. A file that is gone takes its watches along.
+        Watches with a bit of `excluded` do not want to know."""
         for watch in list(self.files.get(identity, {}).values()):
+            if watch.mask & excluded:
+                continue
             watch.owner.report(watch, mask, name, cookie)
             if mask & IN_DELETE_SELF:
                 watch.owner.forget(watch)
@@ -111,8 +114,8 @@ class Watches:
             entry = location.entry
             mask |= IN_ISDIR if entry.node.is_directory else 0
             parent = entry.up()
-            if parent is not None and not entry.deleted:
-                self.notify(parent.node.identity, mask, entry.name)
+            if parent is not None:
+                self.notify(parent.node.identity, mask, entry.name, excluded=IN_EXCL_UNLINK if entry.deleted else 0)
             self.notify(entry.node.identity, mask)
         except (SyscallError, OSError):
             return  # a tree of the host changed under us
@@ -124,7 +127,10 @@ class Watches:
     def removed(self, parent: Location, name: bytes, identity: tuple[int, int], *, directory: bool, last: bool) -> None:
         """A name is gone; with the `last` one the file."""
         if self.files:
-            self.notify(identity, IN_DELETE_SELF if last else IN_ATTRIB)
+            if not directory:
+                self.notify(identity, IN_ATTRIB)
+            if last:
+                self.notify(identity, IN_DELETE_SELF)
             self.notify(parent.node.identity, IN_DELETE | (IN_ISDIR if directory else 0), name)
 
     def moved(
@@ -235,6 +241,10 @@ class Inotify(AnonymousFile):
 
     def poll(self) -> int:
         return READABLE if self._events else 0
+
+    def details(self) -> bytes:
+        rows = [(watch.number, watch.identity[1], watch.identity[0], watch.mask) for watch in self._watches.values()]
+        return b"".join(b"inotify wd:%x ino:%x sdev:%x mask:%x ignored_mask:0 \n" % row for row in rows)
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
         if request != _FIONREAD:

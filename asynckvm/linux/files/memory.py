@@ -28,8 +28,6 @@ class MemoryInode(Protocol):
     content: Content
     # Seals of fcntl(F_ADD_SEALS); F_SEAL_SEAL for all but sealable memory files.
     seals: int
-    # Shared writable mappings were made, which forbids F_SEAL_WRITE.
-    mapped_writable: bool
 
     def attributes(self) -> Attributes: ...
     def accessed_now(self) -> None: ...
@@ -128,9 +126,7 @@ class MemoryFile(OpenFile):
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
         if writable:
             self._check_seals(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
-        file = self.inode.content.map_file(machine, writable=writable, length=length)
-        self.inode.mapped_writable |= writable
-        return file
+        return self.inode.content.map_file(machine, writable=writable, length=length)
 
     # ------------------------------------------------------------ seals
 
@@ -142,7 +138,7 @@ class MemoryFile(OpenFile):
             raise SyscallError(errno.EINVAL)
         if self.inode.seals & F_SEAL_SEAL:
             raise SyscallError(errno.EPERM)
-        if seals & F_SEAL_WRITE and not self.inode.seals & F_SEAL_WRITE and self.inode.mapped_writable:
+        if seals & F_SEAL_WRITE and not self.inode.seals & F_SEAL_WRITE and self.inode.content.mapped_writable:
             raise SyscallError(errno.EBUSY)
         self.inode.seals |= seals
 

@@ -185,6 +185,10 @@ class OpenFile:
         """What /proc/self/fd shows for it, such as b"pipe:[12]"."""
         return self.location.path if self.location is not None else b"anon_inode:[file]"
 
+    def details(self) -> bytes:
+        """Further lines of /proc/self/fdinfo."""
+        return b""
+
     def ioctl(self, task: Task, request: int, argument: int) -> int:  # noqa: ARG002
         """ioctl(2); `argument` is the guest's word, often a pointer. The generic requests are answered before this."""
         raise SyscallError(errno.ENOTTY)

@@ -5,7 +5,6 @@ Source: io_submit(2), <linux/aio_abi.h>.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -69,7 +68,7 @@ async def io_submit(task: Task, number: int, count: int, requests: int) -> int:
         raise SyscallError(errno.EINVAL)
     for index in range(count):
         if index:
-            await asyncio.sleep(0)
+            await task.turn()
         try:
             await _submit(task, context, _read(task, read_uint64(task.space, requests + 8 * index)))
         except (SyscallError, GuestMemoryError):

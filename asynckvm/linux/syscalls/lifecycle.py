@@ -7,7 +7,7 @@ import signal
 import struct
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.errors import GuestMemoryError
+from asynckvm.errors import GuestStringError
 from asynckvm.linux import children, clone, execve
 from asynckvm.linux.children import Report
 from asynckvm.linux.errors import SyscallError
@@ -42,6 +42,7 @@ _P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
 _SIGINFO: Final = struct.Struct("<iii4xiIi100x")
 # Read at most; what of it a stack has room for is checked when it is laid out.
 _STRINGS_BYTES: Final = 6 << 20
+_STRINGS_AT_ONCE: Final = 256
 
 
 # ---------------------------------------------------------------- making
@@ -108,7 +109,7 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
     file.hold()
     try:
         budget = [_STRINGS_BYTES]
-        argv, envp = _strings(task, arguments, budget), _strings(task, environment, budget)
+        argv, envp = await _strings(task, arguments, budget), await _strings(task, environment, budget)
 
         def open_file(interpreter: bytes) -> OpenFile:
             return opening.find_program(caller, process.fs.directory, interpreter)
@@ -119,24 +120,24 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
     return 0
 
 
-def _strings(task: Task, address: int, budget: list[int]) -> list[bytes]:
-    """A NULL-terminated array of strings, none for NULL. E2BIG beyond what execve(2) takes."""
+async def _strings(task: Task, address: int, budget: list[int]) -> list[bytes]:
+    """A NULL-terminated array of strings, none for NULL. E2BIG beyond what execve(2) takes; others run in between."""
     found: list[bytes] = []
     while address:
         pointer = read_uint64(task.space, address)
         if not pointer:
             break
         try:
-            text = task.space.read_string(pointer, min(STRING_BYTES_MAX, max(budget[0], 1)))
-        except GuestMemoryError:
-            raise
-        except Exception as error:
-            raise SyscallError(errno.E2BIG) from error
+            text = task.space.read_string(pointer, STRING_BYTES_MAX)
+        except GuestStringError:
+            raise SyscallError(errno.E2BIG) from None
         budget[0] -= len(text) + 9
         if budget[0] < 0:
             raise SyscallError(errno.E2BIG)
         found.append(text)
         address += 8
+        if len(found) % _STRINGS_AT_ONCE == 0:
+            await task.turn()
     return found
 
 

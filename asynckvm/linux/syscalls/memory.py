@@ -44,11 +44,11 @@ def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd:
     memory = task.memory
     if offset % PAGE:
         raise SyscallError(errno.EINVAL)
+    file = None if flags & MAP_ANONYMOUS else task.process.files.get(fd)
     mapped = mapping_length(length)
     check_map_flags(flags)
     _check_limit(task, mapped)
     shared = flags & MAP_TYPE != MAP_PRIVATE
-    file = None if flags & MAP_ANONYMOUS else task.process.files.get(fd)
     if file is not None and file.flags & os.O_PATH:
         raise SyscallError(errno.EBADF)
     if file is not None and (not file.readable or (shared and protection & PROT_WRITE and not file.writable)):

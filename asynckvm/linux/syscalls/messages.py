@@ -6,7 +6,6 @@ Source: send(2), recv(2), sendmmsg(2), recvmmsg(2); net/socket.c.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import errno
 import struct
@@ -78,7 +77,7 @@ async def sendmmsg(task: Task, fd: int, vector: int, count: int, flags: int) -> 
                 raise
             break
         sent += 1
-        await asyncio.sleep(0)
+        await task.turn()
     return sent
 
 
@@ -127,7 +126,7 @@ async def _send_stream(task: Task, socket: Socket, buffers: list[tuple[int, int]
                 if not piece:
                     break
             if done >= CHUNK:
-                await asyncio.sleep(0)
+                await task.turn()
     except (SyscallError, OSError, GuestMemoryError) as error:
         if done:
             return done
@@ -193,7 +192,7 @@ async def recvmmsg(task: Task, fd: int, vector: int, count: int, flags: int, lim
             write_timespec(task.space, limit, left)
             if not left:
                 break
-        await asyncio.sleep(0)
+        await task.turn()
     return received
 
 

@@ -6,7 +6,6 @@ Source: process_vm_readv(2), ptrace(2) on PTRACE_MODE_ATTACH_REALCREDS.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ async def _copy(task: Task, pid: int, local: tuple[int, int], remote: tuple[int,
     done = 0
     for near, far, length in _pieces(ours, theirs):
         if done:
-            await asyncio.sleep(0)
+            await task.turn()
         try:
             other = _other(task, pid)
             source, target = (task.space, other.space) if storing else (other.space, task.space)

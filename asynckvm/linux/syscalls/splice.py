@@ -6,7 +6,6 @@ Nothing is lost on the way: from a pipe only what its target took is taken, and 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import CHUNK
+from asynckvm.linux.files.anonymous import AnonymousFile
 from asynckvm.linux.files.pipe import PipeEnd
 from asynckvm.linux.syscalls.transfer import (
     broken_pipe,
@@ -99,7 +99,7 @@ async def _copy(task: Task, source: OpenFile, start: int, target: OpenFile, offs
             done += written
             if written < len(data) or task.interrupted:
                 break
-            await asyncio.sleep(0)
+            await task.turn()
     except (SyscallError, OSError):
         if not done:
             raise
@@ -116,6 +116,10 @@ async def splice(task: Task, in_fd: int, in_pointer: int, out_fd: int, out_point
     if not length:
         return 0
     source, target = readable(task, in_fd), writable(task, out_fd)
+    for file in source, target:
+        # Events are no bytes, and entries neither.
+        if isinstance(file, AnonymousFile) or stat.S_ISDIR(file.attributes().mode):
+            raise SyscallError(errno.EINVAL)
     length = min(length, CHUNK)
     if isinstance(source, PipeEnd):
         if in_pointer or (out_pointer and isinstance(target, PipeEnd)):
@@ -152,7 +156,9 @@ async def vmsplice(task: Task, fd: int, vector: int, count: int, flags: int) -> 
     if not buffers:
         return 0
     if file.writable:
-        return await write_buffers(task, file, buffers, None, waiting=waiting)
+        # It waits for some room, not for as much as all of it needs.
+        await _has_room(task, file, flags)
+        return await write_buffers(task, file, buffers, None, waiting=False)
     return await read_buffers(task, file, buffers, None, waiting=waiting)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from typing import TYPE_CHECKING, Final
@@ -43,7 +42,7 @@ async def getrandom(task: Task, buffer: int, length: int, flags: int) -> int:
             break
         done += min(CHUNK, length - done)
         if done < length:
-            await asyncio.sleep(0)
+            await task.turn()
     return done
 
 

@@ -7,7 +7,6 @@ Source: read(2), write(2), readv(2), pipe(7), setrlimit(2) for RLIMIT_FSIZE.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import signal
@@ -265,7 +264,7 @@ async def read_buffers(
             if not data or done >= total or not file.positioned:
                 _tell(task, file, IN_ACCESS)
                 return done
-            await asyncio.sleep(0)
+            await task.turn()
     except (SyscallError, OSError):
         if not done:
             raise
@@ -316,7 +315,7 @@ async def write_buffers(
     try:
         for data in _gather(task, buffers):
             if done:
-                await asyncio.sleep(0)
+                await task.turn()
             position = None if offset is None else offset + done
             if position is not None and position + len(data) > INT64_MAX:
                 raise SyscallError(errno.EFBIG if position == INT64_MAX else errno.EINVAL)

@@ -24,8 +24,9 @@ TIOCGPGRP, TIOCSPGRP, TIOCOUTQ, TIOCSTI, TIOCGWINSZ, TIOCSWINSZ = 0x540F, 0x5410
 FIONREAD, TIOCNOTTY, TIOCSETD, TIOCGETD, TCSBRKP, TIOCGSID = 0x541B, 0x5422, 0x5423, 0x5424, 0x5425, 0x5429
 TIOCGPTN, TIOCSPTLCK, TIOCGDEV, TIOCSIG = 0x80045430, 0x40045431, 0x80045432, 0x40045436
 TIOCGPTLCK, TIOCGEXCL, TIOCGPTPEER = 0x80045439, 0x80045440, 0x5441
-_SETTING: Final = frozenset({TCSETS, TCSETSW, TCSETSF, TCSETS2, TCSETSW2, TCSETSF2})
-_FLUSHING: Final = frozenset({TCSETSF, TCSETSF2})
+TCGETA, TCSETA, TCSETAW, TCSETAF = 0x5405, 0x5406, 0x5407, 0x5408
+_SETTING: Final = frozenset({TCSETS, TCSETSW, TCSETSF, TCSETS2, TCSETSW2, TCSETSF2, TCSETA, TCSETAW, TCSETAF})
+_FLUSHING: Final = frozenset({TCSETSF, TCSETSF2, TCSETAF})
 _TCIFLUSH, _TCOFLUSH, _TCIOFLUSH = 0, 1, 2
 _TCOOFF, _TCOON, _TCIOFF, _TCION = 0, 1, 2, 3
 _N_TTY: Final = 0
@@ -41,6 +42,7 @@ _ANSWERS: Final[dict[int, Callable[[Terminal], int]]] = {
 _GETTING: Final[dict[int, Callable[[Terminal], bytes]]] = {
     TCGETS: lambda terminal: terminal.termios.pack(),
     TCGETS2: lambda terminal: terminal.termios.pack_2(),
+    TCGETA: lambda terminal: terminal.termios.pack_old(),
     TIOCGWINSZ: lambda terminal: terminal.window.pack(),
 }
 _SLAVE_ANSWERS: Final[dict[int, Callable[[Terminal], int]]] = _ANSWERS | {
@@ -125,8 +127,11 @@ def _either(task: Task, terminal: Terminal, request: int, argument: int, *, back
 
 def _set_termios(task: Task, terminal: Terminal, request: int, argument: int, *, background: bool) -> None:
     """tcsetattr(3). What was written is shown already, so that there is nothing to wait for."""
-    size = t.BYTES_2 if request in (TCSETS2, TCSETSW2, TCSETSF2) else t.BYTES
-    termios = Termios.unpack(task.space.read(argument, size))
+    if request in (TCSETA, TCSETAW, TCSETAF):
+        termios = terminal.termios.with_old(task.space.read(argument, t.BYTES_OLD))
+    else:
+        size = t.BYTES_2 if request in (TCSETS2, TCSETSW2, TCSETSF2) else t.BYTES
+        termios = Termios.unpack(task.space.read(argument, size))
     if background:
         terminal.check_change(task)
     if request in _FLUSHING:

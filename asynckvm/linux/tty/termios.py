@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 # c_iflag
@@ -26,6 +26,9 @@ _STRUCT: Final = struct.Struct(f"<IIIIB{_CC_BYTES}s")
 _SPEEDS: Final = struct.Struct("<II")
 BYTES: Final = _STRUCT.size
 BYTES_2: Final = _STRUCT.size + _SPEEDS.size
+_OLD_CC: Final = 8
+_OLD: Final = struct.Struct(f"<HHHHB{_OLD_CC}sx")
+BYTES_OLD: Final = _OLD.size
 _WINDOW: Final = struct.Struct("<HHHH")
 WINDOW_BYTES: Final = _WINDOW.size
 _BAUD: Final = 38400
@@ -52,6 +55,19 @@ class Termios:
 
     def pack(self) -> bytes:
         return _STRUCT.pack(self.iflag, self.oflag, self.cflag, self.lflag, self.line, self.cc)
+
+    def pack_old(self) -> bytes:
+        """struct termio, System V's."""
+        return _OLD.pack(
+            *(mode & 0xFFFF for mode in (self.iflag, self.oflag, self.cflag, self.lflag)), self.line, self.cc[:_OLD_CC]
+        )
+
+    def with_old(self, image: bytes) -> Self:
+        """What a struct termio sets: the lower halves of the modes and the first control characters."""
+        *halves, line, cc = _OLD.unpack(image)
+        modes = (self.iflag, self.oflag, self.cflag, self.lflag)
+        iflag, oflag, cflag, lflag = (mode & ~0xFFFF | half for mode, half in zip(modes, halves, strict=True))
+        return replace(self, iflag=iflag, oflag=oflag, cflag=cflag, lflag=lflag, line=line, cc=cc + self.cc[_OLD_CC:])
 
     def pack_2(self) -> bytes:
         return self.pack() + _SPEEDS.pack(self.input_speed, self.output_speed)

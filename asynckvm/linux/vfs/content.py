@@ -78,6 +78,7 @@ class Content:
         self.size = 0
         self._budget = budget
         self._charged = 0
+        self._written = False  # by mappings of a view that was too short and is closed
         self._pages: dict[int, bytearray] = {}
         # Pages that are paid for and were never written.
         self._reserved: set[int] = set()
@@ -248,6 +249,12 @@ class Content:
         if run:
             yield first, run
 
+    @property
+    def mapped_writable(self) -> bool:
+        """Whether there may be shared mappings that store to it, which forbids F_SEAL_WRITE."""
+        _, file = self._mapped.get(True, (0, None))
+        return self._written or (file is not None and file.references > 1)
+
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:
         fd = self.descriptor()
         # The file never grows beyond that.
@@ -255,6 +262,7 @@ class Content:
         covered, file = self._mapped.get(writable, (0, None))
         if file is None or length > covered:
             if file is not None:
+                self._written |= writable and file.references > 1
                 file.close()
             file = machine.open_file(fd, writable=writable, length=length)
             self._mapped[writable] = length, file

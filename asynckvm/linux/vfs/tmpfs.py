@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.listing import Listed, Listing
-from asynckvm.linux.files.memory import F_SEAL_SEAL, MemoryFile
+from asynckvm.linux.files.memory import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, MemoryFile
 from asynckvm.linux.vfs.content import PAGE, Budget, Content
 from asynckvm.linux.vfs.node import NOW, RENAME_EXCHANGE, Change, Endpoint, Entry, FileSystem, Node, Owner, Statistics
 from asynckvm.linux.vfs.xattrs import Xattrs
@@ -168,13 +168,12 @@ class TmpfsNode(Node):
 class File(TmpfsNode):
     """A regular file."""
 
-    __slots__ = ("content", "linkable", "mapped_writable", "seals")
+    __slots__ = ("content", "linkable", "seals")
 
     def __init__(self, fs: Tmpfs, mode: int, owner: Owner) -> None:
         super().__init__(fs, mode, owner)
         self.content = Content(fs.budget)
         self.seals = F_SEAL_SEAL
-        self.mapped_writable = False
         # Has never had a name and may be given one.
         self.linkable = False
 
@@ -191,6 +190,9 @@ class File(TmpfsNode):
         self.permissions &= ~(stat.S_ISUID | (stat.S_ISGID if self.permissions & stat.S_IXGRP else 0))
 
     def truncate(self, length: int) -> None:
+        size = self.content.size
+        if (length < size and self.seals & F_SEAL_SHRINK) or (length > size and self.seals & F_SEAL_GROW):
+            raise SyscallError(errno.EPERM)
         self.content.truncate(length)
         self.modified_now()
 

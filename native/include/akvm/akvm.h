@@ -122,8 +122,9 @@ AKVM_API int akvm_memory_status(const struct akvm_machine *machine, struct akvm_
 
 /* ---------------------------------------------------------------- address spaces */
 
-/* AKVM_SHARED is for akvm_space_map: stores go to the file. */
-enum { AKVM_READ = 1, AKVM_WRITE = 2, AKVM_EXECUTE = 4, AKVM_SHARED = 8 };
+/* For akvm_space_map also: with AKVM_SHARED stores go to the file; with AKVM_STABLE nobody changes the file meanwhile, as with a
+ * program's, and pages of a writable view may be copied before they are written. */
+enum { AKVM_READ = 1, AKVM_WRITE = 2, AKVM_EXECUTE = 4, AKVM_SHARED = 8, AKVM_STABLE = 16 };
 
 /* User addresses lie in [AKVM_USER_MIN, AKVM_USER_MAX). */
 #define AKVM_USER_MIN 0x10000

@@ -39,12 +39,15 @@ static int settled(void *opaque, struct akvm_space *space, uint64_t generation)
 	return 1;
 }
 
-/* Any vCPU may reap: an idle one now, else whichever first has an exit. When the last request still waits for that, every
- * guest is deep in its own computation, and one is made to exit. */
+/* Any vCPU may reap: an idle one now, else whichever is first without work. When the last request still waits for that, none may
+ * ever be: whichever first has an exit does it, and when every guest is deep in its own computation, one is made to exit. */
 static void reap(void *opaque)
 {
 	struct akvm_machine *machine = opaque;
 	bool overdue = atomic_exchange(&machine->reap_due, true);
+
+	if (overdue)
+		atomic_store(&machine->reap_pressing, true);
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct akvm__vcpu *vcpu = machine->vcpus[i];
 

@@ -41,7 +41,8 @@ struct akvm_machine {
 	uint32_t vcpu_count;
 	struct akvm__doorbell doorbell;
 	_Atomic bool stopping;
-	_Atomic bool reap_due; /* some dead space waits; set by mm's hook, taken by the next vCPU between two contexts */
+	_Atomic bool reap_due;      /* some dead space waits; set by mm's hook, taken by the next vCPU without a context */
+	_Atomic bool reap_pressing; /* it has waited long enough: by the next vCPU that comes to enter a guest, too */
 	/* vCPU threads not asleep, and how many may be: one CPU is the loop's. */
 	_Atomic uint32_t awake;
 	uint32_t spare_cpus;

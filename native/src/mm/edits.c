@@ -14,6 +14,8 @@
 
 /* A run: [destination][count][values], at least one. */
 enum { RUN_HEADER = 2, RUN_MIN = 3 };
+/* Empty entries that a run goes over, rather than end: a run more costs as much as storing so many of them. */
+enum { GAP_MAX = 16 };
 
 static bool marked(const uint64_t *marks, uint32_t index)
 {
@@ -86,18 +88,38 @@ static void requeue_flight(struct akvm_space *space)
 	}
 }
 
+/* How many empty entries lie between `entry` and the next dirty one; 0 when that is too far, or others lie between. */
+static uint32_t gap(const struct akvm__table *table, const uint64_t *intended, uint32_t entry)
+{
+	for (uint32_t i = 0; i <= GAP_MAX && entry + i < AKVM__ENTRIES; i++) {
+		if (marked(table->dirty, entry + i))
+			return i;
+		if (intended[entry + i] != 0)
+			break;
+	}
+	return 0;
+}
+
 /* Write one run out of `table`, from its first dirty entry on; returns the words written. */
 static uint32_t take_run(struct akvm_space *space, uint32_t index, uint64_t *payload, uint32_t words)
 {
 	struct akvm__table *table = &space->mm->tables.tables[index];
 	const uint64_t *intended = akvm__tables_intended(&space->mm->tables, index);
-	uint32_t word = 0, entry, count = 0;
+	uint32_t word = 0, entry, count = 0, between = 0;
 
 	while (table->dirty[word] == 0)
 		word++;
 	entry = word * 64 + (uint32_t)__builtin_ctzll(table->dirty[word]);
 	payload[0] = AKVM_TABLES_WINDOW + (uint64_t)index * AKVM__PAGE + entry * sizeof(uint64_t);
-	for (; entry < AKVM__ENTRIES && count < words - RUN_HEADER && marked(table->dirty, entry); entry++) {
+	for (; entry < AKVM__ENTRIES && count < words - RUN_HEADER; entry++) {
+		/* With no edit waiting, the entry has its value: the lock keeps it so until the run is in memory. */
+		if (between > 0) {
+			between--;
+		} else if (!marked(table->dirty, entry)) {
+			between = gap(table, intended, entry);
+			if (between-- == 0)
+				break;
+		}
 		payload[RUN_HEADER + count++] = intended[entry];
 		table->dirty[entry / 64] &= ~(1ull << entry % 64);
 		table->flight[entry / 64] |= 1ull << entry % 64;

@@ -126,7 +126,7 @@ void akvm__regions_move(struct akvm__regions *regions, uint32_t first, uint32_t 
 static bool one_mapping(const struct akvm__vma *left, const struct akvm__vma *right)
 {
 	if (left->end != right->start || left->access != right->access || left->file != right->file ||
-	    left->shared != right->shared)
+	    left->shared != right->shared || left->stable != right->stable)
 		return false;
 	return left->file == NULL || left->offset + (left->end - left->start) == right->offset;
 }

@@ -17,6 +17,7 @@ struct akvm__vma {
 	struct akvm_file *file; /* NULL: anonymous. One reference for each region */
 	uint32_t access;        /* AKVM_READ | AKVM_WRITE | AKVM_EXECUTE */
 	bool shared;            /* stores go to the file */
+	bool stable;            /* the file will not change: its pages may be copied before they are written */
 };
 
 struct akvm__regions {

@@ -176,10 +176,12 @@ static bool unwritable(const struct akvm__vma *vma, uint32_t access)
 int akvm_space_map(struct akvm_space *space, uint64_t address, uint64_t length, uint32_t access, struct akvm_file *file,
 		   uint64_t offset)
 {
-	struct akvm__vma vma = { address, address + length, file ? offset : 0, file, access & ACCESS_ALL, access & AKVM_SHARED };
+	bool shared = access & AKVM_SHARED, stable = access & AKVM_STABLE;
+	struct akvm__vma vma = { address, address + length, file ? offset : 0, file, access & ACCESS_ALL, shared, stable };
 	int error = akvm__range_check(address, length);
 
-	if (error == 0 && (length == 0 || access & ~(uint32_t)(ACCESS_ALL | AKVM_SHARED) || (vma.shared && file == NULL)))
+	if (error == 0 && (length == 0 || access & ~(uint32_t)(ACCESS_ALL | AKVM_SHARED | AKVM_STABLE) ||
+			   ((shared || stable) && file == NULL) || (shared && stable)))
 		error = -EINVAL;
 	if (error == 0 && file != NULL &&
 	    (file->files != &space->mm->files || offset % AKVM__PAGE != 0 || offset > INT64_MAX - length))

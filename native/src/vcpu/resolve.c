@@ -343,7 +343,7 @@ void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 			finish(context, AKVM_EXIT_FAULT);
 			break;
 		}
-		akvm__vcpu_reap_if_due(vcpu);
+		akvm__vcpu_reap_if_pressing(vcpu);
 		error = vcpu->must_reset ? akvm__vcpu_reset(vcpu) : 0;
 		if (!error)
 			error = akvm__vcpu_enter_space(vcpu, context, &load_cr3, &cr3);

@@ -140,13 +140,22 @@ int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *contex
 	return 0;
 }
 
-static void reap(struct akvm__vcpu *vcpu)
+/* Until none is left; an idle vCPU also stops for a context that comes, whose guest shall not wait for the dead. */
+static void reap(struct akvm__vcpu *vcpu, bool idle)
 {
 	struct akvm__mm *mm = vcpu->machine->mm;
-	struct akvm_space *space;
 
-	while ((space = akvm__mm_reap_next(mm))) {
+	for (;;) {
+		struct akvm_space *space;
 		int error = -EINTR;
+
+		if (idle && atomic_load(&vcpu->mailbox.length)) {
+			atomic_store(&vcpu->machine->reap_due, true);
+			return;
+		}
+		space = akvm__mm_reap_next(mm);
+		if (space == NULL)
+			return;
 
 		vcpu->cr3_space_id = 0;
 		for (unsigned attempt = 0; error && attempt < REAP_ATTEMPTS; attempt++) {
@@ -159,7 +168,7 @@ static void reap(struct akvm__vcpu *vcpu)
 		/* Tables that could not be cleared are not reused: better lost than shared. But the host may recover. */
 		if (error) {
 			akvm__mm_reap_failed(mm, space);
-			break;
+			return;
 		}
 		akvm__mm_reap_done(mm, space);
 	}
@@ -169,6 +178,24 @@ void akvm__vcpu_reap_if_due(struct akvm__vcpu *vcpu)
 {
 	_Atomic bool *due = &vcpu->machine->reap_due;
 
-	if (atomic_load(due) && atomic_exchange(due, false))
-		reap(vcpu);
+	if (!atomic_load(due) || !atomic_exchange(due, false))
+		return;
+	atomic_store(&vcpu->machine->reap_pressing, false);
+	reap(vcpu, false);
+}
+
+void akvm__vcpu_reap_if_pressing(struct akvm__vcpu *vcpu)
+{
+	if (atomic_load(&vcpu->machine->reap_pressing))
+		akvm__vcpu_reap_if_due(vcpu);
+}
+
+bool akvm__vcpu_reap_when_idle(struct akvm__vcpu *vcpu)
+{
+	_Atomic bool *due = &vcpu->machine->reap_due;
+
+	if (!atomic_load(due) || !atomic_exchange(due, false))
+		return false;
+	reap(vcpu, true);
+	return true;
 }

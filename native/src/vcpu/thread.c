@@ -152,10 +152,6 @@ static void *thread_main(void *argument)
 	atomic_store(&vcpu->tid, AKVM__HOST->thread_id());
 	atomic_fetch_add(&vcpu->machine->awake, 1);
 	for (;;) {
-		if (atomic_load(&vcpu->machine->reap_due)) {
-			announce(vcpu, NULL);
-			akvm__vcpu_reap_if_due(vcpu);
-		}
 		atomic_store(&vcpu->busy, true);
 		context = find_work(vcpu);
 		announce(vcpu, context);
@@ -164,6 +160,8 @@ static void *thread_main(void *argument)
 			serve(vcpu, context);
 			continue;
 		}
+		if (akvm__vcpu_reap_when_idle(vcpu))
+			continue;
 		atomic_store(&vcpu->busy, false);
 		if (atomic_load(&vcpu->stop))
 			break;

@@ -132,8 +132,11 @@ int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *contex
 void akvm__vcpu_leave_space(struct akvm__vcpu *vcpu);
 /* The load of CR3 that enter_space asked for may not have happened: nothing it was to flush is flushed. */
 void akvm__vcpu_forget_cr3(struct akvm__vcpu *vcpu);
-/* Clear the tables of dead spaces, if some wait. Inside no space. */
+/* Clear the tables of dead spaces, if some wait: in any case; if they have waited long enough for a guest to wait for them; while
+ * there is nothing better to do, true when there were any. Inside no space. */
 void akvm__vcpu_reap_if_due(struct akvm__vcpu *vcpu);
+void akvm__vcpu_reap_if_pressing(struct akvm__vcpu *vcpu);
+bool akvm__vcpu_reap_when_idle(struct akvm__vcpu *vcpu);
 
 /* pcid.c */
 uint64_t akvm__pcids_assign(struct akvm__pcids *pcids, uint64_t space_id, uint64_t generation, bool *flush);

@@ -19,7 +19,7 @@ from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
 from asynckvm.linux.syscalls import epoll as calls
 from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT
-from support.fake_task import DATA, END, FakeTask, result
+from support.fake_tasks import DATA, END, lone_task, result
 
 ONE = (1).to_bytes(8, "little")
 ADD, DEL, MOD = 1, 2, 3
@@ -33,7 +33,7 @@ def counter(initial: int = 0) -> EventFile:
 
 @pytest.fixture
 def task() -> Any:
-    return FakeTask()
+    return lone_task()
 
 
 @pytest.fixture
@@ -255,9 +255,8 @@ class TestCalls:
         assert task.space.read(DATA, 12) == struct.pack("<IQ", POLLIN, 1 << 63)
 
     async def test_two_who_wait_for_one_edge(self, task: Any) -> None:
-        file, other = counter(), FakeTask(files=task.process.files)
+        file, other = counter(), lone_task(files=task.process.files, memory=task.process.memory)
         epfd, _ = self.opened(task, file, POLLIN | EPOLLET)
-        other.space = task.space
         first = await task.begin(calls.epoll_wait(task, epfd, DATA, 10, -1))
         second = await other.begin(calls.epoll_wait(other, epfd, DATA, 10, -1))  # type: ignore[arg-type]
         file.write(ONE)

@@ -12,7 +12,7 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.syscalls import events, transfer
 from asynckvm.linux.wait import READABLE, WRITABLE
-from support.fake_task import DATA, FakeTask, result
+from support.fake_tasks import DATA, lone_task, result
 
 MOST = (1 << 64) - 2
 
@@ -59,7 +59,7 @@ def test_only_whole_values(size: int) -> None:
 
 
 async def test_a_reader_and_a_writer_wait_for_each_other() -> None:
-    task: Any = FakeTask()
+    task: Any = lone_task()
     fd = events.eventfd2(task, 0, os.O_CLOEXEC)
     file = task.process.files.get(fd)
     assert task.process.files.closes_on_exec(fd)
@@ -77,7 +77,7 @@ async def test_a_reader_and_a_writer_wait_for_each_other() -> None:
 
 
 async def test_flags() -> None:
-    task: Any = FakeTask()
+    task: Any = lone_task()
     with pytest.raises(SyscallError, match="EINVAL"):
         events.eventfd2(task, 0, 2)
     fd = events.eventfd2(task, 0, os.O_NONBLOCK | 1)

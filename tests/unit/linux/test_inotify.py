@@ -19,7 +19,7 @@ from asynckvm.linux.vfs import Budget, Caller, FileSystemContext, HostTree, Moun
 from asynckvm.linux.vfs.changes import set_mode, set_size
 from asynckvm.linux.vfs.names import link, make, remove_directory, rename, unlink
 from asynckvm.linux.vfs.opening import open_file
-from support.fake_task import DATA, FakeTask, result
+from support.fake_tasks import DATA, lone_task, result
 
 ALL, ISDIR = events.IN_ALL_EVENTS, events.IN_ISDIR
 HEAD = struct.Struct("<iIII")
@@ -31,7 +31,7 @@ class World:
     def __init__(self, root: Any) -> None:
         mounts = Mounts(root)
         self.fs = FileSystemContext(mounts)
-        task: Any = FakeTask(fs=self.fs, credentials=Credentials())
+        task: Any = lone_task(fs=self.fs, credentials=Credentials())
         self.task = task
         self.caller = Caller(self.fs, task.process.credentials, task)
         self.root = mounts.root

@@ -16,13 +16,13 @@ from asynckvm.linux.loader import Executable, Loaded, load, prepare
 from asynckvm.linux.stack import ArgumentsTooLongError, Auxiliary
 from asynckvm.model.memory import USER_MAX, Access
 from support.elf_file import ET_DYN, PT_GNU_STACK, PT_INTERP, Header, R, W, X, elf
-from support.fake_platform import FakeMachine, FakeSpace
+from support.fake_platform import FakeFile, FakeMachine, FakeSpace
 
 LINKER = elf(Header(address=0, align=0x10000), kind=ET_DYN, entry=0x180)
 
 
-class View:
-    """What map_file() gives: as much of a HostFile as a FakeSpace looks at."""
+class View(FakeFile):
+    """What map_file() gives."""
 
     def __init__(self, data: bytes, number: int) -> None:
         self.data = data

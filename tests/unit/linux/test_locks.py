@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from asynckvm.linux.files import DescriptorTable, OpenFile
 from asynckvm.linux.locks import RANGES_MAX, LockTable
 from asynckvm.linux.syscalls import locks
 from asynckvm.linux.syscalls.descriptors import fcntl
-from support.fake_task import DATA, FakeTask, result
+from support.fake_tasks import DATA, lone_task, result
 
 SH, EX, NB, UN = 1, 2, 4, 8
 GETLK, SETLK, SETLKW, OFD_GETLK, OFD_SETLK, OFD_SETLKW = 5, 6, 7, 36, 37, 38
@@ -46,13 +45,9 @@ def table() -> LockTable:
 
 
 def process(table: LockTable, pid: int = 1) -> Any:
-    made: Any = FakeTask(pid=pid)
+    made: Any = lone_task(pid=pid)
     made.process.kernel.locks = table
     return made
-
-
-async def done(answer: int | Awaitable[int]) -> int:
-    return answer if isinstance(answer, int) else await answer
 
 
 def record(task: Any, kind: int, start: int = 0, length: int = 0, whence: int = os.SEEK_SET, pid: int = 0) -> int:
@@ -61,12 +56,12 @@ def record(task: Any, kind: int, start: int = 0, length: int = 0, whence: int = 
 
 
 async def lock(task: Any, fd: int, kind: int, start: int = 0, length: int = 0, command: int = SETLK, whence: int = 0) -> int:
-    return await done(fcntl(task, fd, command, record(task, kind, start, length, whence)))
+    return await result(fcntl(task, fd, command, record(task, kind, start, length, whence)))
 
 
 async def held(task: Any, fd: int, kind: int = WRITE, start: int = 0, length: int = 0, command: int = GETLK) -> tuple[int, ...]:
     """What F_GETLK tells: type, start, length, pid."""
-    assert await done(fcntl(task, fd, command, record(task, kind, start, length))) == 0
+    assert await result(fcntl(task, fd, command, record(task, kind, start, length))) == 0
     found = FLOCK.unpack(task.space.read(DATA, FLOCK.size))
     return found[0], found[2], found[3], found[4]
 
@@ -82,20 +77,20 @@ async def test_flock_belongs_to_the_open_file(table: LockTable) -> None:
     task = process(table)
     files = task.process.files
     one, other = files.add(File()), files.add(File())
-    assert await done(locks.flock(task, one, EX)) == 0
-    assert await done(locks.flock(task, files.add(files.get(one)), EX | NB)) == 0
+    assert await result(locks.flock(task, one, EX)) == 0
+    assert await result(locks.flock(task, files.add(files.get(one)), EX | NB)) == 0
     with fails(errno.EAGAIN):
-        await done(locks.flock(task, other, SH | NB))
-    assert await done(locks.flock(task, files.add(File(inode=2)), EX | NB)) == 0
+        await result(locks.flock(task, other, SH | NB))
+    assert await result(locks.flock(task, files.add(File(inode=2)), EX | NB)) == 0
     # Shared from now on.
-    assert await done(locks.flock(task, one, SH | NB)) == 0
-    assert await done(locks.flock(task, other, SH | NB)) == 0
+    assert await result(locks.flock(task, one, SH | NB)) == 0
+    assert await result(locks.flock(task, other, SH | NB)) == 0
     with fails(errno.EAGAIN):
-        await done(locks.flock(task, one, EX | NB))
+        await result(locks.flock(task, one, EX | NB))
     # The attempt cost the old lock.
-    assert await done(locks.flock(task, other, EX | NB)) == 0
-    assert await done(locks.flock(task, other, UN)) == 0
-    assert await done(locks.flock(task, one, EX | NB)) == 0
+    assert await result(locks.flock(task, other, EX | NB)) == 0
+    assert await result(locks.flock(task, other, UN)) == 0
+    assert await result(locks.flock(task, one, EX | NB)) == 0
     for fd in list(files):
         files.close(fd)
     assert not len(table)
@@ -110,7 +105,7 @@ async def test_flock_waits_until_the_last_descriptor_is_closed(table: LockTable)
     holder, waiter = process(table), process(table)
     fd = holder.process.files.add(File())
     twin = holder.process.files.copy()
-    await done(locks.flock(holder, fd, EX))
+    await result(locks.flock(holder, fd, EX))
     running = await waiter.begin(locks.flock(waiter, waiter.process.files.add(File()), EX))
     holder.process.files.close(fd)
     await asyncio.sleep(0)
@@ -121,7 +116,7 @@ async def test_flock_waits_until_the_last_descriptor_is_closed(table: LockTable)
 
 async def test_a_signal_ends_the_wait(table: LockTable) -> None:
     holder, waiter = process(table), process(table)
-    await done(locks.flock(holder, holder.process.files.add(File()), EX))
+    await result(locks.flock(holder, holder.process.files.add(File()), EX))
     running = await waiter.begin(locks.flock(waiter, waiter.process.files.add(File()), EX))
     waiter.interrupt()
     with fails(ERESTARTSYS):
@@ -133,7 +128,7 @@ async def test_a_signal_ends_the_wait(table: LockTable) -> None:
 async def test_who_closes_while_it_waits_keeps_no_lock(table: LockTable) -> None:
     holder, waiter = process(table), process(table)
     fd = holder.process.files.add(File())
-    await done(locks.flock(holder, fd, EX))
+    await result(locks.flock(holder, fd, EX))
     mine = waiter.process.files.add(File())
     running = await waiter.begin(locks.flock(waiter, mine, EX))
     waiter.process.files.close(mine)

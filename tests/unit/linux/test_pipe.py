@@ -18,7 +18,7 @@ from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.files.pipe import CAPACITY, CAPACITY_MAX, PIPE_BUF, Pipe, PipeEnd, PipePages, open_fifo, pipe_ends
 from asynckvm.linux.syscalls import descriptors, pipes
 from asynckvm.linux.wait import POLLERR, POLLHUP, READABLE, WRITABLE
-from support.fake_task import DATA, END, SECONDS, FakeTask
+from support.fake_tasks import DATA, END, SECONDS, lone_task
 
 EACH_PIECE = [1, 100, PIPE_BUF - 1, PIPE_BUF, PIPE_BUF + 1, 3 * PIPE_BUF + 7, CAPACITY]
 
@@ -164,7 +164,7 @@ def test_all_pipes_together_have_a_bound() -> None:
 
 class TestFifo:
     async def test_opening_waits_for_the_other_side(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         pipe = fifo()
         async with asyncio.timeout(SECONDS):
             waiting = asyncio.ensure_future(open_fifo(task, pipe, os.O_RDONLY))
@@ -176,7 +176,7 @@ class TestFifo:
         assert reading.read(10) == b"hello"
 
     async def test_who_came_and_went_has_been_there(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         pipe = fifo()
         waiting = asyncio.ensure_future(open_fifo(task, pipe, os.O_WRONLY))
         await asyncio.sleep(0)
@@ -188,7 +188,7 @@ class TestFifo:
             writing.write(b"x")
 
     async def test_without_waiting(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         pipe = fifo()
         with pytest.raises(SyscallError, match="ENXIO"):
             await open_fifo(task, pipe, os.O_WRONLY | os.O_NONBLOCK)
@@ -203,7 +203,7 @@ class TestFifo:
         assert both.read(1) == b"x"
 
     async def test_a_signal_ends_the_wait(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         pipe = fifo()
         waiting = await task.begin(open_fifo(task, pipe, os.O_RDONLY))
         task.interrupt()
@@ -213,7 +213,7 @@ class TestFifo:
         assert (pipe.readers, pipe.capacity) == (0, 0)
 
     async def test_what_nobody_read_is_gone_with_the_last_end(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         pipe = fifo()
         both = await open_fifo(task, pipe, os.O_RDWR)
         both.write(b"x")
@@ -230,7 +230,7 @@ class TestCalls:
         return first, second
 
     def test_a_new_pipe(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         files = task.process.files
         assert self.pair(task, os.O_CLOEXEC | os.O_NONBLOCK) == (0, 1)
         reading, writing = files.get(0), files.get(1)
@@ -247,7 +247,7 @@ class TestCalls:
             reading.ioctl(task, 0x5401, DATA)
 
     def test_nothing_is_left_of_a_failure(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         files = task.process.files
         with pytest.raises(GuestMemoryError):
             pipes.pipe(task, END)

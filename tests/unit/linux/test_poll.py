@@ -18,7 +18,7 @@ from asynckvm.linux.files.pipe import PipeEnd, pipe_ends
 from asynckvm.linux.syscalls import ioctl, poll
 from asynckvm.linux.wait import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDNORM
 from asynckvm.model.memory import PAGE, Access
-from support.fake_task import DATA, END, FakeTask, result
+from support.fake_tasks import DATA, END, lone_task, result
 
 MS = 1_000_000
 TIME = DATA + 0x8000
@@ -27,7 +27,7 @@ MASK = DATA + 0x9000
 
 @pytest.fixture
 def task() -> Any:
-    return FakeTask()
+    return lone_task()
 
 
 @pytest.fixture

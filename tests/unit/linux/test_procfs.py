@@ -20,6 +20,7 @@ from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.limits import Limits
+from asynckvm.linux.memory import Memory
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.streams import Capture
@@ -43,6 +44,7 @@ class Sandbox:
         memory = SimpleNamespace(frames_total=1000, frames_used=100)
         vcpu = SimpleNamespace(busy_ns=10**9, runs=5)
         self.kernel: Any = SimpleNamespace(
+            memory_shown=lambda: (500 * PAGE, 400 * PAGE),
             processes={}, tasks={}, groups={}, processors=2, memory_pages=500, threads_max=10, pipe_pages=PipePages(),
             machine=SimpleNamespace(counters=lambda: SimpleNamespace(memory=memory, vcpus=(vcpu, vcpu))),
         )  # fmt: skip
@@ -59,7 +61,7 @@ class Sandbox:
 
     def process(self, pid: int, user: int = 0) -> Any:
         """A process with one thread; it is the leader of a session of its own."""
-        space = FakeSpace()
+        space: Any = FakeSpace()
         space.map(HEAP, 2 * PAGE, RW)
         space.map(STACK, 4 * PAGE, RW)
         space.write(ARGUMENTS, b"cat\0-n\0HOME=/\0")
@@ -68,12 +70,15 @@ class Sandbox:
             data=(0x2000, 0x3000), arguments=(ARGUMENTS, ARGUMENTS + 7), environment=(ARGUMENTS + 7, ARGUMENTS + 14),
             auxiliary=bytes(16),
         )  # fmt: skip
+        memory = Memory(space, HEAP)
+        memory.heap_end = HEAP + 2 * PAGE
         location = resolve(self.root, self.mounts.root, b"/home")
         group = ProcessGroup(pid, Session(pid, None))
         process: Any = SimpleNamespace(
             kernel=self.kernel, pid=pid, group=group, session=group.session, parent_pid=1, credentials=Credentials.of(user, user),
-            memory=SimpleNamespace(space=space, heap_start=HEAP, heap_end=HEAP + 2 * PAGE, names={}), files=DescriptorTable(),
-            fs=FileSystemContext(self.mounts, directory=location), program=SimpleNamespace(loaded=loaded, location=location),
+            memory=memory, files=DescriptorTable(),
+            fs=FileSystemContext(self.mounts, directory=location),
+            program=SimpleNamespace(loaded=loaded, location=location, identity=(0, 0)),
             limits=Limits.default(10), actions=ActionTable(), pending=SignalQueue(), job=SimpleNamespace(stopped=0), tasks={},
             children_ns=0, cpu_ns=25 * 10**6, started_ns=10**9, calls=collections.Counter({0: 3}), exited=False, dumpable=1,
             exit_signal=17, oom_adjustment=0, resident_max=0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import struct
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +16,15 @@ from asynckvm.linux.files.signalfd import SignalFile, image
 from asynckvm.linux.signals import info as infos
 from asynckvm.linux.signals.numbers import CLD_EXITED
 from asynckvm.linux.syscalls import pidfd, poll, signalfd, transfer
-from asynckvm.linux.wait import POLLIN, READABLE, WaitQueue
-from support.fake_task import DATA, FakeTask, result
+from asynckvm.linux.wait import POLLIN, READABLE
+from support.fake_tasks import DATA, lone_task, result
 
 INFO = struct.Struct("<IiiIIiIIIIiiQQQQH")
 MASK = 1 << signal.SIGUSR1 - 1 | 1 << signal.SIGCHLD - 1 | 1 << 40 - 1
 
 
 def a_task() -> Any:
-    return FakeTask(pid=100)
+    return lone_task(pid=100)
 
 
 @pytest.fixture
@@ -140,10 +139,7 @@ def test_what_each_kind_tells(info: infos.SigInfo, expected: dict[int, int]) -> 
 
 class TestProcessFiles:
     def process(self, task: Any, pid: int, **values: Any) -> Any:
-        process = SimpleNamespace(pid=pid, exited=False, exit_queue=WaitQueue(), credentials=Credentials.of(1000, 100), **values)
-        task.process.kernel.processes[pid] = process
-        task.process.kernel.tasks = {}
-        return process
+        return lone_task(pid, task.process.kernel, credentials=Credentials.of(1000, 100), **values).process
 
     async def test_its_end_is_seen(self, task: Any) -> None:
         process = self.process(task, 5)
@@ -170,7 +166,6 @@ class TestProcessFiles:
         with pytest.raises(SyscallError, match="EINVAL"):
             pidfd.pidfd_send_signal(task, fd, 65, 0, 0)
         process.credentials = Credentials.of(1, 1)
-        process.session = task.process.session = None
         with pytest.raises(SyscallError, match="EPERM"):
             pidfd.pidfd_send_signal(task, fd, signal.SIGTERM, 0, 0)
         process.exited = True
@@ -180,7 +175,7 @@ class TestProcessFiles:
 
     def test_mistakes(self, task: Any) -> None:
         self.process(task, 5)
-        task.process.kernel.tasks = {6: None}
+        task.process.kernel.tasks[6] = task
         for pid, flags, name in [(0, 0, "EINVAL"), (5, 1, "EINVAL"), (6, 0, "EINVAL"), (7, 0, "ESRCH")]:
             with pytest.raises(SyscallError, match=name):
                 pidfd.pidfd_open(task, pid, flags)

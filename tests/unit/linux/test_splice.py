@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -15,14 +16,13 @@ from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, OpenFile
+from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipeEnd, PipePages, pipe_ends
 from asynckvm.linux.limits import Limit
-from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.numbers import bit
-from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.syscalls import splice
 from asynckvm.model.memory import Access
-from support.fake_task import DATA, END, FakeTask, result
+from support.fake_tasks import DATA, END, lone_task, result
 
 NONBLOCK = 2
 BIG, BIG_BYTES = 0x7000_0000, 1 << 20
@@ -71,10 +71,7 @@ class World:
     """A task with files. Files are named by their descriptors."""
 
     def __init__(self) -> None:
-        task: Any = FakeTask(pid=1, credentials=Credentials(), actions=ActionTable(), ended=None, pending=SignalQueue(), tasks={})
-        task.pending = SignalQueue()
-        task.process.tasks[1] = task
-        task.notice = lambda: None
+        task = lone_task(credentials=Credentials())
         task.space.map(BIG, BIG_BYTES, Access.READ | Access.WRITE)
         self.task = task
         self.pages = PipePages()
@@ -223,10 +220,24 @@ async def test_vmsplice(world: World) -> None:
         await splice.vmsplice(world.task, world.add(Regular()), DATA, 1, 0)
 
 
+async def test_vmsplice_gives_what_there_is_room_for(world: World) -> None:
+    _, writing = world.pipe()
+    length = 3 << 12
+    buffers = struct.pack("<QQ", END - length, length) * 10
+    world.task.space.write(DATA, buffers)
+    async with asyncio.timeout(10):
+        assert await splice.vmsplice(world.task, writing, DATA, 10, 0) == 1 << 16
+    with pytest.raises(SyscallError, match="EAGAIN"):
+        await splice.vmsplice(world.task, writing, DATA, 10, NONBLOCK)
+
+
 async def test_what_cannot_be_spliced(world: World) -> None:
     one, other, (reading, writing) = world.add(Regular()), world.add(Regular(flags=os.O_RDWR | os.O_APPEND)), world.pipe(b"x")
+    events = world.add(EventFile(1, 0, semaphore=False))
     for arguments, number in (
         ((one, 0, other, 0, 1, 0), errno.EINVAL),
+        ((events, 0, writing, 0, 8, 0), errno.EINVAL),
+        ((reading, 0, events, 0, 8, 0), errno.EINVAL),
         ((one, 0, writing, 0, 1, 1 << 9), errno.EINVAL),
         ((reading, DATA, one, 0, 1, 0), errno.ESPIPE),
         ((one, 0, writing, DATA, 1, 0), errno.ESPIPE),

@@ -27,7 +27,7 @@ from asynckvm.linux.streams import (
     host_stream,
 )
 from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT, READABLE, wait
-from support.fake_task import DATA, FakeTask
+from support.fake_tasks import DATA, lone_task
 
 SECONDS = 5
 
@@ -139,7 +139,7 @@ class TestHostStreams:
         right.close()
 
     async def test_a_terminal(self) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         controller, terminal = pty.openpty()
         stream = host_stream(terminal)
         assert isinstance(stream, NonBlockingStream)
@@ -158,7 +158,7 @@ class TestHostStreams:
         os.close(terminal)
 
     def test_a_regular_file_shares_its_position(self, tmp_path: Path) -> None:
-        task: Any = FakeTask()
+        task: Any = lone_task()
         path = tmp_path / "file"
         path.write_bytes(b"one two three")
         with path.open("rb", buffering=0) as file:

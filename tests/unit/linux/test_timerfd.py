@@ -13,7 +13,7 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.timerfd import TimerFile
 from asynckvm.linux.syscalls import events, transfer
 from asynckvm.linux.wait import READABLE
-from support.fake_task import DATA, SECONDS, FakeTask, result
+from support.fake_tasks import DATA, SECONDS, lone_task, result
 
 CLOCKS = [time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME]
 MS = 1_000_000
@@ -46,7 +46,7 @@ def setting(interval: int, value: int) -> bytes:
 @pytest.mark.parametrize("clock_id", CLOCKS)
 @pytest.mark.parametrize("absolute", [False, True])
 async def test_a_read_waits_until_it_expires(clock_id: int, absolute: bool) -> None:
-    task: Any = FakeTask()
+    task: Any = lone_task()
     fd = events.timerfd_create(task, clock_id, 0)
     end = time.clock_gettime_ns(clock_id) + 30 * MS
     task.space.write(DATA, setting(0, end if absolute else 30 * MS))
@@ -109,7 +109,7 @@ async def test_a_very_short_interval_keeps_the_loop_free() -> None:
 
 
 async def test_calls(clock: Clock) -> None:
-    task: Any = FakeTask()
+    task: Any = lone_task()
     with pytest.raises(SyscallError, match="EINVAL"):
         events.timerfd_create(task, time.CLOCK_PROCESS_CPUTIME_ID, 0)
     with pytest.raises(SyscallError, match="EINVAL"):

@@ -20,7 +20,7 @@ import pytest
 from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.groups import ProcessGroup, Session
-from asynckvm.linux.signals.action import Action, ActionTable
+from asynckvm.linux.signals.action import Action
 from asynckvm.linux.signals.numbers import SIG_IGN
 from asynckvm.linux.streams import host_stream
 from asynckvm.linux.syscalls import ioctl, poll, transfer
@@ -28,7 +28,7 @@ from asynckvm.linux.tty import HostTerminal, Master, Slave, Terminals, requests
 from asynckvm.linux.tty import termios as t
 from asynckvm.linux.tty.pty import TERMINALS_MAX
 from asynckvm.linux.wait import POLLHUP, POLLIN, READABLE, WRITABLE, wait
-from support.fake_task import DATA, SECONDS, FakeTask, result
+from support.fake_tasks import DATA, SECONDS, lone_task, result
 
 TIOCGPTN, TIOCSPTLCK = requests.TIOCGPTN, requests.TIOCSPTLCK
 
@@ -52,7 +52,7 @@ class World:
 
     def task(self, pid: int, session: Session | None = None) -> Any:
         group = self.groups[pid] = ProcessGroup(pid, session or self.session)
-        task: Any = FakeTask(pid=pid, group=group, session=group.session, actions=ActionTable(), parent=None, exited=False)
+        task = lone_task(pid=pid, group=group)
         task.process.kernel.groups = self.groups
         group.processes[pid] = task.process
         return task

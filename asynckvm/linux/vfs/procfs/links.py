@@ -151,6 +151,7 @@ class DescriptorDirectory(Directory):
         except (SyscallError, OSError):
             inode = 0
         yield b"pos:\t%d\nflags:\t0%o\nmnt_id:\t%d\nino:\t%d\n" % (position, flags, mount, inode)
+        yield file.details()
 
 
 class _Nameless(Entry):
