@@ -282,21 +282,6 @@ class MachineCounters(NamedTuple):
     memory: Memory = Memory()
 
 
-class FakeBudget:
-    """A bound that nothing reaches."""
-
-    used = 0
-
-    def __init__(self, pages: int) -> None:
-        self.pages = pages
-
-    def charge(self, pages: int) -> None: ...
-
-    def release(self, pages: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class FakeMachine:
     """Every context it makes runs `script`."""
 
@@ -334,9 +319,6 @@ class FakeMachine:
 
     def dump(self) -> str:
         return "no machine"
-
-    def create_memory_budget(self, pages: int) -> FakeBudget:
-        return FakeBudget(pages)
 
     def counters(self) -> MachineCounters:
         return MachineCounters()

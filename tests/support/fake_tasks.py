@@ -93,7 +93,7 @@ class FakeProcess(Process):
         loaded: Any = None
         super().__init__(
             kernel, pid, group, Memory(space, END), DescriptorTable(), FileSystemContext(kernel.mounts),
-            Credentials.of(1000, 1000), ActionTable(), Limits.default(10), Program(b"/program", None, (0, 0), (), loaded),
+            Credentials.of(1000, 1000), ActionTable(), Limits.default(10), Program(b"/program", None, (0, 0), loaded),
         )  # fmt: skip
         self.parent = parent
         if parent is not None:

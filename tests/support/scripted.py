@@ -48,7 +48,8 @@ class _Reporter(Reporter):
 
 class Scripted:
     """`results`: what the calls returned, signed. `output`: what it wrote to its standard output and error. `process` and
-    `result` are there once it has begun and ended. It sees the folder of the test, to read. Options are those of Sandbox.run(), and `trace`."""
+    `result` are there once it has begun and ended. It sees the folder of the test, to read.
+    Options are those of Sandbox.run(), and `trace`."""
 
     def __init__(self, calls: Script | list[Exit], folder: Path, *, trace: bool = False, **options: Any) -> None:
         self.results: list[int] = []

@@ -5,7 +5,6 @@ What the vfs answers is compared with the host's in test_vfs_against_host.py.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat as modes
 import struct
@@ -14,10 +13,9 @@ from typing import Any
 import pytest
 
 from asynckvm.linux.credentials import Credentials
-from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import OpenFile
 from asynckvm.linux.leases import LeaseTable
-from asynckvm.linux.syscalls import changes, descriptors, directories, names, opening, status, xattrs
+from asynckvm.linux.syscalls import changes, descriptors, directories, handles, names, opening, status, xattrs
 from asynckvm.linux.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
 from asynckvm.linux.vfs import FileSystemContext
 from support.fake_tasks import DATA, lone_task
@@ -385,6 +383,33 @@ def test_memory_files(task: Any) -> None:
 
 def test_the_calls_that_are_the_hosts_business(task: Any) -> None:
     assert failure(directories.refused, task) == "EPERM"
-    with pytest.raises(SyscallError) as caught:
-        directories.no_handles(task)
-    assert caught.value.number == errno.EOPNOTSUPP
+    assert failure(handles.open_by_handle_at, task) == "EPERM"
+
+
+def test_handles(task: Any) -> None:
+    path, mount = put(task, b"/link"), DATA + 0x2000
+
+    def handle_of(path: int, flags: int, room: int = 128) -> bytes:
+        task.space.write(DATA, struct.pack("<Ii", room, 0))
+        assert handles.name_to_handle_at(task, AT_FDCWD, task.space.read_string(path, 100), DATA, mount, flags) == 0
+        length, _ = struct.unpack("<Ii", task.space.read(DATA, 8))
+        return bytes(task.space.read(DATA + 4, 4 + length))
+
+    followed = handle_of(path, AT_SYMLINK_FOLLOW)
+    assert followed != handle_of(path, 0)
+    assert followed == handle_of(put(task, b"/dir/file"), 0)
+    task.space.write(DATA, struct.pack("<Ii", 0, 0))
+    assert failure(handles.name_to_handle_at, task, AT_FDCWD, b"/dir", DATA, mount, 0) == "EOVERFLOW"
+    assert struct.unpack("<I", task.space.read(DATA, 4))[0] == len(followed) - 4
+    task.space.write(DATA, struct.pack("<Ii", 129, 0))
+    assert failure(handles.name_to_handle_at, task, AT_FDCWD, b"/dir", DATA, mount, 0) == "EINVAL"
+    assert failure(handles.name_to_handle_at, task, AT_FDCWD, b"/none", DATA, mount, 0) == "ENOENT"
+
+
+def test_types_of_file_systems(task: Any) -> None:
+    count = handles.sysfs(task, 3, 0, 0)
+    for number in range(count):
+        assert handles.sysfs(task, 2, number, DATA) == 0
+        assert handles.sysfs(task, 1, DATA, 0) == number
+    for arguments in ((2, count, DATA), (4, 0, 0), (1, put(task, b"none"), 0)):
+        assert failure(handles.sysfs, task, *arguments) == "EINVAL"

@@ -20,6 +20,7 @@ from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.limits import Limits
+from asynckvm.linux.memory import Memory
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.streams import Capture
@@ -60,7 +61,7 @@ class Sandbox:
 
     def process(self, pid: int, user: int = 0) -> Any:
         """A process with one thread; it is the leader of a session of its own."""
-        space = FakeSpace()
+        space: Any = FakeSpace()
         space.map(HEAP, 2 * PAGE, RW)
         space.map(STACK, 4 * PAGE, RW)
         space.write(ARGUMENTS, b"cat\0-n\0HOME=/\0")
@@ -69,11 +70,13 @@ class Sandbox:
             data=(0x2000, 0x3000), arguments=(ARGUMENTS, ARGUMENTS + 7), environment=(ARGUMENTS + 7, ARGUMENTS + 14),
             auxiliary=bytes(16),
         )  # fmt: skip
+        memory = Memory(space, HEAP)
+        memory.heap_end = HEAP + 2 * PAGE
         location = resolve(self.root, self.mounts.root, b"/home")
         group = ProcessGroup(pid, Session(pid, None))
         process: Any = SimpleNamespace(
             kernel=self.kernel, pid=pid, group=group, session=group.session, parent_pid=1, credentials=Credentials.of(user, user),
-            memory=SimpleNamespace(space=space, heap_start=HEAP, heap_end=HEAP + 2 * PAGE, names={}), files=DescriptorTable(),
+            memory=memory, files=DescriptorTable(),
             fs=FileSystemContext(self.mounts, directory=location),
             program=SimpleNamespace(loaded=loaded, location=location, identity=(0, 0)),
             limits=Limits.default(10), actions=ActionTable(), pending=SignalQueue(), job=SimpleNamespace(stopped=0), tasks={},
