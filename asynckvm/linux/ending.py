@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from asynckvm.errors import AsyncKvmError, ClosedError, GuestError
-from asynckvm.linux import futex
+from asynckvm.linux import futex, futex_pi
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import numbers, send
@@ -27,6 +27,7 @@ def end_task(task: Task) -> None:
     """The thread has left ring 3 for good. Never raises for a guest's doing."""
     process, kernel = task.process, task.process.kernel
     kernel.tasks.pop(task.tid, None)
+    futex_pi.release(task)
     # As the kernel does: a bad pointer is nobody's concern any more.
     with contextlib.suppress(AsyncKvmError, SyscallError):
         futex.release_robust(task)

@@ -32,15 +32,16 @@ _PI_ENTRY: Final = 1
 
 
 class Waiter:
-    """Somebody who waits: woken by `queue`, with `woken` true; `key` changes when it is requeued."""
+    """Somebody who waits: woken by `queue`, with `woken` true; `key` changes when it is requeued. `lock` is the address of the
+    lock it is to own then, 0 for a plain futex."""
 
-    __slots__ = ("bitset", "key", "pi", "queue", "task", "woken")
+    __slots__ = ("bitset", "key", "lock", "queue", "task", "woken")
 
-    def __init__(self, task: Task, key: Key, bitset: int, *, pi: bool = False) -> None:
+    def __init__(self, task: Task, key: Key, bitset: int, *, lock: int = 0) -> None:
         self.task = task
         self.key = key
         self.bitset = bitset
-        self.pi = pi
+        self.lock = lock
         self.queue = WaitQueue()
         self.woken = False
 
@@ -68,9 +69,14 @@ class FutexTable:
 
     def __init__(self) -> None:
         self._waiters: dict[Key, dict[Waiter, None]] = {}
+        self._lockers: dict[Waiter, None] = {}
 
     def waiters(self, key: Key) -> list[Waiter]:
         return list(self._waiters.get(key, ()))
+
+    def lockers(self) -> list[Waiter]:
+        """Who waits for a lock that knows its owner."""
+        return list(self._lockers)
 
     def wake(self, key: Key, count: int, bitset: int = BITSET_ANY) -> int:
         """Wake up to `count` waiters; how many there were."""
@@ -95,8 +101,11 @@ class FutexTable:
 
     def add(self, waiter: Waiter) -> None:
         self._waiters.setdefault(waiter.key, {})[waiter] = None
+        if waiter.lock:
+            self._lockers[waiter] = None
 
     def remove(self, waiter: Waiter) -> None:
+        self._lockers.pop(waiter, None)
         waiters = self._waiters.get(waiter.key)
         if waiters is not None:
             waiters.pop(waiter, None)

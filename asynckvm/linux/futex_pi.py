@@ -7,15 +7,18 @@ Source: futex(2), Documentation/locking/pi-futex.rst, kernel/futex/pi.c.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING
 
+from asynckvm.errors import AsyncKvmError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.futex import BITSET_ANY, OWNER_DIED, TID_MASK, WAITERS, Waiter, key_of
 from asynckvm.linux.usercopy import read_uint32
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
+    from asynckvm.platform import AddressSpace
 
 
 def try_lock(task: Task, address: int, *, private: bool) -> int:
@@ -32,7 +35,7 @@ async def lock(task: Task, address: int, until: int | None, *, private: bool) ->
     table = task.process.kernel.futexes
     if _take(task, address, waiting=True):
         return 0
-    if not await table.wait(Waiter(task, key, BITSET_ANY, pi=True), until):
+    if not await table.wait(Waiter(task, key, BITSET_ANY, lock=address), until):
         raise SyscallError(errno.ETIMEDOUT)
     # Whoever unlocked it has written our number.
     return 0
@@ -42,20 +45,39 @@ def unlock(task: Task, address: int, *, private: bool) -> int:
     """Give it to the first waiter. EPERM when it is not the caller's."""
     key = key_of(task, address, private=private)
     table = task.process.kernel.futexes
-    word = read_uint32(task.space, address)
-    while True:
-        if word & TID_MASK != task.tid:
-            raise SyscallError(errno.EPERM)
-        waiters = [waiter for waiter in table.waiters(key) if waiter.pi]
-        heir = waiters[0].task.tid | (WAITERS if len(waiters) > 1 else 0) if waiters else 0
-        seen = task.space.compare_exchange(address, word, heir)
-        if seen == word:
-            break
-        word = seen
+    waiters = [waiter for waiter in table.waiters(key) if waiter.lock]
+    if not _give(task.space, address, task.tid, waiters):
+        raise SyscallError(errno.EPERM)
     if waiters:
         table.remove(waiters[0])
         waiters[0].wake()
     return 0
+
+
+def release(task: Task) -> None:
+    """The thread has ended: what somebody waits for that it still owned goes to the first waiter, and is marked.
+
+    Source: exit_pi_state_list().
+    """
+    table = task.process.kernel.futexes
+    for waiter in table.lockers():
+        waiters = [other for other in table.waiters(waiter.key) if other.lock]
+        with contextlib.suppress(AsyncKvmError):
+            if waiter in waiters and _give(waiter.task.space, waiter.lock, task.tid, waiters, OWNER_DIED):
+                table.remove(waiters[0])
+                waiters[0].wake()
+
+
+def _give(space: AddressSpace, address: int, owner: int, waiters: list[Waiter], mark: int = 0) -> bool:
+    """Write the number of the first waiter, or of nobody; whether the lock was the owner's to give."""
+    word = read_uint32(space, address)
+    while word & TID_MASK == owner:
+        heir = waiters[0].task.tid | (WAITERS if len(waiters) > 1 else 0) | mark if waiters else 0
+        seen = space.compare_exchange(address, word, heir)
+        if seen == word:
+            return True
+        word = seen
+    return False
 
 
 def _take(task: Task, address: int, *, waiting: bool = False) -> bool:
