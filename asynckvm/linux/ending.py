@@ -58,6 +58,8 @@ def _end_process(process: Process) -> None:
     process.files.drop()
     release_memory(process)
     process.exited = True
+    kernel.semaphores.ended(process)
+    kernel.segments.sweep()
     _orphan_children(process)
     _leave_session(process)
     process.exit_queue.wake()

@@ -18,6 +18,8 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.ipc.messages import MessageQueues
+from asynckvm.linux.ipc.segments import Segments
+from asynckvm.linux.ipc.semaphores import Semaphores
 from asynckvm.linux.leases import LeaseTable
 from asynckvm.linux.locks import LockTable
 from asynckvm.linux.shared_memory import SharedMemory
@@ -70,6 +72,8 @@ class Kernel:
         self.locks = LockTable()
         self.leases = LeaseTable()
         self.message_queues = MessageQueues()
+        self.semaphores = Semaphores()
+        self.segments = Segments(self)
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
@@ -179,6 +183,7 @@ class Kernel:
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
         self.network.close()
+        self.segments.close()
         self.shared_memory.close()
         self.mounts.close()
         if self.memory_budget is not None:

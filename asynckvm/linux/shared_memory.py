@@ -26,7 +26,7 @@ class SharedMemory:
 
     def __init__(self, machine: Machine, limit: int, budget: MemoryBudget | None = None) -> None:
         self._machine = machine
-        self._limit = limit
+        self.limit = limit
         self._budget = budget
         # What may be mapped still: the file and its length.
         self._objects: list[tuple[HostFile, int]] = []
@@ -78,7 +78,7 @@ class SharedMemory:
         return found
 
     def _charge(self, length: int) -> bool:
-        if len(self._objects) >= _OBJECTS_MAX or sum(held for _, held in self._objects) + length > self._limit:
+        if len(self._objects) >= _OBJECTS_MAX or sum(held for _, held in self._objects) + length > self.limit:
             return False
         if self._budget is not None:
             try:

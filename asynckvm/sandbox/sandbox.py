@@ -9,13 +9,12 @@ Puts a kernel of `asynckvm.linux` together, starts programs in it and reports ho
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.errors import ClosedError, UsageError
+from asynckvm.errors import ClosedError, OutOfMemoryError, UsageError
 from asynckvm.linux.files import DescriptorTable
 from asynckvm.linux.kernel import Kernel
 from asynckvm.linux.report import Reporter
@@ -45,6 +44,8 @@ ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 WORK: Final = "/work"
 CLOSED: Final = -1
 _PAGE: Final = 4096
+_RECLAIM_SECONDS: Final = 1.0
+_RECLAIM_LOOK_SECONDS: Final = 0.005
 
 
 class Sandbox:
@@ -147,7 +148,7 @@ class Sandbox:
                 stream = captures[number - 1] if number and given is None else _stream(given)
                 if stream is not None:
                     files.replace(number, stream)
-            process = self._start(args, files, env, cwd)
+            process = await self._started(args, files, env, cwd)
         except BaseException:
             files.drop()
             raise
@@ -159,6 +160,19 @@ class Sandbox:
         if check:
             result.check_returncode()
         return result
+
+    async def _started(
+        self, args: Sequence[str | bytes], files: DescriptorTable, env: Mapping[str, str] | None, cwd: str | None
+    ) -> Process:
+        """Start it. Memory of a run that has just ended may be on its way back to the machine still: that is waited for."""
+        until = time.monotonic() + _RECLAIM_SECONDS
+        while True:
+            try:
+                return self._start(args, files, env, cwd)
+            except OutOfMemoryError:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_RECLAIM_LOOK_SECONDS)
 
     def _start(
         self, args: Sequence[str | bytes], files: DescriptorTable, env: Mapping[str, str] | None, cwd: str | None
@@ -223,8 +237,6 @@ def _result(
 ) -> CompletedProcess:
     status = process.ended or ExitStatus(code=0)
     stdout, stderr = (bytes(capture.data) if capture is not None else b"" for capture in captures)
-    with contextlib.suppress(ClosedError):
-        process.kernel.check()
     return CompletedProcess(
         args=tuple(os.fsdecode(argument) for argument in args),
         returncode=status.returncode,

@@ -11,6 +11,7 @@ from fuzz.judge import BrokenError
 
 from asynckvm.errors import GuestOperationError
 from asynckvm.platform import ReadMsr
+from support.descriptors import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ class Holdings(NamedTuple):
 
 def descriptors() -> int:
     """Open descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
+    return count()
 
 
 def holdings(machine: Machine) -> Holdings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 
@@ -11,6 +10,7 @@ import pytest
 
 from asynckvm.platform import Machine
 from asynckvm.sandbox import Sandbox
+from support import descriptors
 from support.pace import paced
 
 SECONDS = paced(20)
@@ -27,7 +27,7 @@ def held(machine: Machine) -> tuple[int, ...]:
         memory.limbo_frames,
         memory.file_slots,
         counters.contexts,
-        len(os.listdir("/proc/self/fd")),
+        descriptors.count(),
         len(asyncio.all_tasks()),
     )
 

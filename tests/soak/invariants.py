@@ -13,6 +13,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from support import descriptors
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -77,7 +79,7 @@ def take(machine: Machine, machines: int, seconds: float) -> Snapshot:
         seconds=seconds,
         rss=resident_bytes(),
         objects=len(gc.get_objects()),
-        descriptors=len(os.listdir("/proc/self/fd")),
+        descriptors=descriptors.count(),
         threads=threading.active_count(),
         native_threads=len(os.listdir("/proc/self/task")),
         tasks=len(asyncio.all_tasks()),

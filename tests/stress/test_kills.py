@@ -21,6 +21,7 @@ from stress.programs import Programs, never
 
 from asynckvm.errors import ClosedError
 from asynckvm.platform import Machine
+from support import descriptors
 from support.pace import PACE
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ async def test_kills_of_programs(request: pytest.FixtureRequest) -> None:
             before = machine.counters().memory
             await programs.one(random.Random("what is made once"))
             await memory_comes_back(machine, before)
-            descriptors = len(os.listdir("/proc/self/fd"))
+            held = descriptors.count()
 
             async def work(number: int) -> None:
                 source = random.Random(f"programs {number}")
@@ -110,7 +111,7 @@ async def test_kills_of_programs(request: pytest.FixtureRequest) -> None:
                 for number in range(6):
                     group.create_task(work(number))
             await memory_comes_back(machine, before)
-            assert len(os.listdir("/proc/self/fd")) == descriptors
+            assert descriptors.count() == held
     os.close(reader)
     os.close(writer)
     report = {
@@ -135,7 +136,7 @@ async def test_closing_the_machine_kills_all(tmp_path: Path) -> None:
     """
     source = random.Random("close")
     rounds = max(3, KILLS // 250)
-    threads, descriptors = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+    threads, held = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
     ended = killed = 0
 
     async def live(living: Living) -> str:
@@ -163,7 +164,7 @@ async def test_closing_the_machine_kills_all(tmp_path: Path) -> None:
     assert min(ended, killed) > 0, (ended, killed)
     # One thread more: the executor's, which opens and closes machines.
     assert len(os.listdir("/proc/self/task")) <= threads + 1
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert len(os.listdir("/proc/self/fd")) <= held
 
 
 @pytest.mark.timeout(60)

@@ -84,6 +84,9 @@ class IpcTable(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return iter(list(self._objects.values()))
 
+    def numbered(self) -> list[tuple[int, T]]:
+        return [(self._number(index), found) for index, found in self._objects.items()]
+
     @property
     def highest(self) -> int:
         """The highest index in use."""
@@ -129,12 +132,18 @@ class IpcTable(Generic[T]):
             raise SyscallError(errno.EINVAL)
         return self._number(index), found
 
+    def hide(self, number: int) -> None:
+        """Nobody finds it by its key any more."""
+        permissions = self.find(number).permissions
+        if permissions.key != IPC_PRIVATE:
+            del self._keys[permissions.key]
+            permissions.key = IPC_PRIVATE
+
     def remove(self, number: int) -> T:
         found = self.find(number)
+        self.hide(number)
         index = number % _INDEXES
         del self._objects[index]
-        if found.permissions.key != IPC_PRIVATE:
-            del self._keys[found.permissions.key]
         self._sequences[index] = (found.permissions.sequence + 1) % _SEQUENCES
         return found
 

@@ -1,7 +1,6 @@
 """System calls that know files and file systems by other names than paths: numbered handles, numbered types.
 
-A handle can be made and compared, and not be opened: that needs CAP_DAC_READ_SEARCH over the whole file system, which no guest
-has.
+A handle can be made and compared, and not be opened: that takes CAP_DAC_READ_SEARCH of a whole file system, which no guest has.
 Source: name_to_handle_at(2), open_by_handle_at(2), sysfs(2).
 """
 

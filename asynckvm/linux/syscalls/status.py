@@ -135,6 +135,15 @@ def statfs(task: Task, path: bytes, buffer: int) -> int:
     return _write_statistics(task, resolve(caller_of(task), task.process.fs.directory, path), buffer)
 
 
+def ustat(task: Task, device: int, buffer: int) -> int:
+    """The older call for the same, which names a file system by the device number of its files."""
+    for mount in task.process.fs.mounts:
+        if mount.fs.device & 0xFFFF_FFFF == device:
+            task.space.write(buffer, structs.ustat(mount.fs.statistics()))
+            return 0
+    raise SyscallError(errno.EINVAL)
+
+
 def fstatfs(task: Task, fd: int, buffer: int) -> int:
     return _write_statistics(task, task.process.files.get(fd).location, buffer)
 

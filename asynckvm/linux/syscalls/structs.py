@@ -22,6 +22,7 @@ _STATX: Final = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII" + "Q" + "10
 _STATX_BASIC: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
 _STATFS: Final = struct.Struct("<7Q2i7Q")
+_USTAT: Final = struct.Struct("<i4xQ16x")
 _SYSINFO: Final = struct.Struct("<q3Q6QHH4xQQI4x")
 _RUSAGE: Final = struct.Struct("<4q14q")
 
@@ -54,6 +55,11 @@ def statfs(found: Statistics, device: int, flags: int) -> bytes:
         found.magic, found.block_size, found.blocks, found.free, found.available, found.files, found.free_files,
         device & 0x7FFF_FFFF, device >> 32 & 0x7FFF_FFFF, found.name_max, found.block_size, flags | 0x20, 0, 0, 0, 0,
     )  # fmt: skip
+
+
+def ustat(found: Statistics) -> bytes:
+    """struct ustat, 32 bytes, without the names that no file system has."""
+    return _USTAT.pack(min(found.free, 0x7FFF_FFFF), found.free_files)
 
 
 def sysinfo(uptime: int, memory: int, free: int, processes: int) -> bytes:

@@ -28,7 +28,8 @@ cd testsuite; export tsdir=$PWD bindir=${PWD%/*}; PATH=$bindir/links:$tsdir:$bin
 if [ -d "$1" ]; then
 	for test in "$1"/*; do
 		mkdir .run; cd .run
-		if d=$tsdir sh -x -e "../$test" >../.output 2>&1; then echo "PASS: ${test##*/}"; else echo "FAIL: ${test##*/}"; cat ../.output >&2; fi
+		if d=$tsdir sh -x -e "../$test" >../.output 2>&1; then verdict=PASS; else verdict=FAIL; fi
+		echo "$verdict: ${test##*/}"
 		cd ..; rm -rf .run
 	done
 fi

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from conformance.runner import Results, Verdict
+from conformance.runner import Result, Results, Verdict
 
 _REASON_COLUMNS = 150
 
@@ -19,6 +19,8 @@ class Area:
     inside: Counter[str] = field(default_factory=Counter)
     both: int = 0
     lost: list[tuple[str, Verdict]] = field(default_factory=list)
+    # Tests that were not come to, because their case ended before, by how it ended.
+    unreached: Counter[str] = field(default_factory=Counter)
 
 
 def compare(native: Results, inside: Results) -> dict[str, Area]:
@@ -34,16 +36,19 @@ def compare(native: Results, inside: Results) -> dict[str, Area]:
         for test, (verdict, _) in result.tests.items():
             if verdict != "passed":
                 continue
-            said = ours.tests.get(test, ("missing", _whole(ours.tests)))
-            if said[0] == "passed":
+            said = ours.tests.get(test)
+            if said is None:
+                area.unreached[_whole(ours)] += 1
+            elif said[0] == "passed":
                 area.both += 1
             else:
                 area.lost.append((test, said))
     return dict(sorted(areas.items()))
 
 
-def _whole(tests: dict[str, Verdict]) -> str:
-    return next((f"{name}: {reason}" for name, (_, reason) in tests.items() if name.endswith("as a whole")), "it did not run")
+def _whole(result: Result) -> str:
+    reasons = (reason for name, (_, reason) in result.tests.items() if name.endswith("as a whole"))
+    return next(reasons, f"{result.status} after {result.seconds:.0f} s")
 
 
 def lines(areas: dict[str, Area]) -> Iterator[str]:
@@ -58,6 +63,8 @@ def lines(areas: dict[str, Area]) -> Iterator[str]:
     for name, area in areas.items():
         for test, (verdict, reason) in area.lost:
             yield f"- {name}: {test}: {verdict}: {reason[:_REASON_COLUMNS]}"
+        for reason, count in area.unreached.items():
+            yield f"- {name}: {count} tests were not come to: {reason[:_REASON_COLUMNS]}"
 
 
 def native_lines(native: Results) -> Iterator[str]:

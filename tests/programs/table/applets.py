@@ -18,7 +18,7 @@ _COMMANDS: dict[str, str] = {
     "bzip2": "bzip2 -k text; bunzip2 -c text.bz2 | cmp - text && echo same; bzcat text.bz2 | head -n 1",
     "cal": "cal 2 2024",
     "cat": "cat text - table </dev/null; cat -n text; cat -A text; cat missing; echo $?",
-    "chmod": "touch f; for m in 644 u+x g-r,o=w a=rwx 4755 +t; do chmod $m f; stat -c %a f; done; chmod 600 missing; echo $?",
+    "chmod": "touch f; for m in 644 u+x g-r,o=w a=rwx +t; do chmod $m f; stat -c %a f; done; g=$(mktemp); chmod 4755 $g; stat -c %a $g; chmod 600 missing; echo $?",
     "cksum": "cksum text table; crc32 text; sum text",
     "cmp": "cmp text text; echo $?; cmp text table; echo $?; cmp -l text table | head -n 3",
     "comm": "sort text >a; sort table >b; comm a b; comm -12 a a | head -n 2",

@@ -24,7 +24,7 @@ _COMMANDS: dict[str, str] = {
     "rm": "rm -r a/b; ls a; rm a; echo $?; rm -rf a nothing; ls; mkdir x; touch x/y; rmdir x; echo $?; rm -d x; echo $?; yes | rm -ri x >/dev/null 2>&1; ls; rm /; echo $?",
     "ln": "ln run.sh h; ln -s run.sh s; ln -sf a s2; ln -sfn b s2; readlink s s2; ls -l h | cut -c 1-12; ln -sr a/b/three.txt a/rel; cat a/rel; readlink a/rel; ln a d; echo $?; ln -s x x; cat x; echo $?",
     "mkdir": "mkdir -p -m 750 x/y; stat -c %a x x/y; mkdir x; echo $?; mkdir no/where; echo $?; rmdir -p x/y; ls; mkdir -v 'n w'; mktemp -d tmpXXXXXX | wc -c; rmdir tmp*",
-    "chmod": "chmod 751 run.sh; stat -c %A run.sh; chmod -R go-rwx a; stat -c %a a a/b a/one.txt; chmod u+s,g+s,o+t run.sh; stat -c %A run.sh; chmod --reference=a run.sh; stat -c %a run.sh; chmod 644 none; echo $?",
+    "chmod": "chmod 751 run.sh; stat -c %A run.sh; chmod -R go-rwx a; stat -c %a a a/b a/one.txt; chmod o+t run.sh; stat -c %A run.sh; f=$(mktemp); chmod u+s,g+s,o+t $f; stat -c %A $f; chmod --reference=a run.sh; stat -c %a run.sh; chmod 644 none; echo $?",
     "chown": "chown $(id -u):$(id -g) run.sh; echo $?; stat -c '%u %g' run.sh | wc -w; chgrp $(id -g) a; echo $?; id | wc -l; id -un; groups | wc -l",
     "touch": "touch -d '2021-03-04 05:06:07.123456789 UTC' t; stat -c '%y' t; touch -r t u; stat -c %y u; touch -a -d @5 u; stat -c '%X' u; touch -m -d @7 u; stat -c '%Y' u; touch -c no; touch no/no; echo $?; [ t -nt run.sh ] && echo newer",
     "truncate": "truncate -s 10 f; od -c f; printf abcdefgh >g; truncate -s 3 g; cat g; echo; truncate -s 1G h; stat -c '%s' h; du -k h | cut -f 1 | awk '{ print ($1 < 1000) }'; fallocate -l 100000 i; stat -c %s i; fallocate -p -o 0 -l 4096 i; echo $?",

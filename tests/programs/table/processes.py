@@ -14,7 +14,7 @@ ROWS: tuple[Row, ...] = (
     bash("process-proc", "sleep 20 & p=$!; tr '\\0' ' ' </proc/$p/cmdline; cat /proc/$p/comm; grep ^State /proc/$p/status; readlink /proc/$p/cwd | xargs basename; ls /proc/$p/task | grep -cw $p; grep -c . /proc/$p/maps | awk '{ print ($1 > 5) }';"
          " tr '\\0' '\\n' </proc/$p/environ | grep ^TZ; readlink /proc/$p/fd/0 | sed 's/[0-9]//g'; kill $p; wait $p; ls /proc/$p 2>&1 | wc -l; cut -d' ' -f 2 /proc/self/stat; head -n 1 /proc/self/limits | wc -w; cat /proc/self/oom_score_adj",
          normal=(SHELL_PIDS,)),
-    bash("process-limits", "ulimit -S -n; ulimit -Sn 20; (exec 3<>a; for i in {4..40}; do eval \"exec $i<>a\" 2>/dev/null || { echo stopped at $i; break; }; done); ulimit -t 1; bash -c 'while :; do :; done'; echo $?", normal=(SHELL_PIDS,)),
+    bash("process-limits", "ulimit -Sn 20; (exec 3<>a; for i in {4..40}; do eval \"exec $i<>a\" 2>/dev/null || { echo stopped at $i; break; }; done); ulimit -t 1; bash -c 'while :; do :; done'; echo $?", normal=(SHELL_PIDS,)),
     bash("process-memory-limit", "ulimit -v 300000; python3 -c 'x = bytearray(1 << 30)' 2>&1 | tail -n 1; python3 -c 'x = bytearray(1 << 20); print(len(x))'"),
     bash("process-file-limit", "ulimit -f 10; python3 -c 'import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); f = open(\"x\", \"wb\", 0); n = f.write(b\"a\" * 20000); print(n); f.write(b\"a\")' 2>&1 | tail -n 2; bash -c 'printf %20000s >y'; echo $?; wc -c <y", normal=(SHELL_PIDS,)),
     bash("process-stack-limit", "ulimit -s 256; perl -e 'sub f { my $n = shift; $n ? f($n - 1) : 0 } print f(100), \"\\n\"'; ulimit -s; bash -c 'f() { f; }; f' 2>/dev/null; echo $?", normal=(SHELL_PIDS,)),

@@ -12,7 +12,7 @@ from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.ipc.ids import IPC_CREAT, IPC_EXCL, IPC_NOWAIT, IPC_PRIVATE, IpcTable, Permissions
 from asynckvm.linux.ipc.messages import MSG_COPY, MSG_EXCEPT, MSG_NOERROR, Message, MessageQueue, MessageQueues
-from support.fake_task import FakeTask
+from support.fake_tasks import lone_task
 
 ALICE, BOB = Credentials.of(1000, 100), Credentials.of(1001, 101)
 
@@ -62,7 +62,7 @@ def test_who_may_do_what() -> None:
 
 
 async def test_messages_come_out_by_type() -> None:
-    task: Any = FakeTask(credentials=ALICE)
+    task: Any = lone_task(credentials=ALICE)
     queues = MessageQueues()
     number = queues.get(IPC_PRIVATE, 0o600, ALICE, MessageQueue, lambda _: None)
     for kind in (5, 3, 4):
@@ -80,7 +80,7 @@ async def test_messages_come_out_by_type() -> None:
 
 
 async def test_a_full_queue_makes_wait_and_a_removed_one_fail() -> None:
-    task: Any = FakeTask(credentials=ALICE)
+    task: Any = lone_task(credentials=ALICE)
     queues = MessageQueues()
     number = queues.get(IPC_PRIVATE, 0o600, ALICE, MessageQueue, lambda _: None)
     for _ in range(2):

@@ -19,6 +19,7 @@ from asynckvm.linux.files import DescriptorTable, OpenFile
 from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
 from asynckvm.linux.groups import ProcessGroup, Session
+from asynckvm.linux.ipc.segments import Segments
 from asynckvm.linux.limits import Limits
 from asynckvm.linux.memory import Memory
 from asynckvm.linux.signals.action import ActionTable
@@ -48,6 +49,7 @@ class Sandbox:
             processes={}, tasks={}, groups={}, processors=2, memory_pages=500, threads_max=10, pipe_pages=PipePages(),
             machine=SimpleNamespace(counters=lambda: SimpleNamespace(memory=memory, vcpus=(vcpu, vcpu))),
         )  # fmt: skip
+        self.kernel.segments = Segments(self.kernel)
         self.terminals = Terminals(lambda processes, number: None)
         self.mounts = self.kernel.mounts = Mounts(Tmpfs(Budget(1 << 20, 100)))
         root = Caller(FileSystemContext(self.mounts), Credentials())

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.credentials import CAPABILITIES_ALL
 from asynckvm.linux.files import DESCRIPTORS_MAX
+from asynckvm.linux.ipc.segments import SEGMENTS_MAX, SIZE_MAX
+from asynckvm.linux.ipc.semaphores import OPERATIONS_MAX, SET_MAX, SETS_MAX, TOTAL_MAX
 from asynckvm.linux.vfs.synthetic import FixedDirectory, Text
 
 if TYPE_CHECKING:
@@ -72,6 +74,10 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "kernel/msgmax": lambda: 8192,
         "kernel/msgmnb": lambda: 16384,
         "kernel/msgmni": lambda: 256,
+        "kernel/sem": lambda: f"{SET_MAX}\t{TOTAL_MAX}\t{OPERATIONS_MAX}\t{SETS_MAX}",
+        "kernel/shmmax": lambda: SIZE_MAX,
+        "kernel/shmall": lambda: SIZE_MAX,
+        "kernel/shmmni": lambda: SEGMENTS_MAX,
         "fs/aio-max-nr": lambda: 65536,
         "fs/lease-break-time": lambda: 45,
         "fs/protected_symlinks": lambda: 0,

@@ -46,6 +46,9 @@ class _Root(FixedDirectory):
         self.add(b"thread-self", Link(fs, b"thread-self", _thread_self))
         self.add(b"mounts", Link(fs, b"mounts", lambda _: b"self/mounts"))
         self.add(b"net", Link(fs, b"net", lambda _: b"self/net"))
+        ipc = FixedDirectory(fs, b"sysvipc")
+        ipc.add(b"shm", Text(fs, b"sysvipc/shm", kernel.segments.rows))
+        self.add(b"sysvipc", ipc)
         self.add(b"sys", sysctl.directory(fs, kernel))
 
     def find(self, name: bytes, caller: Caller) -> Node | None:
