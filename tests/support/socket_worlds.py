@@ -80,6 +80,9 @@ class Task:
             fs=FileSystemContext(mounts, mounts.root, mounts.root),
         )
 
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
     async def wait(self, *queues: object, until: int | None = None) -> bool:
         raise AssertionError("a non-blocking call waits")
 
