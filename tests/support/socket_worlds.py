@@ -6,6 +6,7 @@ system calls, with memory and a process made of a few lines; all calls are non-b
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
