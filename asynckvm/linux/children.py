@@ -50,6 +50,7 @@ class Report:
 async def wait_for(task: Task, wanted: Callable[[Process], bool], options: int) -> Report | None:
     """The next report of a child that is wanted. None with WNOHANG when there is none yet; ECHILD when there is no such child."""
     process = task.process
+    interrupted: SyscallError | None = None
     while True:
         candidates = [child for child in process.children.values() if wanted(child) and _is_meant(child, options)]
         for child in candidates:
@@ -60,7 +61,13 @@ async def wait_for(task: Task, wanted: Callable[[Process], bool], options: int) 
             raise SyscallError(errno.ECHILD)
         if options & WNOHANG:
             return None
-        await task.wait(process.child_queue)
+        # A child that ends sends a signal, too: what there is to report comes before the signal's handler.
+        if interrupted is not None:
+            raise interrupted
+        try:
+            await task.wait(process.child_queue)
+        except SyscallError as error:
+            interrupted = error
 
 
 def _is_meant(child: Process, options: int) -> bool:

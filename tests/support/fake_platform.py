@@ -6,6 +6,7 @@ The generator yields exits and is sent RAX; what it reads and writes of its memo
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
@@ -209,7 +210,7 @@ class FakeBudget:
 
     def charge(self, pages: int) -> None:
         if self.used + pages > self.pages:
-            raise OutOfMemoryError("no room")
+            raise OutOfMemoryError("charge", errno.ENOMEM)
         self.used += pages
 
     def release(self, pages: int) -> None:

@@ -133,8 +133,8 @@ def _set(process: Process, new: Credentials) -> int:
     if (new.euid, new.egid) != (old.euid, old.egid):
         process.death_signal = 0
         process.dumpable = 0
-    if 0 in (old.ruid, old.euid, old.suid) and 0 not in (new.ruid, new.euid, new.suid) and not new.keep_capabilities:
-        new = new.replace(permitted=0, effective=0)
+    if 0 in (old.ruid, old.euid, old.suid) and 0 not in (new.ruid, new.euid, new.suid):
+        new = new.replace(permitted=old.permitted_capabilities if new.keep_capabilities else 0, effective=0)
     elif old.euid == 0 and new.euid != 0:
         new = new.replace(effective=0)
     elif old.euid != 0 and new.euid == 0:

@@ -238,10 +238,10 @@ def setsid(task: Task) -> int:
 def setpgid(task: Task, pid: int, group: int) -> int:
     """Of the caller, or of a child of its session that has not executed a program yet."""
     process = task.process
-    target = _process(task, pid)
-    group = group or target.pid
+    group = group or pid or process.pid
     if group < 0:
         raise SyscallError(errno.EINVAL)
+    target = _process(task, pid)
     if target is not process:
         if target.parent is not process:
             raise SyscallError(errno.ESRCH)
