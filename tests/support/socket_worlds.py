@@ -7,6 +7,7 @@ system calls, with memory and a process made of a few lines; all calls are non-b
 from __future__ import annotations
 
 import errno
+import asyncio
 import os
 import select
 import socket
@@ -79,6 +80,9 @@ class Task:
             credentials=Credentials.of_host(),
             fs=FileSystemContext(mounts, mounts.root, mounts.root),
         )
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
 
     async def wait(self, *queues: object, until: int | None = None) -> bool:
         raise AssertionError("a non-blocking call waits")
