@@ -6,8 +6,8 @@ system calls, with memory and a process made of a few lines; all calls are non-b
 
 from __future__ import annotations
 
-import errno
 import asyncio
+import errno
 import os
 import select
 import socket
