@@ -74,7 +74,6 @@ class Kernel:
         self.message_queues = MessageQueues()
         self.semaphores = Semaphores()
         self.segments = Segments(self)
-        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory)
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory, self.memory_budget)
