@@ -170,22 +170,24 @@ static struct fake_step hold(struct fake_cpu *cpu, void *opaque)
 	return (struct fake_step){ .action = FAKE_SYSCALL };
 }
 
-/* A vCPU that always has a next context reaps all the same. */
+/* A vCPU that always has a next context reaps too, once a second space waits. */
 static void space_is_reaped_between_contexts(void)
 {
 	struct akvm_memory_status before, after;
-	struct akvm_space *space;
+	struct akvm_space *spaces[2];
 	struct rig rig;
 
 	rig_open(&rig, &kinds[2], 1);
 	T_EQUAL(sem_init(&release, 0, 0), 0);
 	fake_set_script(hold, NULL);
 	T_EQUAL(akvm_memory_status(rig.machine, &before), 0);
-	space = rig_space(&rig, DATA, 1);
+	for (unsigned i = 0; i < 2; i++)
+		spaces[i] = rig_space(&rig, DATA, 1);
 	rig_submit(rig_context(&rig, 0), 0);
 	rig_submit(rig_context(&rig, 0), 0);
 	RIG_UNTIL(atomic_load(&held) == 1);
-	T_EQUAL(akvm_space_destroy(space), 0);
+	for (unsigned i = 0; i < 2; i++)
+		T_EQUAL(akvm_space_destroy(spaces[i]), 0);
 	T_EQUAL(sem_post(&release), 0);
 	RIG_UNTIL(atomic_load(&held) == 2);
 	T_EQUAL(akvm_memory_status(rig.machine, &after), 0);
