@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.memory import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
 from asynckvm.linux.wait import WaitQueue
+from asynckvm.model.memory import PAGE
 
 if TYPE_CHECKING:
     from asynckvm.linux.memory import Memory
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 EVENTS_MAX: Final = 65536
 _EVENTS_SANE: Final = 0x10000000 // 32
 _EVENT: Final = struct.Struct("<QQqq")
-_PAGE: Final = 4096
 
 
 class Event(NamedTuple):
@@ -63,7 +63,7 @@ class Contexts:
             raise SyscallError(errno.EINVAL)
         if events + sum(context.room for context in self._contexts.values()) > EVENTS_MAX:
             raise SyscallError(errno.EAGAIN)
-        number = memory.map(0, _PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+        number = memory.map(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
         # A program that unmaps the page may be given the same one again.
         self._contexts[number] = Context(events)
         return number
@@ -79,7 +79,7 @@ class Contexts:
         context = self.get(number)
         del self._contexts[number]
         context.queue.wake()
-        memory.unmap(number, _PAGE)
+        memory.unmap(number, PAGE)
 
     def clear(self) -> None:
         """execve(2): they go with the memory."""

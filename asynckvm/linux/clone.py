@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 VM, FS, FILES, SIGHAND, PIDFD = 0x100, 0x200, 0x400, 0x800, 0x1000
 VFORK, PARENT, THREAD, SYSVSEM, SETTLS = 0x4000, 0x8000, 0x10000, 0x40000, 0x80000
-PARENT_SETTID, CHILD_CLEARTID, CHILD_SETTID, IO = 0x100000, 0x200000, 0x1000000, 0x80000000
+PARENT_SETTID, CHILD_CLEARTID, CHILD_SETTID = 0x100000, 0x200000, 0x1000000
 CLEAR_SIGHAND: Final = 0x1_0000_0000
 _NEW_NAMESPACE: Final = 0x2_0000  # CLONE_NEWNS
 _NAMESPACES: Final = 0x7E02_0080  # CLONE_NEW*
@@ -52,11 +52,13 @@ async def clone(parent: Task, request: Request) -> int:
     flags = request.flags
     _check(parent, request)
     kernel = parent.process.kernel
-    number = kernel.take_number()
+    kernel.check_room()
     memory = await _memory(parent, flags)
     try:
         if parent.dying:  # since then; who ends a whole run has looked for its processes already
             raise SyscallError(errno.EAGAIN)
+        # Not before the wait, in which others may take theirs.
+        number = kernel.take_number()
         context = kernel.machine.create_context(memory.space)
     except BaseException:
         if not flags & THREAD:
@@ -66,6 +68,7 @@ async def clone(parent: Task, request: Request) -> int:
     child = Task(process, context, number, parent.name, parent.mask)
     try:
         _set_up(parent, child, request)
+        _tell_number(parent, child, request)
         if flags & PIDFD:
             _give_pidfd(parent, process, request.pidfd)
     except BaseException:
@@ -74,7 +77,6 @@ async def clone(parent: Task, request: Request) -> int:
             process.files.drop()
             memory.drop()
         raise
-    _tell_number(parent, child, request)
     if not flags & THREAD:
         _register(process)
     process.tasks[number] = child
@@ -86,7 +88,7 @@ async def clone(parent: Task, request: Request) -> int:
 
 
 def _tell_number(parent: Task, child: Task, request: Request) -> None:
-    """A bad pointer is no reason to fail any more: the child is there."""
+    """A bad pointer is no reason to fail; that there is no memory for the child's copy of a page is one."""
     number = child.tid.to_bytes(4, "little")
     for flag, task, pointer in (PARENT_SETTID, parent, request.parent_tid), (CHILD_SETTID, child, request.child_tid):
         if request.flags & flag:
@@ -99,7 +101,7 @@ def _give_pidfd(parent: Task, process: Process, address: int) -> None:
     descriptor = files.add(ProcessFile(process, os.O_RDWR), close_on_exec=True)
     try:
         parent.space.write(address, descriptor.to_bytes(4, "little"))
-    except GuestMemoryError:
+    except BaseException:
         files.close(descriptor)
         raise
 
@@ -135,7 +137,11 @@ async def _memory(parent: Task, flags: int) -> Memory:
     memory = parent.memory.fork()
     if len(parent.process.tasks) > 1 or parent.memory.users > 1:
         # Others may be running in it, and store to pages that are the child's too by now.
-        await parent.space.shootdown()
+        try:
+            await parent.space.shootdown()
+        except BaseException:
+            memory.drop()
+            raise
     return memory
 
 

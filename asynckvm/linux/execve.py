@@ -9,9 +9,10 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from asynckvm.errors import OutOfMemoryError
+from asynckvm.errors import HostError, OutOfMemoryError, OverloadedError
 from asynckvm.linux import ending, loader
 from asynckvm.linux.elf import ElfError
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.limits import Limit
 from asynckvm.linux.memory import Memory
 from asynckvm.linux.program import Program
@@ -54,6 +55,9 @@ async def execute(
             return
         except ElfError as error:
             process.end(ExitStatus(signal=signal.SIGSEGV, reason=str(error)))
+            return
+        except (HostError, OverloadedError, SyscallError, OSError) as error:
+            process.end(ExitStatus(signal=signal.SIGKILL, reason=f"a program could not be loaded: {error}"))
             return
         task.replace_context(context)
         ending.release_memory(process)

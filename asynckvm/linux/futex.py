@@ -25,7 +25,6 @@ BITSET_ANY: Final = 0xFFFF_FFFF
 WAITERS: Final = 0x8000_0000
 OWNER_DIED: Final = 0x4000_0000
 TID_MASK: Final = 0x3FFF_FFFF
-_PAGE: Final = 4096
 # Entries of a robust list looked at, as in Linux; a hostile list may be a ring.
 _ROBUST_ENTRIES: Final = 2048
 _PI_ENTRY: Final = 1

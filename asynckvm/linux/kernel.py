@@ -31,6 +31,7 @@ from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
 from asynckvm.linux.vdso import Vdso
 from asynckvm.linux.vfs import Budget, Mounts, Tmpfs
+from asynckvm.model.memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 _FIRST_PID: Final = 2
 _PIDS: Final = 32768
 THREADS: Final = 512
-_PAGE: Final = 4096
 _CLOSE_SECONDS: Final = 10.0
 
 
@@ -76,9 +76,9 @@ class Kernel:
         self.segments = Segments(self)
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
-        self.shared_memory = SharedMemory(machine, memory_pages * _PAGE or machine.config.memory, self.memory_budget)
+        self.shared_memory = SharedMemory(machine, memory_pages * PAGE or machine.config.memory, self.memory_budget)
         # Nothing, until its owner gives it a root.
-        self.mounts = Mounts(Tmpfs(Budget(_PAGE, 1)))
+        self.mounts = Mounts(Tmpfs(Budget(PAGE, 1)))
         self.signal_account = Account()
         self.pipe_pages = PipePages()
         self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
@@ -95,11 +95,14 @@ class Kernel:
 
     # ------------------------------------------------------------ numbers
 
-    def take_number(self) -> int:
-        """A number for a process or thread that nobody has. EAGAIN when there are too many threads."""
-        # Who has ended and was not waited for counts too, as for RLIMIT_NPROC.
+    def check_room(self) -> None:
+        """EAGAIN when there are too many threads. Who has ended and was not waited for counts too, as for RLIMIT_NPROC."""
         if max(len(self.tasks), len(self.processes)) >= self.threads_max:
             raise SyscallError(errno.EAGAIN)
+
+    def take_number(self) -> int:
+        """A number for a process or thread that nobody has, to be used before the next wait. EAGAIN as `check_room`."""
+        self.check_room()
         for _ in range(_PIDS):
             self._last_pid = self._last_pid + 1 if self._last_pid < _PIDS - 1 else _FIRST_PID
             number = self._last_pid
@@ -138,7 +141,7 @@ class Kernel:
         if self.memory_budget is not None:
             total = min(total, self.memory_budget.pages)
             free = min(free, max(self.memory_budget.pages - self.memory_budget.used, 0))
-        return total * _PAGE, free * _PAGE
+        return total * PAGE, free * PAGE
 
     # ------------------------------------------------------------ the end
 

@@ -64,6 +64,7 @@ class Process:
         self.parent: Process | None = None
         self.children: dict[int, Process] = {}
         self.tasks: dict[int, Task] = {}
+        self.has_lost_parent = False
         self.is_subreaper = False
         self.origin = self  # its ancestor that the host started
         # Signals.
@@ -120,8 +121,6 @@ class Process:
         if self.parent is not None:
             return self.parent.pid
         return 1 if self.has_lost_parent else 0
-
-    has_lost_parent = False
 
     @property
     def leader(self) -> Task | None:

@@ -53,7 +53,12 @@ class SharedMemory:
         descriptor = os.memfd_create("guest", os.MFD_CLOEXEC)
         try:
             os.ftruncate(descriptor, length)
-            return tuple(self._machine.open_file(descriptor, writable=True, length=length) for _ in range(2))  # type: ignore[return-value]
+            kept = self._machine.open_file(descriptor, writable=True, length=length)
+            try:
+                return kept, self._machine.open_file(descriptor, writable=True, length=length)
+            except BaseException:
+                kept.close()
+                raise
         finally:
             os.close(descriptor)
 

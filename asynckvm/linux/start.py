@@ -78,6 +78,7 @@ def start(kernel: Kernel, name: bytes, settings: Start) -> Process:
 
     limits = Limits.default(kernel.threads_max)
     try:
+        pid = kernel.take_number()
         file = open_file(name)
         file.hold()
         try:
@@ -89,7 +90,6 @@ def start(kernel: Kernel, name: bytes, settings: Start) -> Process:
                 prepared.close()
         finally:
             file.release()
-        pid = kernel.take_number()
     except SyscallError as error:
         raise OSError(error.number, os.strerror(error.number), os.fsdecode(name)) from None
     session = Session(pid, None)

@@ -177,6 +177,7 @@ class SocketStream(NonBlockingStream):
 
     def close(self) -> None:
         self.queue.close()
+        self.fd = -1
         self._socket.close()
 
 

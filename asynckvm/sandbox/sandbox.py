@@ -22,6 +22,7 @@ from asynckvm.linux.start import Start, find_program, start
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.streams import Capture, Source, host_stream
 from asynckvm.linux.syscalls.table import name_of
+from asynckvm.model.memory import PAGE
 from asynckvm.platform import Machine
 from asynckvm.sandbox import root
 from asynckvm.sandbox.binds import Bind, BindLike, bind_of
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 WORK: Final = "/work"
 CLOSED: Final = -1
-_PAGE: Final = 4096
 _RECLAIM_SECONDS: Final = 1.0
 _RECLAIM_LOOK_SECONDS: Final = 0.005
 
@@ -83,7 +83,7 @@ class Sandbox:
         self._machine = self._given if self._given is not None else await Machine.open()
         try:
             self._kernel = Kernel(
-                self._machine, self._observer, threads=self.limits.processes, memory_pages=self.limits.memory // _PAGE
+                self._machine, self._observer, threads=self.limits.processes, memory_pages=self.limits.memory // PAGE
             )
             self._kernel.open()
             root.build(self._kernel, self._binds, self.limits, self._credentials)
@@ -248,6 +248,6 @@ def _result(
         detail=status.reason,
         wall_time=wall_time,
         cpu_time=(process.cpu_ns + process.children_ns) / 1e9,
-        peak_memory=max(process.resident_max, process.resident_max_children) * _PAGE,
+        peak_memory=max(process.resident_max, process.resident_max_children) * PAGE,
         syscalls={name_of(number): count for number, count in process.calls.most_common()},
     )

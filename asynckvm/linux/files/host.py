@@ -91,9 +91,10 @@ class HostDescriptor(OpenFile):
             raise SyscallError(errno.ENODEV)
         covered, file = self._mapped.get(writable, (0, None))
         if file is None or length > covered:
+            longer = machine.open_file(self.fd, writable=writable, length=length)
             if file is not None:
                 file.close()
-            file = machine.open_file(self.fd, writable=writable, length=length)
+            file = longer
             self._mapped[writable] = length, file
         return file
 
@@ -101,7 +102,9 @@ class HostDescriptor(OpenFile):
         for _, file in self._mapped.values():
             file.close()
         self._mapped.clear()
-        os.close(self.fd)
+        # Its number is somebody else's from now on: who still asks must not reach that.
+        fd, self.fd = self.fd, -1
+        os.close(fd)
 
 
 class HostDirectory(OpenFile):
@@ -140,4 +143,5 @@ class HostDirectory(OpenFile):
         return buffer.raw[:size]
 
     def close(self) -> None:
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)

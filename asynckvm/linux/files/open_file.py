@@ -7,6 +7,7 @@ Source: open(2), lseek(2), fcntl(2), poll(2).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.wait import READABLE, WRITABLE, WaitQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from asynckvm.linux.attributes import Attributes
     from asynckvm.linux.dnotify import Notice
@@ -74,6 +75,15 @@ class OpenFile:
                 closing(self)
             self._closing.clear()
             self.close()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For calls that wait: another thread may close the descriptor, and what is behind it must stay until they are done."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.release()
 
     def watch_close(self, closing: Callable[[OpenFile], None]) -> None:
         """Call `closing(file)` just before the file is closed."""

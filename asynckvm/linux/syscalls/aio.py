@@ -19,6 +19,7 @@ from asynckvm.linux.usercopy import read_iovecs, read_uint64, write_uint64
 
 if TYPE_CHECKING:
     from asynckvm.linux.aio import Context
+    from asynckvm.linux.files import OpenFile
     from asynckvm.linux.task import Task
 
 # struct iocb: data, key, rw_flags, opcode, reqprio, fildes, buf, nbytes, offset, reserved2, flags, resfd.
@@ -102,7 +103,8 @@ async def _submit(task: Task, context: Context, request: Request) -> None:
         raise SyscallError(errno.EBADF)
     task.space.write(request.address + 8, bytes(4))  # aio_key
     try:
-        result = await _carry_out(task, request)
+        with file.held():
+            result = await _carry_out(task, file, request)
     except SyscallError as error:
         result = -(errno.EINTR if error.number == ERESTARTSYS else error.number)
     except GuestMemoryError:
@@ -114,8 +116,7 @@ async def _submit(task: Task, context: Context, request: Request) -> None:
         told.signal()
 
 
-async def _carry_out(task: Task, request: Request) -> int:
-    file = task.process.files.get(request.fd)
+async def _carry_out(task: Task, file: OpenFile, request: Request) -> int:
     if request.operation in (_FSYNC, _FDSYNC):
         file.sync()
         return 0

@@ -12,6 +12,7 @@ from asynckvm.linux import children, clone, execve
 from asynckvm.linux.children import Report
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import pidfd
+from asynckvm.linux.signals.numbers import SIGNALS
 from asynckvm.linux.stack import STRING_BYTES_MAX
 from asynckvm.linux.status import ExitStatus
 from asynckvm.linux.syscalls import structs
@@ -26,6 +27,7 @@ from asynckvm.linux.syscalls.paths import (
 )
 from asynckvm.linux.usercopy import read_uint64
 from asynckvm.linux.vfs import opening
+from asynckvm.model.memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
 _CLONE_ARGS: Final = struct.Struct("<8Q")
 _CLONE_ARGS_MAX: Final = 88  # those of Linux 6: also set_tid, set_tid_size, cgroup
-_PAGE: Final = 4096
-_SIGNALS: Final = 64
 _P_ALL, _P_PID, _P_PGID, _P_PIDFD = 0, 1, 2, 3
 _SIGINFO: Final = struct.Struct("<iii4xiIi100x")
 # Read at most; what of it a stack has room for is checked when it is laid out.
@@ -61,7 +61,7 @@ async def clone_(task: Task, flags: int, stack: int, parent_tid: int, child_tid:
 async def clone3(task: Task, address: int, size: int) -> int:
     if size < _CLONE_ARGS.size:
         raise SyscallError(errno.EINVAL)
-    if size > _PAGE:
+    if size > PAGE:
         raise SyscallError(errno.E2BIG)
     image = task.space.read(address, size)
     if any(image[_CLONE_ARGS_MAX:]):
@@ -69,7 +69,7 @@ async def clone3(task: Task, address: int, size: int) -> int:
     flags, pidfd_at, child_tid, parent_tid, exit_signal, stack, stack_size, tls = _CLONE_ARGS.unpack_from(image)
     if any(image[_CLONE_ARGS.size : 80]):
         raise SyscallError(errno.EPERM)  # set_tid: numbers are the kernel's to give
-    if exit_signal > _SIGNALS or bool(stack) != bool(stack_size) or flags & 0xFF or (exit_signal and flags & clone.THREAD):
+    if exit_signal > SIGNALS or bool(stack) != bool(stack_size) or flags & 0xFF or (exit_signal and flags & clone.THREAD):
         raise SyscallError(errno.EINVAL)
     return await clone.clone(task, clone.Request(flags, exit_signal, stack + stack_size, tls, parent_tid, child_tid, pidfd_at))
 
@@ -146,7 +146,7 @@ async def _strings(task: Task, address: int, budget: list[int]) -> list[bytes]:
 
 def exit_(task: Task, code: int) -> int:
     """Of this thread; of the last one, the end of the process with this status."""
-    if len(task.process.tasks) == 1:
+    if all(other.killed for other in task.process.tasks.values() if other is not task):
         return exit_group(task, code)
     task.killed = True
     return 0

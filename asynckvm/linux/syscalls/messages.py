@@ -6,6 +6,7 @@ Source: send(2), recv(2), sendmmsg(2), recvmmsg(2); net/socket.c.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import struct
@@ -68,16 +69,17 @@ async def sendmsg(task: Task, fd: int, pointer: int, flags: int) -> int:
 async def sendmmsg(task: Task, fd: int, vector: int, count: int, flags: int) -> int:
     socket = get_socket(task, fd)
     sent = 0
-    for at in range(vector, vector + min(count, _MMSG_MAX) * _MMSGHDR, _MMSGHDR):
-        try:
-            length = await _send_header(task, socket, read_header(task, at), flags)
-            task.space.write(at + _MMSG_LENGTH, _UINT.pack(length))
-        except (SyscallError, OSError, GuestMemoryError):
-            if not sent:
-                raise
-            break
-        sent += 1
-        await task.turn()
+    with socket.held():
+        for at in range(vector, vector + min(count, _MMSG_MAX) * _MMSGHDR, _MMSGHDR):
+            try:
+                length = await _send_header(task, socket, read_header(task, at), flags)
+                task.space.write(at + _MMSG_LENGTH, _UINT.pack(length))
+            except (SyscallError, OSError, GuestMemoryError):
+                if not sent:
+                    raise
+                break
+            sent += 1
+            await task.turn()
     return sent
 
 
@@ -87,7 +89,10 @@ async def _send_header(task: Task, socket: Socket, header: Header, flags: int) -
     files, credentials = carried(task, socket, control)
     limit = task.process.files.limit
     message = Outgoing(b"", flags, address, files, credentials, control, caller_of(task), limit)
-    return await _send(task, socket, header.buffers, message)
+    with contextlib.ExitStack() as held:
+        for file in files:
+            held.enter_context(file.held())
+        return await _send(task, socket, header.buffers, message)
 
 
 async def _send(task: Task, socket: Socket, buffers: list[tuple[int, int]], message: Outgoing) -> int:
@@ -175,24 +180,25 @@ async def recvmmsg(task: Task, fd: int, vector: int, count: int, flags: int, lim
     socket = get_socket(task, fd)
     until = time.monotonic_ns() + read_timespec(task.space, limit) if limit else None
     received = 0
-    for at in range(vector, vector + min(count, _MMSG_MAX) * _MMSGHDR, _MMSGHDR):
-        try:
-            length = await _receive_header(task, socket, read_header(task, at), flags & ~MSG_WAITFORONE)
-            task.space.write(at + _MMSG_LENGTH, _UINT.pack(length))
-        except (SyscallError, OSError, GuestMemoryError):
-            if not received:
-                raise
-            break
-        received += 1
-        if flags & MSG_WAITFORONE:
-            flags |= MSG_DONTWAIT
-        # As in Linux the time is only looked at between messages.
-        if until is not None:
-            left = max(until - time.monotonic_ns(), 0)
-            write_timespec(task.space, limit, left)
-            if not left:
+    with socket.held():
+        for at in range(vector, vector + min(count, _MMSG_MAX) * _MMSGHDR, _MMSGHDR):
+            try:
+                length = await _receive_header(task, socket, read_header(task, at), flags & ~MSG_WAITFORONE)
+                task.space.write(at + _MMSG_LENGTH, _UINT.pack(length))
+            except (SyscallError, OSError, GuestMemoryError):
+                if not received:
+                    raise
                 break
-        await task.turn()
+            received += 1
+            if flags & MSG_WAITFORONE:
+                flags |= MSG_DONTWAIT
+            # As in Linux the time is only looked at between messages.
+            if until is not None:
+                left = max(until - time.monotonic_ns(), 0)
+                write_timespec(task.space, limit, left)
+                if not left:
+                    break
+            await task.turn()
     return received
 
 
@@ -272,7 +278,7 @@ def _scatter(task: Task, buffers: list[tuple[int, int]], skipped: int, incoming:
             task.space.write(address + skipped, part)
             taken += len(part)
             skipped = 0
-    except GuestMemoryError:
+    except BaseException:
         if incoming.rights is not None:
             incoming.rights.drop()
         raise

@@ -106,6 +106,8 @@ def _open(task: Task, directory: int, path: bytes, flags: int, mode: int, resolv
 
 async def _open_leased(task: Task, caller: Caller, found: opening.Found, flags: int) -> int:
     opening.check_open(caller, found, flags)
+    # What was looked at just now may be old news after the wait.
+    found.location.node.settle()
     await task.process.kernel.leases.broken(task, found.location.node.identity, flags)
     file = opening.open_found(caller, found, flags)
     return task.process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))

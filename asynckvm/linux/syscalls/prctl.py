@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.credentials import CAPABILITIES_ALL
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.signals.numbers import SIGNALS
 from asynckvm.linux.task import NAME_BYTES
 from asynckvm.linux.usercopy import write_uint64
 from asynckvm.model.memory import USER_MAX
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _ARCH_GET_CPUID, _ARCH_SET_CPUID = 0x1011, 0x1012
 _ARCH_SET_GS, _ARCH_SET_FS, _ARCH_GET_FS, _ARCH_GET_GS = 0x1001, 0x1002, 0x1003, 0x1004
-_SIGNALS: Final = 64
 _CAP_SETPCAP: Final = 8
 _AMBIENT_IS_SET, _AMBIENT_RAISE, _AMBIENT_LOWER, _AMBIENT_CLEAR = 1, 2, 3, 4
 _CAPABILITY_LAST: Final = CAPABILITIES_ALL.bit_length() - 1
@@ -62,7 +62,7 @@ def prctl(task: Task, option: int, *arguments: int) -> int:
 
 
 def _set_death_signal(task: Task, number: int, *_: int) -> int:
-    if not 0 <= number <= _SIGNALS:
+    if not 0 <= number <= SIGNALS:
         raise SyscallError(errno.EINVAL)
     task.process.death_signal = number
     return 0

@@ -211,9 +211,9 @@ async def connect(task: Task, fd: int, pointer: int, length: int) -> int:
     connecting = get_socket(task, fd)
     address = read_address(task, pointer, length)
     caller = caller_of(task)
-    if (outside := connecting.outside(address)) is not None:
-        await network_of(task).admit(outside)
     with Patience(task, connecting, SO_SNDTIMEO) as patience:
+        if (outside := connecting.outside(address)) is not None:
+            await network_of(task).admit(outside)
         while True:
             try:
                 connecting.connect(address, caller)

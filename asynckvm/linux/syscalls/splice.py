@@ -61,8 +61,9 @@ async def sendfile(task: Task, out_fd: int, in_fd: int, offset_pointer: int, cou
         raise SyscallError(errno.EINVAL if error.number == errno.ESPIPE else error.number) from None
     if target.flags & os.O_APPEND:
         raise SyscallError(errno.EINVAL)
-    done = await _copy(task, source, position.start, target, None, min(count, TRANSFER_MAX, INT64_MAX - position.start))
-    position.advance(done)
+    with source.held(), target.held():
+        done = await _copy(task, source, position.start, target, None, min(count, TRANSFER_MAX, INT64_MAX - position.start))
+        position.advance(done)
     return done
 
 
@@ -84,9 +85,10 @@ async def copy_file_range(task: Task, in_fd: int, in_pointer: int, out_fd: int, 
     left = min(length, TRANSFER_MAX, max(0, one.size - begin.start))
     if (one.device, one.inode) == (other.device, other.inode) and abs(begin.start - end.start) < left:
         raise SyscallError(errno.EINVAL)
-    done = await _copy(task, source, begin.start, target, end.start, left)
-    begin.advance(done)
-    end.advance(done)
+    with source.held(), target.held():
+        done = await _copy(task, source, begin.start, target, end.start, left)
+        begin.advance(done)
+        end.advance(done)
     return done
 
 
@@ -120,7 +122,13 @@ async def splice(task: Task, in_fd: int, in_pointer: int, out_fd: int, out_point
         # Events are no bytes, and entries neither.
         if isinstance(file, AnonymousFile) or stat.S_ISDIR(file.attributes().mode):
             raise SyscallError(errno.EINVAL)
-    length = min(length, CHUNK)
+    with source.held(), target.held():
+        return await _splice(task, source, in_pointer, target, out_pointer, min(length, CHUNK), flags)
+
+
+async def _splice(
+    task: Task, source: OpenFile, in_pointer: int, target: OpenFile, out_pointer: int, length: int, flags: int
+) -> int:
     if isinstance(source, PipeEnd):
         if in_pointer or (out_pointer and isinstance(target, PipeEnd)):
             raise SyscallError(errno.ESPIPE)
@@ -142,7 +150,8 @@ async def tee(task: Task, in_fd: int, out_fd: int, length: int, flags: int) -> i
     source, target = readable(task, in_fd), writable(task, out_fd)
     if not isinstance(source, PipeEnd) or not isinstance(target, PipeEnd):
         raise SyscallError(errno.EINVAL)
-    return await _between(task, source, target, min(length, CHUNK), flags, keep=True)
+    with source.held(), target.held():
+        return await _between(task, source, target, min(length, CHUNK), flags, keep=True)
 
 
 async def vmsplice(task: Task, fd: int, vector: int, count: int, flags: int) -> int:
@@ -157,8 +166,9 @@ async def vmsplice(task: Task, fd: int, vector: int, count: int, flags: int) -> 
         return 0
     if file.writable:
         # It waits for some room, not for as much as all of it needs.
-        await _has_room(task, file, flags)
-        return await write_buffers(task, file, buffers, None, waiting=False)
+        with file.held():
+            await _has_room(task, file, flags)
+            return await write_buffers(task, file, buffers, None, waiting=False)
     return await read_buffers(task, file, buffers, None, waiting=waiting)
 
 

@@ -246,28 +246,29 @@ async def read_buffers(
     if offset is not None:
         total = min(total, INT64_MAX - offset)
     done = 0
-    try:
-        while True:
-            left = min(total - done, CHUNK)
-            if offset is None and waiting and not done:
-                data = await file.read_for(task, left)
-            else:
-                data = file.read(left) if offset is None else file.pread(left, offset + done)
-            stored = _store(task, buffers, done, data)
-            done += stored
-            if stored < len(data):
-                if offset is None:
-                    _rewind(file, stored - len(data))
-                if not done:
-                    raise SyscallError(errno.EFAULT)
-                return done
-            if not data or done >= total or not file.positioned:
-                _tell(task, file, IN_ACCESS)
-                return done
-            await task.turn()
-    except (SyscallError, OSError):
-        if not done:
-            raise
+    with file.held():
+        try:
+            while True:
+                left = min(total - done, CHUNK)
+                if offset is None and waiting and not done:
+                    data = await file.read_for(task, left)
+                else:
+                    data = file.read(left) if offset is None else file.pread(left, offset + done)
+                stored = _store(task, buffers, done, data)
+                done += stored
+                if stored < len(data):
+                    if offset is None:
+                        _rewind(file, stored - len(data))
+                    if not done:
+                        raise SyscallError(errno.EFAULT)
+                    return done
+                if not data or done >= total or not file.positioned:
+                    _tell(task, file, IN_ACCESS)
+                    return done
+                await task.turn()
+        except (SyscallError, OSError):
+            if not done:
+                raise
     return done
 
 
@@ -312,20 +313,21 @@ async def write_buffers(
 ) -> int:
     """Write the buffers, gathered: what a pipe takes as one piece stays one piece."""
     done = 0
-    try:
-        for data in _gather(task, buffers):
-            if done:
-                await task.turn()
-            position = None if offset is None else offset + done
-            if position is not None and position + len(data) > INT64_MAX:
-                raise SyscallError(errno.EFBIG if position == INT64_MAX else errno.EINVAL)
-            written = await write_data(task, file, data, position, waiting=waiting)
-            done += written
-            if written < len(data):
-                break
-    except (GuestMemoryError, SyscallError, OSError):
-        if not done:
-            raise
+    with file.held():
+        try:
+            for data in _gather(task, buffers):
+                if done:
+                    await task.turn()
+                position = None if offset is None else offset + done
+                if position is not None and position + len(data) > INT64_MAX:
+                    raise SyscallError(errno.EFBIG if position == INT64_MAX else errno.EINVAL)
+                written = await write_data(task, file, data, position, waiting=waiting)
+                done += written
+                if written < len(data):
+                    break
+        except (GuestMemoryError, SyscallError, OSError):
+            if not done:
+                raise
     return done
 
 
@@ -359,24 +361,25 @@ def _gather(task: Task, buffers: Sequence[tuple[int, int]]) -> Iterator[bytes]:
 
 async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None, done: int, *, waiting: bool = True) -> int:
     """Write what is left of `data` after the first `done` bytes."""
-    try:
-        while True:
-            piece = data[done:] if done else data
-            try:
-                taken = file.write_for(task, piece) if offset is None else file.pwrite(piece, offset + done)
-            except BlockingIOError:
-                if file.nonblocking or not waiting:
-                    raise
-                await task.wait(file.queue)
-                continue
-            done += taken
-            if done >= len(data) or not taken:
-                return done
-    except BrokenPipeError:
-        broken_pipe(task)
-        if not done:
-            raise
-    except (SyscallError, OSError):
-        if not done:
-            raise
+    with file.held():
+        try:
+            while True:
+                piece = data[done:] if done else data
+                try:
+                    taken = file.write_for(task, piece) if offset is None else file.pwrite(piece, offset + done)
+                except BlockingIOError:
+                    if file.nonblocking or not waiting:
+                        raise
+                    await task.wait(file.queue)
+                    continue
+                done += taken
+                if done >= len(data) or not taken:
+                    return done
+        except BrokenPipeError:
+            broken_pipe(task)
+            if not done:
+                raise
+        except (SyscallError, OSError):
+            if not done:
+                raise
     return done

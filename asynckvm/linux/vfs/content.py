@@ -261,10 +261,11 @@ class Content:
         length = min(length, max(self._charged, self._budget.size))
         covered, file = self._mapped.get(writable, (0, None))
         if file is None or length > covered:
+            longer = machine.open_file(fd, writable=writable, length=length)
             if file is not None:
                 self._written |= writable and file.references > 1
                 file.close()
-            file = machine.open_file(fd, writable=writable, length=length)
+            file = longer
             self._mapped[writable] = length, file
         return file
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import struct
 from typing import Any
 
 import pytest
 
-from asynckvm.errors import GuestMemoryError
+from asynckvm.errors import GuestMemoryError, OutOfMemoryError
 from asynckvm.linux import clone
 from asynckvm.linux.clone import Request
 from asynckvm.linux.errors import SyscallError
@@ -95,6 +96,30 @@ async def test_nothing_is_left_of_a_failure(task: Any, started: list[Any]) -> No
     task.process.kernel.threads_max = 1
     with fails(errno.EAGAIN):
         await clone.clone(task, Request(THREAD))
+
+
+async def test_no_memory_for_the_childs_number(task: Any, started: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> None:
+        raise OutOfMemoryError("write guest memory", errno.ENOMEM, "there is none")
+
+    monkeypatch.setattr(task.space, "write", write)
+    with pytest.raises(OutOfMemoryError):
+        await clone.clone(task, Request(clone.VM | clone.CHILD_SETTID, 17, child_tid=DATA))
+    assert not started
+    assert task.memory.users == 1
+    assert task.process.children == {}
+
+
+async def test_the_bound_of_threads_holds_for_forks_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel(threads=3)
+    process = FakeProcess(kernel, 100, threads=2)
+    monkeypatch.setattr(kernel, "start", lambda child: kernel.tasks.update({child.tid: child}))
+    monkeypatch.setattr(process.space, "fork", kernel.machine.create_address_space, raising=False)
+    monkeypatch.setattr(process.space, "shootdown", lambda: asyncio.sleep(0), raising=False)
+    forks = [clone.clone(task, Request(0, 17)) for task in list(process.tasks.values())]
+    made = await asyncio.gather(*forks, return_exceptions=True)
+    assert [type(one) for one in made] == [int, SyscallError]
+    assert len(kernel.tasks) == 3
 
 
 async def test_bases_that_no_program_has(task: Any) -> None:

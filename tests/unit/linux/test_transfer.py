@@ -217,6 +217,35 @@ async def test_one_read_of_a_pipe_is_scattered(task: Any) -> None:
     assert task.space.read(DATA + 200, 2) + task.space.read(DATA + 300, 4) == b"abcdef"
 
 
+async def test_a_file_stays_open_while_a_call_is_under_way(task: Any) -> None:
+    ended = []
+
+    class Closing(Regular):
+        def close(self) -> None:
+            ended.append(self)
+
+    files = task.process.files
+    fd = files.add(Closing(bytes(BIG_BYTES)))
+    reading = asyncio.ensure_future(result(transfer.read(task, fd, BIG, BIG_BYTES)))
+    await asyncio.sleep(0)
+    files.close(fd)  # by another thread, between two pieces
+    assert not ended
+    assert await reading == BIG_BYTES
+    assert len(ended) == 1
+
+
+def test_a_closed_file_of_the_host_has_no_number() -> None:
+    read_end, write_end = os.pipe()
+    stream = host_stream(read_end)
+    stream.close()
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            stream.read(1)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
 def test_who_may_not(task: Any) -> None:
     files = task.process.files
     reading, writing = files.add(Regular(flags=os.O_RDONLY)), files.add(Regular(flags=os.O_WRONLY))
