@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -34,11 +33,6 @@ class Credentials:
     def of(cls, user: int, group: int, groups: tuple[int, ...] = ()) -> Self:
         return cls(user, user, user, group, group, group, groups)
 
-    @classmethod
-    def of_host(cls) -> Self:
-        """The same numbers as this process's."""
-        return cls(*os.getresuid(), *os.getresgid(), tuple(os.getgroups()))
-
     @property
     def is_root(self) -> bool:
         """Whether checks are passed as with CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETUID and so on."""
@@ -58,9 +52,6 @@ class Credentials:
     def effective_capabilities(self) -> int:
         given = CAPABILITIES_ALL if self.is_root else 0
         return given if self.effective is None else self.effective
-
-    def in_group(self, group: int) -> bool:
-        return group == self.egid or group in self.groups
 
     def executed(self) -> Credentials:
         """For a new program: root has what the bounding set leaves it, others have nothing. Source: capabilities(7)."""

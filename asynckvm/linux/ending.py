@@ -84,7 +84,7 @@ def _orphan_children(process: Process) -> None:
         child.parent = reaper
         child.has_lost_parent = True
         if child.death_signal and not child.exited:
-            send.send_to_process(child, siginfo.from_kernel(child.death_signal))
+            _send(child, siginfo.from_kernel(child.death_signal))
         if reaper is not None:
             reaper.children[child.pid] = child
             reaper.child_queue.wake()
@@ -126,10 +126,16 @@ def _tell_parent(process: Process) -> None:
     if process.exit_signal and not (forgotten and action.handler == numbers.SIG_IGN):
         user, ticks = process.credentials.ruid, (process.cpu_ns // 10_000_000, 0)
         report = siginfo.from_child(code, process.pid, user, status, ticks)
-        send.send_to_process(parent, dataclasses.replace(report, number=process.exit_signal))
+        _send(parent, dataclasses.replace(report, number=process.exit_signal))
     if forgotten:
         collect(process)
     parent.child_queue.wake()
+
+
+def _send(process: Process, info: siginfo.SigInfo) -> None:
+    """A program chose the number, and may have left no room for another real-time signal: then it is lost, as in Linux."""
+    with contextlib.suppress(SyscallError):
+        send.send_to_process(process, info)
 
 
 def collect(process: Process) -> None:

@@ -28,5 +28,9 @@ class SyscallError(Exception):
     def name(self) -> str:
         return errno.errorcode.get(self.number, str(self.number))
 
+    def instead_of_restart(self, number: int) -> SyscallError:
+        """This error, but `number` where a signal came first: for calls that are not made again as others are."""
+        return SyscallError(number) if self.number == ERESTARTSYS else self
+
     def __str__(self) -> str:
         return self.name

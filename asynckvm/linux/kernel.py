@@ -63,7 +63,6 @@ class Kernel:
         self.machine = machine
         self.observer = observer
         self.threads_max = threads
-        self.memory_pages = memory_pages
         self.processors = machine.config.vcpus
         self.processes: dict[int, Process] = {}
         self.tasks: dict[int, Task] = {}

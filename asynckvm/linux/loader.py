@@ -28,6 +28,7 @@ from asynckvm.linux.layout import (
     page_down,
     page_up,
 )
+from asynckvm.linux.signals import frame, xstate
 from asynckvm.linux.stack import Auxiliary
 from asynckvm.model.memory import HUGE_PAGE, PAGE, USER_MAX, Access
 
@@ -47,10 +48,6 @@ _LINKER_SHIFT_PAGES: Final = 1 << 26
 _STACK_SPARE: Final = 32 * PAGE
 # HWCAP2: ring 3 may use the FSGSBASE instructions.
 _HWCAP2_FSGSBASE: Final = 2
-# Frame of a signal handler without the processor's state: return address, struct ucontext, siginfo_t, alignment; and what is
-# added to the state: a magic number after it, alignment before it. Source: arch/x86/kernel/signal.c.
-_SIGNAL_FRAME: Final = 440 + 15
-_STATE_EXTRA: Final = 4 + 63
 
 
 @dataclass(slots=True)
@@ -184,8 +181,9 @@ def load(
     room = vdso.size if vdso is not None else 0
     top = USER_MAX - room - PAGE * (int.from_bytes(random(4), "little") % STACK_SHIFT_PAGES)
     vdso_at = _vdso_base(top, room, random)
+    capabilities = machine.capabilities
     vector = {
-        Auxiliary.MINSIGSTKSZ: (_SIGNAL_FRAME + machine.capabilities.xsave_bytes + _STATE_EXTRA + 15) & ~15,
+        Auxiliary.MINSIGSTKSZ: frame.minimum_stack_bytes(xstate.area_bytes(capabilities.xcr0, capabilities.xsave_bytes)),
         Auxiliary.HWCAP: _host_hwcap(),
         Auxiliary.PAGESZ: PAGE,
         Auxiliary.CLKTCK: stack.CLOCK_TICKS,
@@ -195,7 +193,7 @@ def load(
         Auxiliary.BASE: linker_base,
         Auxiliary.FLAGS: 0,
         Auxiliary.ENTRY: base + image.entry,
-        Auxiliary.HWCAP2: _HWCAP2_FSGSBASE if machine.capabilities.fsgsbase else 0,
+        Auxiliary.HWCAP2: _HWCAP2_FSGSBASE if capabilities.fsgsbase else 0,
         **credentials,
     }
     if vdso is not None:

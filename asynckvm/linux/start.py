@@ -15,8 +15,7 @@ from asynckvm.linux.limits import Limit, Limits
 from asynckvm.linux.process import Process
 from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.task import Task
-from asynckvm.linux.vfs import Caller, FileSystemContext, resolve
-from asynckvm.linux.vfs.opening import find_program as open_by_path
+from asynckvm.linux.vfs import Caller, FileSystemContext, opening, resolve
 
 if TYPE_CHECKING:
     from asynckvm.linux.credentials import Credentials
@@ -74,7 +73,7 @@ def start(kernel: Kernel, name: bytes, settings: Start) -> Process:
     caller = settings.caller(kernel)
 
     def open_file(path: bytes) -> OpenFile:
-        return open_by_path(caller, caller.fs.directory, path)
+        return opening.find_program(caller, caller.fs.directory, path)
 
     limits = Limits.default(kernel.threads_max)
     try:

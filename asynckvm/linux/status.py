@@ -40,13 +40,6 @@ class ExitStatus:
     cause: Cause = Cause.NONE
 
     @property
-    def shell_status(self) -> int:
-        """The status a shell shows: the exit code, or 128 + signal."""
-        if self.signal is not None:
-            return 128 + self.signal
-        return self.code or 0
-
-    @property
     def returncode(self) -> int:
         """As `subprocess` counts: the exit code, or -signal."""
         if self.signal is not None:

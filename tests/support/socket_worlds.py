@@ -77,7 +77,7 @@ class Task:
             kernel=types.SimpleNamespace(network=network),
             files=DescriptorTable(limit),
             pid=os.getpid(),
-            credentials=Credentials.of_host(),
+            credentials=Credentials.of(os.getuid(), os.getgid()),
             fs=FileSystemContext(mounts, mounts.root, mounts.root),
         )
 

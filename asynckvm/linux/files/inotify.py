@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import AnonymousFile, would_block
+from asynckvm.linux.files.open_file import FIONREAD
 from asynckvm.linux.wait import READABLE
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ INSTANCES_MAX: Final = 128
 WATCHES_MAX: Final = 8192
 # struct inotify_event: wd, mask, cookie, len.
 _EVENT: Final = struct.Struct("<iIII")
-_FIONREAD: Final = 0x541B
 
 
 class Event(NamedTuple):
@@ -247,7 +247,7 @@ class Inotify(AnonymousFile):
         return b"".join(b"inotify wd:%x ino:%x sdev:%x mask:%x ignored_mask:0 \n" % row for row in rows)
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
-        if request != _FIONREAD:
+        if request != FIONREAD:
             raise SyscallError(errno.ENOTTY)
         size = sum(len(event.pack()) for event in self._events)
         task.space.write(argument, size.to_bytes(4, "little"))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # One host call moves at most this much, so that the event loop is never long without a turn.
 CHUNK: Final = 1 << 20
 
+# ioctl(2): how much could be read.
+FIONREAD: Final = 0x541B
 O_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 O_LARGEFILE: Final = 0o100000
 _MODE: Final = O_ACCESS | os.O_PATH

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import would_block
-from asynckvm.linux.files.open_file import O_ACCESS, OpenFile
+from asynckvm.linux.files.open_file import FIONREAD, O_ACCESS, OpenFile
 from asynckvm.linux.wait import POLLERR, POLLHUP, READABLE, WRITABLE, WaitQueue
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ CAPACITY_MAX: Final = 1 << 20
 _PAGES_SOFT: Final = 16384
 _CAPACITY_MIN: Final = 2 * PIPE_BUF
 _SIZE_MAX: Final = 1 << 31
-_FIONREAD: Final = 0x541B
 # Device number of the file system that anonymous pipes seem to live in.
 _PIPEFS: Final = 14
 _inodes = itertools.count(1)
@@ -283,7 +282,7 @@ class PipeEnd(OpenFile):
         return mask
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
-        if request != _FIONREAD:
+        if request != FIONREAD:
             raise SyscallError(errno.ENOTTY)
         task.space.write(argument, self.pipe.size.to_bytes(4, "little"))
         return 0

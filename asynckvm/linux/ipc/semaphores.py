@@ -10,7 +10,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from asynckvm.linux.errors import ERESTARTSYS, SyscallError
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.ipc.ids import IPC_NOWAIT, IpcTable, Permissions
 from asynckvm.linux.wait import WaitQueue
 
@@ -151,7 +151,7 @@ class Semaphores(IpcTable[SemaphoreSet]):
         try:
             in_time = await task.wait(found.queue, until=until)
         except SyscallError as error:
-            raise SyscallError(errno.EINTR if error.number == ERESTARTSYS else error.number) from None
+            raise error.instead_of_restart(errno.EINTR) from None
         finally:
             found.waiting.remove(blocked)
         if found.removed:

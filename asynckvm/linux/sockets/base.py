@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
-from asynckvm.linux.files.open_file import OpenFile
+from asynckvm.linux.files.open_file import FIONREAD, OpenFile
 from asynckvm.linux.sockets import interfaces, options
 from asynckvm.linux.sockets.abi import (
     MSG_DONTWAIT,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
 _INT: Final = struct.Struct("<i")
-_FIONREAD: Final = 0x541B
 _SIOCOUTQ: Final = 0x5411
 _SIOCATMARK: Final = 0x8905
 # sockfs is a file system without a device of its own: an anonymous one.
@@ -208,11 +207,11 @@ class Socket(OpenFile):
     # ------------------------------------------------------------ ioctl
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
-        if request in (_FIONREAD, _SIOCOUTQ, _SIOCATMARK):
+        if request in (FIONREAD, _SIOCOUTQ, _SIOCATMARK):
             if request == _SIOCATMARK:
                 value = int(self.at_mark)
             else:
-                value = self.pending_input() if request == _FIONREAD else self.pending_output()
+                value = self.pending_input() if request == FIONREAD else self.pending_output()
             task.space.write(argument, _INT.pack(value))
         elif interfaces.is_request(request):
             task.space.write(argument, interfaces.answer(request, task.space.read(argument, interfaces.IFREQ_SIZE)))

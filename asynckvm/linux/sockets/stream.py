@@ -32,11 +32,9 @@ class _Piece:
 
 
 class Channel:
-    """Bytes from a writer to a reader. `finished`: no more will come; `refused`: nobody will read them."""
+    """Bytes from a writer to a reader."""
 
     def __init__(self, budget: Budget) -> None:
-        self.finished = False
-        self.refused = False
         self.charge = 0
         self.size = 0  # unread bytes
         self.inline = False  # SO_OOBINLINE of the reader

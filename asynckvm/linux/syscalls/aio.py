@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.aio import Event
-from asynckvm.linux.errors import ERESTARTSYS, INT64_MAX, SyscallError
+from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.syscalls import transfer
 from asynckvm.linux.syscalls.poll import AT_ONCE, deadline_at, signal_mask
@@ -106,7 +106,7 @@ async def _submit(task: Task, context: Context, request: Request) -> None:
         with file.held():
             result = await _carry_out(task, file, request)
     except SyscallError as error:
-        result = -(errno.EINTR if error.number == ERESTARTSYS else error.number)
+        result = -error.instead_of_restart(errno.EINTR).number
     except GuestMemoryError:
         result = -errno.EFAULT
     except OSError as error:
@@ -150,7 +150,7 @@ async def _get(task: Task, number: int, least: int, most: int, events: int, unti
             waiting = await task.wait(context.queue, until=until)
     except SyscallError as error:
         if not context.done:
-            raise SyscallError(errno.EINTR if error.number == ERESTARTSYS else error.number) from None
+            raise error.instead_of_restart(errno.EINTR) from None
     found = context.take(most)
     try:
         task.space.write(events, b"".join(event.pack() for event in found))

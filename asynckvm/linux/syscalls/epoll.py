@@ -7,7 +7,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.linux.errors import ERESTARTSYS, SyscallError
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.epoll import Epoll
 from asynckvm.linux.syscalls.poll import AT_ONCE, deadline_at, deadline_ms, signal_mask
 
@@ -82,7 +82,7 @@ async def _wait(task: Task, epfd: int, address: int, count: int, until: int | No
             waiting = await task.wait(epoll.queue, until=until)
     except SyscallError as error:
         # Never made again: how much of the time is left would be lost.
-        raise SyscallError(errno.EINTR if error.number == ERESTARTSYS else error.number) from None
+        raise error.instead_of_restart(errno.EINTR) from None
     finally:
         epoll.release()
     if found:

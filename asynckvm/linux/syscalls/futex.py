@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux import clock, futex_pi
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.futex import BITSET_ANY, Waiter, key_of
+from asynckvm.linux.tracing import may_trace
 from asynckvm.linux.usercopy import read_timespec, read_uint32, write_uint64
 
 if TYPE_CHECKING:
@@ -138,8 +139,7 @@ def get_robust_list(task: Task, tid: int, head: int, length: int) -> int:
     other = task.process.kernel.tasks.get(tid) if tid else task
     if other is None:
         raise SyscallError(errno.ESRCH)
-    ours, theirs = task.process.credentials, other.process.credentials
-    if other.process is not task.process and not ours.is_root and ours.euid != theirs.euid:
+    if not may_trace(task.process, other.process):
         raise SyscallError(errno.EPERM)
     write_uint64(task.space, head, other.robust_list)
     write_uint64(task.space, length, _ROBUST_LIST_BYTES)

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.open_file import FIONREAD
 from asynckvm.linux.usercopy import read_uint32
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 # <asm-generic/ioctls.h>, <linux/fs.h>.
 _FIGETBSZ: Final = 2
-_FIONREAD: Final = 0x541B
 _FIONBIO: Final = 0x5421
 _FIONCLEX, _FIOCLEX = 0x5450, 0x5451
 _FIOASYNC: Final = 0x5452
@@ -33,7 +33,7 @@ def ioctl(task: Task, fd: int, request: int, argument: int) -> int:
     elif request in (_FIONBIO, _FIOASYNC):
         flag = os.O_NONBLOCK if request == _FIONBIO else os.O_ASYNC
         file.set_flags(file.flags | flag if read_uint32(task.space, argument) else file.flags & ~flag)
-    elif request in (_FIONREAD, _FIGETBSZ, _FIOQSIZE) and _is_stored(file):
+    elif request in (FIONREAD, _FIGETBSZ, _FIOQSIZE) and _is_stored(file):
         task.space.write(argument, _measure(file, request))
     else:
         return file.ioctl(task, request, argument)

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.tracing import may_trace
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
@@ -19,8 +20,7 @@ def kcmp(task: Task, first: int, second: int, kind: int, one: int, other: int) -
     left, right = tasks
     if left is None or right is None:
         raise SyscallError(errno.ESRCH)
-    ours = task.process.credentials
-    if not ours.is_root and any(theirs.process.credentials.ruid != ours.ruid for theirs in (left, right)):
+    if not all(may_trace(task.process, theirs.process) for theirs in (left, right)):
         raise SyscallError(errno.EPERM)
     if kind == _FILE:
         return _order(left.process.files.get(one), right.process.files.get(other))

@@ -52,7 +52,8 @@ def _target(task: Task, pid: int) -> Process:
     if found is None:
         raise SyscallError(errno.ESRCH)
     ours, theirs = task.process.credentials, found.process.credentials
-    if found.process is not task.process and not ours.is_root and ours.ruid not in (theirs.ruid, theirs.euid, theirs.suid):
+    users, groups = {theirs.ruid, theirs.euid, theirs.suid}, {theirs.rgid, theirs.egid, theirs.sgid}
+    if found.process is not task.process and not ours.is_root and (users, groups) != ({ours.ruid}, {ours.rgid}):
         raise SyscallError(errno.EPERM)
     return found.process
 

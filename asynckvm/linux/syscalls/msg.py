@@ -7,7 +7,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.linux.errors import ERESTARTNOHAND, ERESTARTSYS, INT64_MAX, SyscallError
+from asynckvm.linux.errors import ERESTARTNOHAND, INT64_MAX, SyscallError
 from asynckvm.linux.ipc.ids import PERMISSIONS_BYTES
 from asynckvm.linux.ipc.messages import MESSAGE_MAX, QUEUE_BYTES, Message, MessageQueue
 from asynckvm.linux.usercopy import read_int64
@@ -37,7 +37,7 @@ async def msgsnd(task: Task, number: int, address: int, size: int, flags: int) -
     try:
         await task.process.kernel.message_queues.send(task, number, message, flags)
     except SyscallError as error:
-        raise _not_restarted(error) from None
+        raise error.instead_of_restart(ERESTARTNOHAND) from None
     return 0
 
 
@@ -47,13 +47,9 @@ async def msgrcv(task: Task, number: int, address: int, size: int, kind: int, fl
     try:
         message = await task.process.kernel.message_queues.receive(task, number, size, kind, flags)
     except SyscallError as error:
-        raise _not_restarted(error) from None
+        raise error.instead_of_restart(ERESTARTNOHAND) from None
     task.space.write(address, _TYPE.pack(message.type) + message.text)
     return len(message.text)
-
-
-def _not_restarted(error: SyscallError) -> SyscallError:
-    return SyscallError(ERESTARTNOHAND) if error.number == ERESTARTSYS else error
 
 
 def msgctl(task: Task, number: int, command: int, buffer: int) -> int:

@@ -11,6 +11,7 @@ from asynckvm.linux.files.pidfd import ProcessFile
 from asynckvm.linux.signals import info as infos
 from asynckvm.linux.signals import send
 from asynckvm.linux.signals.numbers import SI_TKILL
+from asynckvm.linux.tracing import may_trace
 from asynckvm.linux.vfs.procfs.process import ProcessDirectory
 
 if TYPE_CHECKING:
@@ -49,10 +50,9 @@ def pidfd_getfd(task: Task, fd: int, target: int, flags: int) -> int:
     process = _process(task, fd)
     if flags:
         raise SyscallError(errno.EINVAL)
-    ours, theirs = task.process.credentials, process.credentials
     if process.exited:
         raise SyscallError(errno.ESRCH)
-    if not ours.is_root and (ours.ruid, ours.ruid, ours.ruid) != (theirs.euid, theirs.suid, theirs.ruid):
+    if not may_trace(task.process, process):
         raise SyscallError(errno.EPERM)
     return task.process.files.add(process.files.get(target), close_on_exec=True)
 

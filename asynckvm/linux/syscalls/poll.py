@@ -97,7 +97,7 @@ def _not_restarted_by_handlers() -> Iterator[None]:
     try:
         yield
     except SyscallError as error:
-        raise SyscallError(ERESTARTNOHAND if error.number == ERESTARTSYS else error.number) from None
+        raise error.instead_of_restart(ERESTARTNOHAND) from None
 
 
 # ---------------------------------------------------------------- waiting

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK
+from asynckvm.linux.tracing import may_trace
 from asynckvm.linux.usercopy import read_iovecs
 
 if TYPE_CHECKING:
@@ -61,14 +62,9 @@ def _other(task: Task, pid: int) -> Process:
     found = task.process.kernel.tasks.get(pid)
     if found is None:
         raise SyscallError(errno.ESRCH)
-    process = found.process
-    ours, theirs = task.process.credentials, process.credentials
-    if process is task.process or ours.is_root:
-        return process
-    users, groups = {theirs.ruid, theirs.euid, theirs.suid}, {theirs.rgid, theirs.egid, theirs.sgid}
-    if users != {ours.ruid} or groups != {ours.rgid} or process.dumpable != 1:
+    if not may_trace(task.process, found.process):
         raise SyscallError(errno.EPERM)
-    return process
+    return found.process
 
 
 def _pieces(ours: list[tuple[int, int]], theirs: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:

@@ -118,7 +118,7 @@ async def rt_sigtimedwait(task: Task, mask: int, buffer: int, limit: int, size: 
             # It may be one of those waited for, which is not blocked; else a handler runs, and this call is not restarted.
             info = deliver.take(task, wanted)
             if info is None:
-                raise SyscallError(errno.EINTR if error.number == ERESTARTSYS else error.number) from None
+                raise error.instead_of_restart(errno.EINTR) from None
             break
         info = deliver.take(task, wanted)
         if info is None and not in_time:

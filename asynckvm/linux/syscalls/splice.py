@@ -39,7 +39,6 @@ class _Position:
     """Where in a file bytes go or come from: at an offset in guest memory, which moves on with them, or at the file's own."""
 
     def __init__(self, task: Task, file: OpenFile, pointer: int) -> None:
-        self.given = bool(pointer)
         self.start = checked_offset(read_int64(task.space, pointer)) if pointer else file.seek(0, os.SEEK_CUR)
         self._task = task
         self._file = file

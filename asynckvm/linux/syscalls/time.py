@@ -96,7 +96,7 @@ async def clock_nanosleep(task: Task, number: int, flags: int, request: int, rem
         try:
             await task.wait(until=until)
         except SyscallError as error:
-            raise _not_restarted(error) from None
+            raise error.instead_of_restart(ERESTARTNOHAND) from None
         return 0
     return await _sleep(task, until, remaining)
 
@@ -115,7 +115,3 @@ async def _sleep(task: Task, until: int, remaining: int) -> int:
         task.restart = lambda: _sleep(task, until, remaining)
         raise SyscallError(ERESTART_RESTARTBLOCK) from None
     return 0
-
-
-def _not_restarted(error: SyscallError) -> SyscallError:
-    return SyscallError(ERESTARTNOHAND) if error.number == ERESTARTSYS else error

@@ -11,6 +11,7 @@ import pytest
 
 from asynckvm.linux import ending
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
+from asynckvm.linux.limits import Limit
 from asynckvm.linux.signals import send
 from asynckvm.linux.signals.action import Action
 from asynckvm.linux.signals.info import SigInfo
@@ -170,6 +171,18 @@ async def test_what_children_used_is_added_up(parent: Any) -> None:
 
 
 # ---------------------------------------------------------------- orphans
+
+
+def test_a_signal_that_finds_no_room_does_not_keep_a_process_from_ending(parent: Any) -> None:
+    child = child_of(parent, 200)
+    grandchild = child_of(child, 300)
+    child.exit_signal = grandchild.death_signal = signal.SIGRTMIN
+    for process in (parent, grandchild):
+        process.actions.set(signal.SIGRTMIN, Action(0x1000))
+        process.limits[Limit.SIGPENDING] = 0, 0
+    end(child)
+    assert child.exited
+    assert (parent.pending.mask, grandchild.pending.mask) == (0, 0)
 
 
 def test_an_orphan_goes_to_the_next_who_takes_such(parent: Any) -> None:

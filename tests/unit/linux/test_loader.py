@@ -285,4 +285,4 @@ def test_a_program_where_the_stack_belongs() -> None:
 
 
 def test_the_signal_stack_covers_the_processors_state() -> None:
-    assert vector(load_bytes(elf())[1])[Auxiliary.MINSIGSTKSZ] == 4624
+    assert vector(load_bytes(elf())[1])[Auxiliary.MINSIGSTKSZ] == 1376

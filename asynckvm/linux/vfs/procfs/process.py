@@ -10,6 +10,7 @@ import errno
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from asynckvm.linux import tracing
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.vfs.node import Owner
 from asynckvm.linux.vfs.procfs import maps, mountinfo, net, status
@@ -69,13 +70,9 @@ _LINKS: Final = (b"cwd", b"exe", b"root")
 
 def may_inspect(caller: Caller, process: Process) -> bool:
     """PTRACE_MODE_READ_FSCREDS."""
-    if caller.task is not None and caller.task.process is process:
+    if caller.is_root or (caller.task is not None and caller.task.process is process):
         return True
-    if caller.is_root:
-        return True
-    ours, theirs = caller.credentials, process.credentials
-    users, groups = {theirs.ruid, theirs.euid, theirs.suid}, {theirs.rgid, theirs.egid, theirs.sgid}
-    return users == {ours.euid} and groups == {ours.egid} and process.dumpable == 1
+    return tracing.is_of(process, caller.credentials.euid, caller.credentials.egid)
 
 
 class _ThreadDirectory(Directory):
