@@ -84,7 +84,7 @@ def _orphan_children(process: Process) -> None:
         child.parent = reaper
         child.has_lost_parent = True
         if child.death_signal and not child.exited:
-            send.send_to_process(child, siginfo.from_kernel(child.death_signal))
+            _tell(child, siginfo.from_kernel(child.death_signal))
         if reaper is not None:
             reaper.children[child.pid] = child
             reaper.child_queue.wake()
@@ -112,6 +112,12 @@ def _leave_session(process: Process) -> None:
             session.terminal.hang_up(session)
 
 
+def _tell(process: Process, info: siginfo.SigInfo) -> None:
+    """A real-time signal for which the queue has no room is lost: nobody is left who could be told."""
+    with contextlib.suppress(SyscallError):
+        send.send_to_process(process, info)
+
+
 def _tell_parent(process: Process) -> None:
     parent = process.parent
     if parent is None or parent.exited:
@@ -123,10 +129,10 @@ def _tell_parent(process: Process) -> None:
     forgotten = process.exit_signal == signal.SIGCHLD and (
         action.handler == numbers.SIG_IGN or action.flags & numbers.SA_NOCLDWAIT
     )
-    if process.exit_signal and not (forgotten and action.handler == numbers.SIG_IGN):
+    if 0 < process.exit_signal <= numbers.SIGNALS and not (forgotten and action.handler == numbers.SIG_IGN):
         user, ticks = process.credentials.ruid, (process.cpu_ns // 10_000_000, 0)
         report = siginfo.from_child(code, process.pid, user, status, ticks)
-        send.send_to_process(parent, dataclasses.replace(report, number=process.exit_signal))
+        _tell(parent, dataclasses.replace(report, number=process.exit_signal))
     if forgotten:
         collect(process)
     parent.child_queue.wake()
