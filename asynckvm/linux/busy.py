@@ -29,7 +29,9 @@ def check_not_executed(kernel: Kernel, attributes: Attributes) -> None:
 
 def check_not_written(kernel: Kernel, attributes: Attributes) -> None:
     """Before a file is executed."""
-    if any(True for _ in opened(kernel, attributes.identity, writable=True)):
+    # Once for each file: forks share them, and together have many more descriptors.
+    files = {file for process in kernel.processes.values() for file in process.files.files()}
+    if any(_is_open(file, attributes.identity, writable=True) for file in files):
         raise SyscallError(errno.ETXTBSY)
 
 
@@ -37,5 +39,9 @@ def opened(kernel: Kernel, identity: tuple[int, int], *, writable: bool = False)
     """The open files of a regular file, as often as they have descriptors; those only that are `writable`."""
     tables = {process.files for process in kernel.processes.values()}
     for file in itertools.chain.from_iterable(table.files() for table in tables):
-        if file.positioned and (file.writable or not writable) and file.attributes().identity == identity:
+        if _is_open(file, identity, writable=writable):
             yield file
+
+
+def _is_open(file: OpenFile, identity: tuple[int, int], *, writable: bool) -> bool:
+    return file.positioned and (file.writable or not writable) and file.attributes().identity == identity

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import struct
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import (
@@ -41,6 +42,11 @@ _RIP: Final = RegisterIndex.rip
 _NUMBERS: Final = 1024
 _MASK: Final = (1 << 64) - 1
 _OUT_OF_MEMORY: Final = "out of memory"
+# How a call fails otherwise than by SyscallError. The last two: a number of the guest's that no C type holds.
+_REFUSALS: Final = (
+    OSError, HostError, GuestStringError, UsageError, OverloadedError, ElfError, ArgumentsTooLongError,
+    OverflowError, struct.error,
+)  # fmt: skip
 # The platform's copies to and from guest memory, by the names their errors have.
 _COPIES: Final = frozenset({"read guest memory", "write guest memory", "read guest string", "compare and exchange guest memory"})
 
@@ -120,7 +126,7 @@ async def _answer(task: Task, exit_: Syscall) -> int:
         result = -error.number
     except GuestMemoryError:
         result = -errno.EFAULT
-    except (OSError, HostError, GuestStringError, UsageError, OverloadedError, ElfError, ArgumentsTooLongError) as error:
+    except _REFUSALS as error:
         if isinstance(error, OutOfMemoryError) and error.operation in _COPIES:
             # No call that was refused, which has an errno, but a page that is missing behind a pointer.
             _out_of_memory(task)
@@ -139,7 +145,7 @@ def _number_of(error: Exception) -> int:
         return errno.ENAMETOOLONG
     if isinstance(error, OverloadedError):
         return errno.EAGAIN
-    # The platform found a number out of its range that a handler let through: the guest's mistake, not this process's.
+    # A number was out of its range that a handler let through: the guest's mistake, not this process's.
     return errno.EINVAL
 
 

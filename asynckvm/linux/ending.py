@@ -123,7 +123,7 @@ def _tell_parent(process: Process) -> None:
     forgotten = process.exit_signal == signal.SIGCHLD and (
         action.handler == numbers.SIG_IGN or action.flags & numbers.SA_NOCLDWAIT
     )
-    if process.exit_signal and not (forgotten and action.handler == numbers.SIG_IGN):
+    if 0 < process.exit_signal <= numbers.SIGNALS and not (forgotten and action.handler == numbers.SIG_IGN):
         user, ticks = process.credentials.ruid, (process.cpu_ns // 10_000_000, 0)
         report = siginfo.from_child(code, process.pid, user, status, ticks)
         _send(parent, dataclasses.replace(report, number=process.exit_signal))

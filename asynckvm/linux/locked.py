@@ -5,7 +5,6 @@ Source: mlock(2), mm/mlock.c.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,8 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.model.memory import PAGE, Access
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from asynckvm.linux.memory import Memory
 
 # Ranges of one process that do not touch.
@@ -49,8 +50,11 @@ class LockedRanges:
             self._ranges = [(first, last) for first, last in rest if first < last]
 
 
-async def bring_in(memory: Memory, address: int, end: int) -> None:
-    """Make the pages of a range exist: those that can be stored to for good, others as far as they can be read."""
+async def bring_in(memory: Memory, address: int, end: int, turn: Callable[[], Awaitable[None]]) -> None:
+    """Make the pages of a range exist: those that can be stored to for good, others as far as they can be read.
+
+    `turn` lets others run now and then; it raises when the caller is to end.
+    """
     for region, start, stop in list(memory.parts(address, end)):
         if not region.access & Access.READ:
             continue
@@ -60,4 +64,4 @@ async def bring_in(memory: Memory, address: int, end: int) -> None:
                     memory.space.compare_exchange(page, 0, 0)
                 else:
                     memory.space.read(page, 1)
-            await asyncio.sleep(0)
+            await turn()

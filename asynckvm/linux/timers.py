@@ -235,6 +235,10 @@ class PosixTimer:
         self.timer.advance()
 
 
+# From a late SIGXCPU to SIGKILL.
+_WARNED_NS: Final = 10_000_000
+
+
 class ProcessorLimit:
     """RLIMIT_CPU: SIGXCPU at the soft limit and every second after it, SIGKILL at the hard one."""
 
@@ -252,10 +256,14 @@ class ProcessorLimit:
         process = self._process
         soft, hard = process.limits[Limit.CPU]
         used = process.cpu_ns // NANOSECONDS
-        if used >= max(hard, 1):
+        # A look that comes late finds both reached; the warning comes first even so.
+        if used >= max(hard, 1) and soft >= hard:
             return send.send_to_process(process, infos.SigInfo(signal.SIGKILL, SI_KERNEL))
-        process.limits[Limit.CPU] = max(soft, used) + 1, hard
-        self.watch()
+        process.limits[Limit.CPU] = min(max(soft, used) + 1, hard), hard
+        if used >= hard:
+            self.timer.set(process.cpu_ns + _WARNED_NS, 0)
+        else:
+            self.watch()
         return send.send_to_process(process, infos.SigInfo(signal.SIGXCPU, SI_KERNEL))
 
 

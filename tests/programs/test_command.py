@@ -200,7 +200,7 @@ def test_a_trace(busybox: Path, command: Command, folder: Path) -> None:
     ):
         (found,) = [line for line in said if line.endswith(f"] {text}")]
         assert not found.startswith(first), "the child does it"
-    assert any('write(1, "first line\\nsecond line\\nthird lin"..., ' in text for text in said)
+    assert any("sendfile(1, 3, NULL, " in text for text in said)
     assert any(text.startswith(f"{first} --- SIGCHLD {{si_signo=SIGCHLD, si_code=CLD_EXITED") for text in said)
     assert said[-1] == f"{first} +++ killed by SIGKILL +++"
 

@@ -87,8 +87,9 @@ class SemaphoreSet:
             raise SyscallError(errno.ERANGE)
         for index, value in values.items():
             self.values[index], self.pids[index] = value, process.pid
-            for undo in self.undo.values():
-                undo.pop(index, None)
+        for undo in self.undo.values():
+            for index in undo.keys() & values.keys():
+                del undo[index]
         self.changed_at = int(time.time())
         self.queue.wake()
 

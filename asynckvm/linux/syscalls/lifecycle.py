@@ -27,7 +27,7 @@ from asynckvm.linux.syscalls.paths import (
 )
 from asynckvm.linux.usercopy import read_uint64
 from asynckvm.linux.vfs import opening
-from asynckvm.model.memory import PAGE
+from asynckvm.model.memory import PAGE, USER_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,8 @@ async def clone3(task: Task, address: int, size: int) -> int:
     if any(image[_CLONE_ARGS.size : 80]):
         raise SyscallError(errno.EPERM)  # set_tid: numbers are the kernel's to give
     if exit_signal > SIGNALS or bool(stack) != bool(stack_size) or flags & 0xFF or (exit_signal and flags & clone.THREAD):
+        raise SyscallError(errno.EINVAL)
+    if stack + stack_size > USER_MAX:
         raise SyscallError(errno.EINVAL)
     return await clone.clone(task, clone.Request(flags, exit_signal, stack + stack_size, tls, parent_tid, child_tid, pidfd_at))
 

@@ -96,7 +96,7 @@ def msync(task: Task, address: int, length: int, flags: int) -> int:
     return task.memory.sync(address, length, flags)
 
 
-def mincore(task: Task, address: int, length: int, vector: int) -> int:
+async def mincore(task: Task, address: int, length: int, vector: int) -> int:
     if address % PAGE:
         raise SyscallError(errno.EINVAL)
     if not length:
@@ -104,6 +104,8 @@ def mincore(task: Task, address: int, length: int, vector: int) -> int:
     pages = -(-length // PAGE)
     task.memory.check_mapped(address, pages * PAGE)
     for done in range(0, pages, _PAGES_AT_ONCE):
+        if done:
+            await task.turn()
         count = min(_PAGES_AT_ONCE, pages - done)
         task.space.write(vector + done, task.space.present(address + done * PAGE, count * PAGE))
     return 0
@@ -133,7 +135,7 @@ async def mlock2(task: Task, address: int, length: int, flags: int) -> int:
 async def _bring_in(task: Task, start: int, end: int) -> None:
     """As far as there is something to bring in: a part that another thread unmaps meanwhile is not missed."""
     with contextlib.suppress(GuestMemoryError):
-        await bring_in(task.memory, start, end)
+        await bring_in(task.memory, start, end, task.turn)
 
 
 def munlock(task: Task, address: int, length: int) -> int:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestMemoryError
-from asynckvm.linux.errors import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTSYS, RESTARTS, SyscallError
+from asynckvm.linux.errors import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, ERESTARTSYS, INT64_MAX, RESTARTS, SyscallError
 from asynckvm.linux.signals import send
 from asynckvm.linux.usercopy import NANOSECONDS, read_timespec, read_uint64, write_timespec
 from asynckvm.linux.wait import (
@@ -185,7 +185,8 @@ async def select(task: Task, count: int, reading: int, writing: int, excepting: 
         seconds, microseconds = _TIMEVAL.unpack(task.space.read(timeval, _TIMEVAL.size))
         if seconds < 0 or microseconds < 0:
             raise SyscallError(errno.EINVAL)
-        until = deadline(seconds * NANOSECONDS + microseconds * 1000)
+        # What is left is told, so it must fit into the structure: for ever, as in Linux.
+        until = deadline(min(seconds * NANOSECONDS + microseconds * 1000, INT64_MAX))
     try:
         with _not_restarted_by_handlers():
             return await _select(task, count, (reading, writing, excepting), until)

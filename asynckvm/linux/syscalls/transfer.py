@@ -375,6 +375,7 @@ async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None
                 done += taken
                 if done >= len(data) or not taken:
                     return done
+                await task.turn()
         except BrokenPipeError:
             broken_pipe(task)
             if not done:

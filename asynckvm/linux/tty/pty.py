@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from asynckvm.linux.tty.terminal import Send
 
 TERMINALS_MAX: Final = 256
+# Each character that is typed is looked at: so many in one go.
+_TYPED_MAX: Final = 2048
 _TTY_GROUP: Final = 5
 # What seems to be the device of /dev/pts, and its first inode that is a terminal.
 _DEVPTS: Final = 24
@@ -52,7 +54,7 @@ class Master(OpenFile):
         raise would_block()
 
     def write(self, data: bytes) -> int:
-        taken = self.terminal.receive(data[:CHUNK])
+        taken = self.terminal.receive(data[:_TYPED_MAX])
         if not taken and data:
             raise would_block()
         return taken

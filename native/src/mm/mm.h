@@ -81,7 +81,7 @@ void akvm__mm_reap_done(struct akvm__mm *mm, struct akvm_space *space);
 void akvm__mm_reap_failed(struct akvm__mm *mm, struct akvm_space *space);
 /* Out of memory: wait a little for that of dead spaces. True when it is worth another try. Holding no lock. Thread: any. */
 bool akvm__reap_wait(struct akvm__mm *mm);
-/* How many destroyed spaces have not given their memory back yet. Thread: any. */
-uint32_t akvm__mm_dead(struct akvm__mm *mm);
+/* How many spaces, destroyed or living, have memory that a reaping is to give back. Thread: any. */
+uint32_t akvm__mm_reaping(struct akvm__mm *mm);
 
 #endif

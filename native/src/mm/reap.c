@@ -67,6 +67,7 @@ void akvm__reap_request(struct akvm_space *space)
 	pthread_mutex_lock(&mm->spaces_lock);
 	if (space->reap == AKVM__REAP_NONE) {
 		enqueue(mm, space);
+		atomic_fetch_add(&mm->reaping, 1);
 		queued = true;
 	}
 	pthread_mutex_unlock(&mm->spaces_lock);
@@ -118,12 +119,13 @@ void akvm__mm_reap_done(struct akvm__mm *mm, struct akvm_space *space)
 		space->reap = AKVM__REAP_NONE;
 	pthread_mutex_unlock(&mm->spaces_lock);
 	akvm__space_end(space);
-	if (again)
+	if (again) {
 		mm->hooks.reap(mm->hooks.opaque);
-	else if (finished) {
-		akvm__space_free(space);
-		atomic_fetch_sub(&mm->dead, 1);
+		return;
 	}
+	if (finished)
+		akvm__space_free(space);
+	atomic_fetch_sub(&mm->reaping, 1);
 }
 
 bool akvm__reap_wait(struct akvm__mm *mm)
@@ -131,7 +133,7 @@ bool akvm__reap_wait(struct akvm__mm *mm)
 	const struct timespec nap = { .tv_nsec = 100000 };
 	bool any = false;
 
-	for (unsigned naps = 0; naps < REAP_NAPS && atomic_load(&mm->dead); naps++) {
+	for (unsigned naps = 0; naps < REAP_NAPS && atomic_load(&mm->reaping); naps++) {
 		any = true;
 		mm->hooks.reap(mm->hooks.opaque);
 		AKVM__HOST->nanosleep(&nap, NULL);
@@ -151,19 +153,17 @@ int akvm_space_destroy(struct akvm_space *space)
 		akvm__space_publish(space);
 		finished = space->limbo.count == 0;
 	}
-	if (!finished) {
-		atomic_fetch_add(&space->mm->dead, 1);
+	if (!finished)
 		akvm__reap_request(space);
-	}
 	akvm__space_end(space);
 	if (finished)
 		akvm__space_free(space);
 	return 0;
 }
 
-uint32_t akvm__mm_dead(struct akvm__mm *mm)
+uint32_t akvm__mm_reaping(struct akvm__mm *mm)
 {
-	return atomic_load(&mm->dead);
+	return atomic_load(&mm->reaping);
 }
 
 void akvm__mm_reap_failed(struct akvm__mm *mm, struct akvm_space *space)

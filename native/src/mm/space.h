@@ -34,7 +34,7 @@ struct akvm__mm {
 	pthread_mutex_t spaces_lock;
 	struct akvm_space *spaces;
 	struct akvm_space *reap_first, *reap_last;
-	_Atomic uint32_t dead; /* destroyed, and their memory not back yet */
+	_Atomic uint32_t reaping; /* spaces that wait to be reaped, or are being */
 	uint64_t spaces_count, last_id;
 };
 

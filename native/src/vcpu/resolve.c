@@ -83,9 +83,9 @@ static uint32_t serve_fault(struct akvm__vcpu *vcpu, struct akvm_space *space, u
 	struct akvm__mm *mm = vcpu->machine->mm;
 	uint32_t fault = (uint32_t)akvm__space_fault(space, address, access);
 
-	if ((fault != AKVM_FAULT_MEMORY && fault != AKVM_FAULT_LIMIT) || !akvm__mm_dead(mm))
+	if ((fault != AKVM_FAULT_MEMORY && fault != AKVM_FAULT_LIMIT) || !akvm__mm_reaping(mm))
 		return fault;
-	/* Dead spaces hold what is missing; another vCPU may have one of them in hand. */
+	/* Other spaces hold what is missing; another vCPU may have one of them in hand. */
 	atomic_store(&vcpu->machine->reap_due, true);
 	akvm__vcpu_reap_if_due(vcpu);
 	fault = (uint32_t)akvm__space_fault(space, address, access);

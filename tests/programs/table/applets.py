@@ -69,7 +69,7 @@ _COMMANDS: dict[str, str] = {
     "shuf": "seq 10 | shuf | sort -n | tr '\\n' ' '; shuf -i 1-5 -n 2 | wc -l; shred -u -n 1 text; ls text; echo $?",
     "sort": "sort table; sort -k 2n table; sort -r table; sort -u -k 1,1 table; sort -t ' ' -k 3 table; sort -c table; echo $?; sort -n -o o table; cat o; printf 'b\\na\\nb\\n' | sort | uniq -c",
     "split": "seq 1 100 | split -l 30 - part; wc -l part*; split -b 10 text b; ls b*; cat baa",
-    "stat": "touch -d @1000 f; stat -c '%n %s %F %h %a %Y' f . text; stat -c %N missing; echo $?; stat -t f | wc -w; stat -f . | wc -l | awk '{ print ($1 > 3) }'",
+    "stat": "touch -d @1000 f; stat -c '%n %s %F %h %a %Y' f text; stat -c '%F %h %a' .; stat -c %N missing; echo $?; stat -t f | wc -w; stat -f . | wc -l | awk '{ print ($1 > 3) }'",
     "tail": "(sleep 0.2; echo more >>text; sleep 0.5) & timeout 1.2 tail -n 1 -f text; echo $?; wait",
     "tar": "mkdir d; cp text d; ln -s text d/l; tar cf a.tar d; tar tf a.tar; tar czf a.tgz d; tar cjf a.tbz d; mkdir x; tar xf a.tgz -C x; find x | sort; tar xOf a.tar d/text | cmp - text && echo same;"
     " tar tf missing; echo $?; tar cf - d | tar tf - | wc -l",
