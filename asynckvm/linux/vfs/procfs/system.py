@@ -74,7 +74,8 @@ def _meminfo(kernel: Kernel) -> Iterator[bytes]:
     rows = {
         b"MemTotal": total, b"MemFree": free, b"MemAvailable": free, b"Buffers": 0, b"Cached": 0, b"SwapCached": 0,
         b"Active": total - free, b"Inactive": 0, b"SwapTotal": 0, b"SwapFree": 0, b"Dirty": 0, b"Writeback": 0,
-        b"AnonPages": total - free, b"Mapped": 0, b"Shmem": 0, b"KReclaimable": 0, b"Slab": 0, b"SReclaimable": 0, b"SUnreclaim": 0, b"CommitLimit": total,
+        b"AnonPages": total - free, b"Mapped": 0, b"Shmem": 0, b"KReclaimable": 0, b"Slab": 0,
+        b"SReclaimable": 0, b"SUnreclaim": 0, b"CommitLimit": total,
         b"Committed_AS": total - free,
     }  # fmt: skip
     for name, pages in rows.items():
