@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.errors import GuestMemoryError, OutOfMemoryError
+from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pidfd import ProcessFile
 from asynckvm.linux.process import Process
@@ -92,7 +92,7 @@ def _tell_number(parent: Task, child: Task, request: Request) -> None:
     number = child.tid.to_bytes(4, "little")
     for flag, task, pointer in (PARENT_SETTID, parent, request.parent_tid), (CHILD_SETTID, child, request.child_tid):
         if request.flags & flag:
-            with contextlib.suppress(GuestMemoryError, OutOfMemoryError):
+            with contextlib.suppress(GuestMemoryError):
                 task.space.write(pointer, number)
 
 

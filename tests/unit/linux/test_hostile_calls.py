@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux import clone, ending
-from asynckvm.linux.clone import Request
 from asynckvm.linux.errors import ERESTARTSYS, INT64_MAX, SyscallError
 from asynckvm.linux.files.pipe import pipe_ends
 from asynckvm.linux.limits import Limit
@@ -99,20 +97,6 @@ async def test_looking_at_much_memory_lets_others_run(monkeypatch: pytest.Monkey
     task.process.end(ExitStatus(signal=signal.SIGKILL))
     with pytest.raises(SyscallError):
         await running
-
-
-async def test_a_number_for_which_there_is_no_page_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child is there: it must not be lost, with its memory and its files, because its parent is out of memory."""
-    started: list[Any] = []
-    task: Any = lone_task()
-    monkeypatch.setattr(task.process.kernel, "start", started.append)
-
-    def refuse(*_: object) -> None:
-        raise OutOfMemoryError("write guest memory", 12)
-
-    monkeypatch.setattr(task.space, "write", refuse)
-    number = await clone.clone(task, Request(clone.VM | clone.PARENT_SETTID, 17, parent_tid=DATA))
-    assert [child.tid for child in started] == [number]
 
 
 @pytest.mark.parametrize("stack", [(1 << 64) - 0x1000, USER_MAX])
