@@ -140,6 +140,18 @@ int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *contex
 	return 0;
 }
 
+/* A context came for this vCPU: a sleeping one goes on with the dead, which would else wait until it has work of its own. */
+static void leave_to_others(struct akvm_machine *machine)
+{
+	atomic_store(&machine->reap_due, true);
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		if (!atomic_load(&machine->vcpus[i]->busy)) {
+			akvm__mailbox_notify(&machine->vcpus[i]->mailbox);
+			return;
+		}
+	}
+}
+
 /* Until none is left; an idle vCPU also stops for a context that comes, whose guest shall not wait for the dead. */
 static void reap(struct akvm__vcpu *vcpu, bool idle)
 {
@@ -150,7 +162,7 @@ static void reap(struct akvm__vcpu *vcpu, bool idle)
 		int error = -EINTR;
 
 		if (idle && atomic_load(&vcpu->mailbox.length)) {
-			atomic_store(&vcpu->machine->reap_due, true);
+			leave_to_others(vcpu->machine);
 			return;
 		}
 		space = akvm__mm_reap_next(mm);
