@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from asynckvm.errors import HostError, OutOfMemoryError, OverloadedError
 from asynckvm.linux import ending, loader
 from asynckvm.linux.elf import ElfError
-from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.limits import Limit
 from asynckvm.linux.memory import Memory
 from asynckvm.linux.program import Program
@@ -96,6 +96,9 @@ def load(kernel: Kernel, prepared: loader.Executable, credentials: Credentials, 
 async def _end_other_threads(task: Task) -> None:
     """The caller takes the place of the first thread, number and all, when it is another one."""
     process, kernel = task.process, task.process.kernel
+    if task.dying:
+        # Another thread came first: were both to end the other one, nobody would be left.
+        raise SyscallError(ERESTARTSYS)
     for other in list(process.tasks.values()):
         if other is not task:
             other.killed = True

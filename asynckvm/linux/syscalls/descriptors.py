@@ -90,13 +90,6 @@ def _was_created(task: Task, file: OpenFile, command: int, argument: int) -> int
 COMMANDS.update({_F_ADD_SEALS: _seals, _F_GET_SEALS: _seals, _F_DUPFD_QUERY: _is_same, _F_CREATED_QUERY: _was_created})
 
 
-def ioctl(task: Task, fd: int, request: int, argument: int) -> int:
-    file = task.process.files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
-    return file.ioctl(task, request, argument)
-
-
 def lseek(task: Task, fd: int, offset: int, whence: int) -> int:
     return task.process.files.get(fd).seek(offset, whence)
 

@@ -102,8 +102,3 @@ def umask(task: Task, mask: int) -> int:
     fs = task.process.fs
     old, fs.umask = fs.umask, mask & 0o777
     return old
-
-
-def refused(task: Task, *_: object) -> int:  # noqa: ARG001
-    """mount(2), umount2(2), pivot_root(2): as a process without CAP_SYS_ADMIN."""
-    raise SyscallError(errno.EPERM)
