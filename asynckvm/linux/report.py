@@ -1,8 +1,9 @@
 """What is logged about a guest: its abnormal end, system calls that do not exist here, and each call when a trace is asked for.
 
-structlog events `program_killed`, `syscall_missing` and `syscall`. Fields, stable: `pid`, `program`; of an end `signal`, `code`
-(si_code), `address` (si_addr), `access`, `rip`, `reason`; of a call `call`, `number`, `result`. structlog is imported when the
-first event is logged, because most programs end well and wait for nothing.
+structlog events `program_killed`, `syscall_missing`, `policy_failed` and `syscall`. Fields, stable: `pid`, `program`; of an end
+`signal`, `code` (si_code), `address` (si_addr), `access`, `rip`, `reason`; of a call `call`, `number`, `result`; of a policy
+`request`, `error`, `times`. structlog is imported when the first event is logged, because most programs end well and wait for
+nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from asynckvm.linux.status import Cause, signal_name
 if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.signals.info import SigInfo
+    from asynckvm.linux.sockets.policy import NetworkRequest
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.syscalls.call import Call
     from asynckvm.linux.task import Task
@@ -60,6 +62,9 @@ class Observer(Protocol):
     def ended(self, process: Process, status: ExitStatus) -> None:
         """A process is gone."""
 
+    def policy_failed(self, request: NetworkRequest, error: Exception) -> None:
+        """A network policy raised, took too long or answered nonsense: that was a refusal."""
+
 
 class Reporter:
     """Logs for one kernel."""
@@ -67,6 +72,7 @@ class Reporter:
     def __init__(self, *, trace: bool = False) -> None:
         self.tracing = trace
         self._unknown: set[tuple[bytes, int]] = set()
+        self._failures = 0
 
     @cached_property
     def _log(self) -> Any:
@@ -90,6 +96,13 @@ class Reporter:
         if key not in self._unknown and len(self._unknown) < _UNKNOWN_MAX:
             self._unknown.add(key)
             self._log.info("syscall_missing", pid=task.process.pid, program=os.fsdecode(task.name), number=number)
+
+    def policy_failed(self, request: NetworkRequest, error: Exception) -> None:
+        """How often grows with what guests do: so the first, the second, the fourth... of them."""
+        self._failures += 1
+        if self._failures & (self._failures - 1) == 0:
+            address = f"{request.protocol}:{request.address}:{request.port}"
+            self._log.error("policy_failed", request=address, error=repr(error), times=self._failures)
 
     def calling(self, task: Task, call: Call, args: tuple[int, ...]) -> None:
         """Nothing: one event for each call."""
