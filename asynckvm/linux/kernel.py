@@ -195,7 +195,6 @@ class Kernel:
             _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
-        await self.network.close()
         self.segments.close()
         self.shared_memory.close()
         self.mounts.close()
@@ -203,5 +202,6 @@ class Kernel:
             self.memory_budget.close()
         self.vdso.close()
         self._clock_page.close()
+        await self.network.close()
         if self._failure is not None and not isinstance(self._failure, ClosedError):
             raise self._failure

@@ -43,7 +43,8 @@ class Flow:
 
     def send(self, data: bytes) -> None:
         """OSError as the host has it. What it has no room for is lost, as on any way."""
-        assert self._host is not None
+        if self.error or self._host is None:
+            raise SyscallError(self.error or errno.ENETUNREACH)
         try:
             self._host.send(data)
         except BlockingIOError:
@@ -57,7 +58,7 @@ class Flow:
         self._task.cancel()
 
     def _close(self) -> None:
-        self.error = self.error or errno.EBADF
+        self.error = self.error or errno.EACCES
         if self._queue is not None:
             self._queue.close()
         if self._host is not None:
@@ -66,14 +67,16 @@ class Flow:
         self.decided.wake()
 
     async def _run(self) -> None:
-        if not self.is_decided:
-            try:
+        try:
+            if not self.is_decided:
                 self._open(await self._passage.resolve())
-            except SyscallError as error:
-                self.error = error.number
-        self.decided.wake()
-        if self._host is not None and self._queue is not None:
-            await self._receive(self._host, self._queue)
+            self.decided.wake()
+            if self._host is not None and self._queue is not None:
+                await self._receive(self._host, self._queue)
+        except SyscallError as error:
+            self.error = error.number
+        except OSError as error:  # the host has no descriptors left, for example
+            self.error = error.errno or errno.EIO
 
     def _open(self, destination: Destination) -> None:
         try:

@@ -51,6 +51,8 @@ class Link:
         self._task.cancel()
 
     def _close(self) -> None:
+        if self._inner.peer is None:
+            self._guest.break_off(self, errno.EACCES)  # also when a policy cancels itself
         self._inner.close()
         if self._queue is not None:
             self._queue.close()

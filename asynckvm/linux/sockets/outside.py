@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SOCKETS: Final = 64
 # How long a policy may think.
 POLICY_SECONDS: Final = 10.0
-# How long what was sent may take to leave when the sandbox is closed.
+# How long what was sent may take to leave when the sandbox is closed, and a policy to end when it is cancelled.
 _FLUSH_SECONDS: Final = 1.0
 
 
@@ -92,6 +92,10 @@ class Outside:
         self._patience = patience
         self._tasks: set[asyncio.Future[Any]] = set()
 
+    @property
+    def has_policy(self) -> bool:
+        return self._policy is not None
+
     def ask(self, action: Literal["connect", "send"], protocol: Literal["tcp", "udp"], endpoint: Endpoint) -> Passage:
         """ENETUNREACH when there is nobody to ask, ENOBUFS when there are too many host sockets, EACCES when it is refused."""
         if self._policy is None:
@@ -146,14 +150,15 @@ class Outside:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """When every guest socket is closed: what was sent may still leave, then everything ends."""
+        """When every guest socket is closed: what was sent may still leave, then everything ends. Bounded."""
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_FLUSH_SECONDS)
+        finally:
+            for task in self._tasks:
+                task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_FLUSH_SECONDS)
-        left = list(self._tasks)
-        for task in left:
-            task.cancel()
-        if left:
-            await asyncio.wait(left)
 
 
 def _destination(request: NetworkRequest, answer: Answer) -> Destination | None:

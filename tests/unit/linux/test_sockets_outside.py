@@ -205,6 +205,24 @@ async def test_a_policy_that_thinks_for_ever(worlds: Any) -> None:
     assert isinstance(world.failures[0][1], TimeoutError)
 
 
+@pytest.mark.parametrize("kind", [TCP, UDP])
+async def test_a_policy_that_cancels_itself(kind: int, worlds: Any) -> None:
+    async def give_up() -> bool:
+        raise asyncio.CancelledError
+
+    world = worlds(give_up)
+    sock = world.socket(V4, kind)
+    if kind == TCP:
+        fails(errno.EINPROGRESS, sock.connect, FAR)
+        await until(sock, POLLERR)
+        assert sock.getsockopt(*SO_ERROR) == errno.EACCES
+    else:
+        queue = sock.file.deciding(sock._pack(FAR), "connect")
+        async with asyncio.timeout(SECONDS):
+            await wait((queue,))
+        fails(errno.EACCES, sock.connect, FAR)
+
+
 async def test_who_gives_up_meanwhile(worlds: Any) -> None:
     begun = asyncio.Event()
 
