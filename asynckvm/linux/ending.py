@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import AsyncKvmError, ClosedError, GuestError
 from asynckvm.linux import futex, futex_pi
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import numbers, send
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
 
 if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
+
+# An exception's text may hold what a guest handed over, of any length.
+_REASON_MAX: Final = 500
 
 
 def end_task(task: Task) -> None:
@@ -45,6 +48,13 @@ def end_task(task: Task) -> None:
     else:
         send.retarget(task, numbers.MASK_ALL)
         process.exit_queue.wake()  # execve() waits for the other threads
+
+
+def fail_process(task: Task, error: Exception) -> None:
+    """What answers this thread has failed in a way that it should not: its process cannot go on, all others can."""
+    task.process.kernel.observer.failed(task, error)
+    reason = f"internal error: {type(error).__name__}: {error}"[:_REASON_MAX]
+    task.process.end(ExitStatus(signal=signal.SIGKILL, reason=reason, cause=Cause.INTERNAL))
 
 
 def _end_process(process: Process) -> None:

@@ -191,5 +191,6 @@ class Kernel:
             self.memory_budget.close()
         self.vdso.close()
         self._clock_page.close()
+        self.observer.closed()
         if self._failure is not None and not isinstance(self._failure, ClosedError):
             raise self._failure

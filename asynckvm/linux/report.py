@@ -1,14 +1,17 @@
 """What is logged about a guest: its abnormal end, system calls that do not exist here, and each call when a trace is asked for.
 
-structlog events `program_killed`, `syscall_missing` and `syscall`. Fields, stable: `pid`, `program`; of an end `signal`, `code`
-(si_code), `address` (si_addr), `access`, `rip`, `reason`; of a call `call`, `number`, `result`. structlog is imported when the
-first event is logged, because most programs end well and wait for nothing.
+structlog events `program_killed`, `kernel_error`, `syscall_missing` and `syscall`. Fields, stable: `pid`, `program`; of an end
+`signal`, `code` (si_code), `address` (si_addr), `access`, `rip`, `reason`; of an error of ours `number` (the last call), `error`,
+`traceback`; of a call `call`, `number`, `result`. structlog is imported when the first event is logged, because most programs end
+well and wait for nothing.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import traceback
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -36,6 +39,8 @@ _WISHES: Final = frozenset({Cause.TIMEOUT, Cause.CANCELLED, Cause.CLOSED})
 _ERRORS: Final = 4095
 # Programs and numbers are the guests' own: they must not fill the log.
 _UNKNOWN_MAX: Final = 1000
+_BOUNDS: Final = {"kernel_error": 20}
+_TRACEBACK_MAX: Final = 16_384
 
 
 class Observer(Protocol):
@@ -60,6 +65,12 @@ class Observer(Protocol):
     def ended(self, process: Process, status: ExitStatus) -> None:
         """A process is gone."""
 
+    def failed(self, task: Task, error: Exception) -> None:
+        """A defect of asynckvm: what answers the thread has raised this. Its process ends."""
+
+    def closed(self) -> None:
+        """The kernel is gone: nothing more will be told."""
+
 
 class Reporter:
     """Logs for one kernel."""
@@ -67,6 +78,7 @@ class Reporter:
     def __init__(self, *, trace: bool = False) -> None:
         self.tracing = trace
         self._unknown: set[tuple[bytes, int]] = set()
+        self._records: Counter[str] = Counter()
 
     @cached_property
     def _log(self) -> Any:
@@ -83,6 +95,30 @@ class Reporter:
         """The warning, for whatever signal it was; none for an end that was asked for from outside."""
         if status.signal is not None and status.cause not in _WISHES:
             self._log.warning("program_killed", pid=process.pid, program=_name(process), **describe(status))
+
+    def failed(self, task: Task, error: Exception) -> None:
+        """An error with all that is known; the first few of a kernel, because a guest that has found one can repeat it."""
+        if self._has_room("kernel_error"):
+            trace = "".join(traceback.format_exception(error))[-_TRACEBACK_MAX:]
+            self._log.error(
+                "kernel_error",
+                pid=task.process.pid,
+                program=_name(task.process),
+                number=task.syscall,
+                error=repr(error)[:_TRACEBACK_MAX],
+                traceback=trace,
+                dump=getattr(error, "dump", None),
+            )
+
+    def closed(self) -> None:
+        """One event `records_left_out` for what was counted only: how many of which kind."""
+        left_out = {kind: self._records[kind] - bound for kind, bound in _BOUNDS.items() if self._records[kind] > bound}
+        if left_out:
+            self._log.warning("records_left_out", **left_out)
+
+    def _has_room(self, kind: str) -> bool:
+        self._records[kind] += 1
+        return self._records[kind] <= _BOUNDS[kind]
 
     def unknown(self, task: Task, number: int) -> None:
         """Once for each program, however often it runs."""
