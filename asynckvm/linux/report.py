@@ -1,9 +1,9 @@
 """What is logged about a guest: its abnormal end, system calls that do not exist here, and each call when a trace is asked for.
 
-structlog events `program_killed`, `kernel_error`, `syscall_missing` and `syscall`. Fields, stable: `pid`, `program`; of an end
-`signal`, `code` (si_code), `address` (si_addr), `access`, `rip`, `reason`; of an error of ours `number` (the last call), `error`,
-`traceback`; of a call `call`, `number`, `result`. structlog is imported when the first event is logged, because most programs end
-well and wait for nothing.
+structlog events `program_killed`, `kernel_error`, `records_left_out`, `syscall_missing` and `syscall`. Fields, stable: `pid`,
+`program`; of an end `signal`, `code` (si_code), `address` (si_addr), `access`, `rip`, `reason`; of an error of ours `number` (the
+last call), `error`, `traceback`; of a call `call`, `number`, `result`; of `records_left_out` numbers by event. structlog is
+imported when the first event is logged, because most programs end well and wait for nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _WISHES: Final = frozenset({Cause.TIMEOUT, Cause.CANCELLED, Cause.CLOSED})
 _ERRORS: Final = 4095
 # Programs and numbers are the guests' own: they must not fill the log.
 _UNKNOWN_MAX: Final = 1000
-_BOUNDS: Final = {"kernel_error": 20}
+# How many records of a kind one kernel makes; further ones are counted.
+_BOUNDS: Final = {"program_killed": 100, "kernel_error": 20}
 _TRACEBACK_MAX: Final = 16_384
 
 
@@ -73,7 +74,7 @@ class Observer(Protocol):
 
 
 class Reporter:
-    """Logs for one kernel."""
+    """Logs for one kernel. Guests can repeat what is logged about them, so only the first records of a kind are made."""
 
     def __init__(self, *, trace: bool = False) -> None:
         self.tracing = trace
@@ -93,11 +94,11 @@ class Reporter:
 
     def killed(self, process: Process, status: ExitStatus) -> None:
         """The warning, for whatever signal it was; none for an end that was asked for from outside."""
-        if status.signal is not None and status.cause not in _WISHES:
+        if status.signal is not None and status.cause not in _WISHES and self._has_room("program_killed"):
             self._log.warning("program_killed", pid=process.pid, program=_name(process), **describe(status))
 
     def failed(self, task: Task, error: Exception) -> None:
-        """An error with all that is known; the first few of a kernel, because a guest that has found one can repeat it."""
+        """An error with all that is known."""
         if self._has_room("kernel_error"):
             trace = "".join(traceback.format_exception(error))[-_TRACEBACK_MAX:]
             self._log.error(

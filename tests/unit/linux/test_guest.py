@@ -18,9 +18,9 @@ import pytest
 import structlog
 
 from asynckvm.errors import ClosedError
-from asynckvm.linux import ending
+from asynckvm.linux import ending, report
 from asynckvm.linux.report import Reporter
-from asynckvm.linux.status import Cause
+from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.syscalls import table
 from asynckvm.linux.task import Task
 from asynckvm.model.exits import Exit, Fault, Instruction, Interrupted, InterruptReason, Syscall
@@ -200,9 +200,19 @@ def test_what_a_guest_can_repeat_does_not_fill_the_log() -> None:
     with structlog.testing.capture_logs() as logs:
         for number in range(25):
             reporter.failed(task, ValueError(number))
+        for _ in range(107):
+            reporter.ended(task.process, ExitStatus(signal=signal.SIGKILL, reason="planted"))
         reporter.closed()
-    assert [entry["error"] for entry in logs[:-1]] == [f"ValueError({number})" for number in range(20)]
-    assert logs[-1] == {"event": "records_left_out", "log_level": "warning", "kernel_error": 5}
+    assert [entry["error"] for entry in logs[:20]] == [f"ValueError({number})" for number in range(20)]
+    assert [entry["event"] for entry in logs[20:-1]] == ["program_killed"] * 100
+    assert logs[-1] == {"event": "records_left_out", "log_level": "warning", "kernel_error": 5, "program_killed": 7}
+
+
+async def test_a_kernel_tells_when_it_is_closed_what_it_left_out(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(report._BOUNDS, "program_killed", 0)
+    with structlog.testing.capture_logs() as logs:
+        await start([Fault(signal.SIGSEGV, 1, 0x1234, Access.WRITE, 14, 6)]).finish()
+    assert logs == [{"event": "records_left_out", "log_level": "warning", "program_killed": 1}]
 
 
 async def test_int_80_is_a_protection_fault(start: Start) -> None:
