@@ -52,7 +52,7 @@ _COPIES: Final = frozenset({"read guest memory", "write guest memory", "read gue
 
 
 async def drive(task: Task) -> None:
-    """Run one thread to its end. Raises ClosedError when the machine was closed under it, and what is nobody's doing in it."""
+    """Run one thread to its end. Raises ClosedError when the machine was closed under it."""
     try:
         _give_constant_answers(task)
         while await _ready(task):
@@ -73,6 +73,10 @@ async def drive(task: Task) -> None:
                 _fault(task, exit_)
             elif isinstance(exit_, Interrupted) and exit_.reason is InterruptReason.CLOSED:
                 raise ClosedError("the machine was closed while the program ran")
+    except ClosedError:
+        raise
+    except Exception as error:  # noqa: BLE001  a defect of ours or of the host's: it costs nobody but this process
+        ending.fail_process(task, error)
     finally:
         ending.end_task(task)
 

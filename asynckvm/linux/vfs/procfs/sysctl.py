@@ -65,8 +65,8 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "vm/swappiness": lambda: 60,
         "vm/nr_hugepages": lambda: 0,
         "vm/legacy_va_layout": lambda: 0,
-        "fs/file-max": lambda: kernel.threads_max * DESCRIPTORS_MAX,
-        "fs/file-nr": lambda: f"{_open_files(kernel)}\t0\t{kernel.threads_max * DESCRIPTORS_MAX}",
+        "fs/file-max": lambda: kernel.open_files.bound,
+        "fs/file-nr": lambda: f"{kernel.open_files.count}\t0\t{kernel.open_files.bound}",
         "fs/nr_open": lambda: DESCRIPTORS_MAX,
         "fs/pipe-max-size": lambda: _PIPE_BYTES_MAX,
         "fs/pipe-user-pages-hard": lambda: 0,
@@ -96,10 +96,6 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
     for path, produce in settings.items():
         _add(fs, root, path.encode(), produce)
     return root
-
-
-def _open_files(kernel: Kernel) -> int:
-    return sum(len(process.files) for process in kernel.processes.values() if not process.exited)
 
 
 def _add(fs: SyntheticFileSystem, root: FixedDirectory, path: bytes, produce: Callable[[], object]) -> None:
