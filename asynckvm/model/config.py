@@ -85,8 +85,8 @@ class MachineConfig:
     """What `Machine.open` asks of the core.
 
     `vcpus`: one native thread each, for life. `memory`: bytes of guest frames, a multiple of 2 MiB. `contexts`: bound of live
-    contexts. `vcpu_spin_ns`: how long an idle vCPU thread polls before it sleeps, at most. `kick_signal`: 0 for the core's default.
-    `fault_around`: 4 KiB pages mapped around a page fault. `pcid`, `guest_edits`: for tests. `device`: "" for /dev/kvm.
+    contexts. `vcpu_spin_ns`: how long an idle vCPU thread polls before it sleeps, at most. `kick_signal`: 0 for the core's
+    default. `fault_around`: 4 KiB pages mapped around a page fault. `pcid`, `guest_edits`: for tests. `device`: "" for /dev/kvm.
     `close_timeout_ns`: bound of `Machine.close()`.
     """
 
