@@ -86,6 +86,9 @@ AKVM_API uint32_t akvm_machine_drain(struct akvm_machine *machine, uint32_t *ind
 AKVM_API int akvm_machine_arm(struct akvm_machine *machine);
 /* Poll for completions for at most spin_ns. Returns 1 when there are some. Thread: loop. */
 AKVM_API int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns);
+/* Wake a sleeping vCPU for every context that waits behind another: a vCPU which was expected to be free soon may not be. For
+ * every few milliseconds while several are submitted. Thread: loop. */
+AKVM_API void akvm_machine_rouse(struct akvm_machine *machine);
 
 /* What a vCPU is doing now; a racy snapshot. Thread: any. */
 struct akvm_vcpu_status {
