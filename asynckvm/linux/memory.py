@@ -113,14 +113,22 @@ class Memory:
         twin.names = dict(self.names)
         twin.barriers = self.barriers
         twin._placement = self._placement.copy(twin.space)
-        for start, end, advice in self._fork_advice:
-            with contextlib.suppress(GuestMemoryError, UsageError):
-                if advice == _MADV_DONTFORK:
-                    twin.unmap(start, end - start)
-                else:
-                    twin.space.discard(start, end - start)
-        twin._fork_advice = [row for row in self._fork_advice if row[2] == _MADV_WIPEONFORK]
+        try:
+            twin._follow_advice(self._fork_advice)
+        except BaseException:
+            twin.drop()
+            raise
         return twin
+
+    def _follow_advice(self, advice: list[tuple[int, int, int]]) -> None:
+        """What a parent said of ranges that its child is not to have, or not their contents."""
+        for start, end, kind in advice:
+            with contextlib.suppress(GuestMemoryError, UsageError):
+                if kind == _MADV_DONTFORK:
+                    self.unmap(start, end - start)
+                else:
+                    self.space.discard(start, end - start)
+        self._fork_advice = [row for row in advice if row[2] == _MADV_WIPEONFORK]
 
     # ------------------------------------------------------------ heap
 
