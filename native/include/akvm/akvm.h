@@ -58,7 +58,7 @@ struct akvm_machine_config {
 	uint32_t vcpus;              /* 1..vcpus_max; one thread each, for life */
 	uint32_t contexts_max;       /* bound of live contexts; sizes the completion rings */
 	uint32_t flags;              /* AKVM_MACHINE_* */
-	uint32_t vcpu_spin_ns;       /* how long an idle vCPU thread polls its mailbox before it sleeps */
+	uint32_t vcpu_spin_ns;       /* how long an idle vCPU thread polls for work before it sleeps, at most */
 	int32_t kick_signal;         /* real-time signal number, 0 for the default (SIGRTMAX-2) */
 	uint32_t fault_around_pages; /* 4 KiB pages mapped around a fault, power of two, 1..64 */
 	const char *device;          /* NULL for /dev/kvm */

@@ -75,19 +75,20 @@ int akvm_context_attach(struct akvm_context *public, struct akvm_space *space)
 	return 0;
 }
 
-/* A vCPU that is busy takes its mail late; one that sleeps could steal it now. */
-static void wake_a_thief(struct akvm_machine *machine, const struct akvm__vcpu *owner)
+static bool polls(const struct akvm__vcpu *vcpu)
 {
-	if (!atomic_load(&owner->busy))
-		return;
-	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
-		struct akvm__vcpu *vcpu = machine->vcpus[i];
+	return !atomic_load(&vcpu->busy) && !atomic_load(&vcpu->mailbox.sleeping) && !atomic_load(&vcpu->mailbox.length);
+}
 
-		if (vcpu != owner && atomic_load(&vcpu->mailbox.sleeping)) {
-			akvm__mailbox_notify(&vcpu->mailbox);
-			return;
-		}
-	}
+/* Rather than wake a vCPU that sleeps, take one that is awake and without work: it would steal the context in a moment. */
+static uint32_t wakeful(const struct akvm_machine *machine, uint32_t vcpu)
+{
+	if (!atomic_load(&machine->vcpus[vcpu]->mailbox.sleeping))
+		return vcpu;
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		if (polls(machine->vcpus[i]))
+			return i;
+	return vcpu;
 }
 
 static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operation, bool pinned)
@@ -99,6 +100,8 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 		return akvm__fail("submit to an unknown vCPU", EINVAL);
 	if (context->pub.submitted)
 		return akvm__fail("submit a running context", EBUSY);
+	if (!pinned)
+		vcpu = wakeful(machine, vcpu);
 	context->operation = operation;
 	context->pinned = pinned;
 	context->mailbox = vcpu;
@@ -109,7 +112,7 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 	if (akvm__mailbox_put(&machine->vcpus[vcpu]->mailbox, context)) {
 		/* An owner that is about to run something looks at its mailbox before it enters. */
 		if (!pinned)
-			wake_a_thief(machine, machine->vcpus[vcpu]);
+			akvm__vcpu_wake_a_thief(machine->vcpus[vcpu]);
 		else if (atomic_load(&machine->vcpus[vcpu]->current) != UINT32_MAX)
 			error = akvm__vcpu_kick(machine->vcpus[vcpu]);
 		/* It would wait for a guest that nobody told to leave. */
