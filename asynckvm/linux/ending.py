@@ -74,6 +74,7 @@ def _end_process(process: Process) -> None:
     process.pending.discard(numbers.MASK_ALL)
     with contextlib.suppress(ClosedError, GuestError):
         process.resident_max = max(process.resident_max, process.space.resident)
+    process.aio.clear()
     process.files.drop()
     release_memory(process)
     process.exited = True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
+from asynckvm.linux.aio import Room
 from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.account import OPEN_FILES, OpenFileAccount
@@ -77,6 +78,7 @@ class Kernel:
         self.message_queues = MessageQueues()
         self.semaphores = Semaphores()
         self.segments = Segments(self)
+        self.aio_room = Room()
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * PAGE or machine.config.memory, self.memory_budget)

@@ -181,10 +181,12 @@ AKVM_API int akvm_space_present(struct akvm_space *space, uint64_t address, uint
 struct akvm_region {
 	uint64_t start, end, offset;
 	uint32_t access; /* with AKVM_SHARED */
-	uint32_t file;   /* 0: anonymous, else the file's number */
+	uint32_t file;   /* 0: anonymous, else the file's number: one for each inode, as long as somebody holds it */
 };
 /* First region with end > address; 0 when found, -ENOENT. */
 AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region);
+/* How many bytes of the range are mapped: all of them where there is no hole. No page is looked at. */
+AKVM_API uint64_t akvm_space_mapped(struct akvm_space *space, uint64_t address, uint64_t length);
 /* 1 when every vCPU that was inside has acknowledged all changes made so far. */
 AKVM_API int akvm_space_settled(struct akvm_space *space);
 /* Resident 4 KiB pages of private memory. */
@@ -220,6 +222,8 @@ AKVM_API int akvm_file_open(struct akvm_machine *machine, int fd, bool writable,
 AKVM_API void akvm_file_close(struct akvm_file *file);
 /* Who holds the object: handles not closed yet, and regions of spaces, those included whose end no vCPU has seen yet. */
 AKVM_API uint32_t akvm_file_references(struct akvm_file *file);
+/* Regions of all spaces that show the object now. */
+AKVM_API uint32_t akvm_file_mappings(struct akvm_file *file);
 
 /* ---------------------------------------------------------------- contexts */
 

@@ -351,6 +351,9 @@ class FakeCore:
             out[page] = page % 2
         return 0 if self.START <= address and address + pages * 4096 <= self.END else -errno.ENOMEM
 
+    def akvm_space_mapped(self, space: Any, address: int, length: int) -> int:
+        return max(0, min(address + length, self.END) - max(address, self.START))
+
     def akvm_space_read(self, space: Any, address: int, buffer: Any, length: int) -> int:
         count = self._copyable(address, length)
         if count > 0:

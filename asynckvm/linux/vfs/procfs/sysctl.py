@@ -9,6 +9,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.linux.aio import EVENTS_MAX
 from asynckvm.linux.credentials import CAPABILITIES_ALL
 from asynckvm.linux.files import DESCRIPTORS_MAX
 from asynckvm.linux.ipc.segments import SEGMENTS_MAX, SIZE_MAX
@@ -78,7 +79,8 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "kernel/shmmax": lambda: SIZE_MAX,
         "kernel/shmall": lambda: SIZE_MAX,
         "kernel/shmmni": lambda: SEGMENTS_MAX,
-        "fs/aio-max-nr": lambda: 65536,
+        "fs/aio-max-nr": lambda: EVENTS_MAX,
+        "fs/aio-nr": lambda: kernel.aio_room.used,
         "fs/lease-break-time": lambda: 45,
         "fs/protected_symlinks": lambda: 0,
         "fs/protected_hardlinks": lambda: 0,
