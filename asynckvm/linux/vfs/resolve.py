@@ -1,8 +1,7 @@
 """From a path to a location: the walk of path_resolution(7), over links, mounts and `..`, with the caller's permissions.
 
 Everything a path can do to leave where it should stay ends here or in `openat2`. Names inside one tree of the host are handed
-to it several at a time; a link among them sends the walk back to single steps. Source: path_resolution(7), openat2(2),
-symlink(7).
+to it several at a time; the first link among them comes back. Source: path_resolution(7), openat2(2), symlink(7).
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ class Walk:
         while len(names) > keep:
             location = self.location
             if location.entry.leaps and names[-1] not in _DOTS:
-                found = self._leap(names, keep)
+                found = self._leap(names, keep, follow=follow)
             else:
                 name = names.pop()
                 if name == _SLASH:
@@ -146,7 +145,7 @@ class Walk:
             else:
                 self.location = found
 
-    def _leap(self, names: list[bytes], keep: int) -> Location:
+    def _leap(self, names: list[bytes], keep: int, *, follow: bool) -> Location:
         """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
         location = self.location
         entry, mount = location.entry, location.mount
@@ -157,20 +156,11 @@ class Walk:
         taken.reverse()
         if mount.children:
             taken = taken[: entry.names_to_mount(taken, mount.children)]
-        try:
-            found = entry.look(taken, self.caller)
-        except SyscallError as error:
-            if error.number != errno.ELOOP or len(taken) == 1:
-                raise
-            return self._step(names)
-        del names[-len(taken) :]
+        found, count = entry.look(taken, self.caller, follow=follow or len(taken) < len(names))
+        del names[-count:]
         if found.node.type == _LINK:
             self.location = Location(mount, found.up() or found)
         return self._cross(Location(mount, found)) if mount.children else Location(mount, found)
-
-    def _step(self, names: list[bytes]) -> Location:
-        self._check_search()
-        return self.child(names.pop())
 
     def _check_search(self) -> None:
         node = self.location.entry.node
