@@ -23,7 +23,7 @@ from asynckvm.linux.files.host import HostDescriptor, HostDirectory
 from asynckvm.linux.files.open_file import O_ACCESS
 from asynckvm.linux.vfs import host_names
 from asynckvm.linux.vfs.node import Change, Endpoint, Entry, FileSystem, Node, Owner, Statistics
-from asynckvm.linux.vfs.openat2 import Found, look_beneath, open_beneath, require
+from asynckvm.linux.vfs.openat2 import look_beneath, open_beneath, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -116,8 +116,12 @@ class HostTree(FileSystem):
 
     def look(self, path: bytes, *, follow: bool = False) -> HostEntry:
         """What `path` names, or the first link on the way there. SyscallError."""
-        found = look_beneath(self.fd, path or b".", follow=follow)
-        return HostEntry(self, path[: found.taken], found=found)
+        status, taken, target = look_beneath(self.fd, path or b".", follow=follow)
+        device, inode, mode = _HEAD.unpack_from(status)
+        entry = HostEntry(self, path[:taken], mode & _TYPE)
+        entry._identity = device, inode
+        entry._status, entry._target = status, target
+        return entry
 
     def check_search(self, path: bytes, caller: Caller) -> None:
         """Whether the caller may search each directory on the way to `path`. EACCES, ENOTDIR, ELOOP for a link among them."""
@@ -144,20 +148,16 @@ class HostTree(FileSystem):
 class HostEntry(Entry, Node):
     """A name below the tree and what it leads to. `relative` is its path from the tree's directory, b"" for that itself."""
 
-    __slots__ = ("_endpoint", "_found", "_identity", "_made", "relative", "tree", "type")
+    __slots__ = ("_endpoint", "_identity", "_made", "_status", "_target", "relative", "tree", "type")
 
     leaps = True
 
-    def __init__(self, tree: HostTree, relative: bytes, kind: int = 0, found: Found | None = None) -> None:
+    def __init__(self, tree: HostTree, relative: bytes, kind: int) -> None:
         self.tree = tree
         self.relative = relative
+        # What the walk just saw, for the call that walked; only the identity is true any more afterwards.
+        self._status = self._target = b""
         self._identity: tuple[int, int] | None = None
-        # What the walk just saw, for the call that walked; nothing of it is true any more afterwards.
-        self._found = found
-        if found is not None:
-            device, inode, mode = _HEAD.unpack_from(found.status)
-            self._identity = device, inode
-            kind = mode & _TYPE
         # Kept by whoever keeps the entry; there is one for all entries of the inode.
         self._endpoint: Endpoint | None = None
         # Made by the call that is being answered: its maker may open it as it likes, whatever its mode.
@@ -241,7 +241,7 @@ class HostEntry(Entry, Node):
         return self._identity or self._see().identity
 
     def settle(self) -> None:
-        self._found = None
+        self._status = self._target = b""
         self._made = False
         if self.tree.writable:
             self.tree.kept[id(self)] = self
@@ -269,9 +269,7 @@ class HostEntry(Entry, Node):
         return Attributes.of_status(self.status())
 
     def status(self) -> bytes:
-        found = self._found or self._see()._found
-        assert found is not None
-        return found.status
+        return self._status or self._see()._status
 
     def lookup(self, entry: Entry, name: bytes, caller: Caller) -> Entry:  # noqa: ARG002
         return self.look((name,), caller, follow=False)[0]
@@ -279,11 +277,7 @@ class HostEntry(Entry, Node):
     def read_link(self, caller: Caller) -> bytes:  # noqa: ARG002
         if not self.is_link:
             raise SyscallError(errno.EINVAL)
-        if self._found is not None and self._found.target:
-            return self._found.target
-        found = self._see(follow=True)._found
-        assert found is not None
-        return found.target
+        return self._target or self._see(follow=True)._target
 
     def open(self, flags: int, location: Location) -> OpenFile:  # noqa: ARG002
         self._check_writable(flags)
@@ -388,7 +382,7 @@ class HostEntry(Entry, Node):
             host_names.change(b"/proc/self/fd/%d" % fd, change, before)
         finally:
             os.close(fd)
-            self._found = None
+            self._status = b""
 
     def truncate(self, length: int) -> None:
         self._check_writable(os.O_WRONLY)
@@ -399,7 +393,7 @@ class HostEntry(Entry, Node):
             os.truncate(f"/proc/self/fd/{fd}", length)
         finally:
             os.close(fd)
-            self._found = None
+            self._status = b""
 
     def xattrs(self) -> Iterator[bytes]:
         if not (self.is_directory or self.type == stat.S_IFREG):

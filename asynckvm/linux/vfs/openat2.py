@@ -11,7 +11,7 @@ import errno
 import functools
 import os
 import struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from asynckvm.errors import CapabilityError
 from asynckvm.linux.errors import SyscallError
@@ -21,15 +21,6 @@ _STATUS_BYTES: Final = 144
 # What follows the status in struct akvm_found.
 _REST: Final = struct.Struct("<II")
 _TARGET: Final = _STATUS_BYTES + _REST.size
-
-
-class Found(NamedTuple):
-    """What a path led to: its struct stat, how many bytes of the path were taken, and where it points when it is a link
-    that was read."""
-
-    status: bytes
-    taken: int
-    target: bytes
 
 
 class _Native:
@@ -46,19 +37,21 @@ class _Native:
 _native = functools.cache(_Native)
 
 
-def look_beneath(root: int, path: bytes, *, follow: bool = False) -> Found:
+def look_beneath(root: int, path: bytes, *, follow: bool = False) -> tuple[bytes, int, bytes]:
     """What `path` (relative, not empty) names below the directory `root`, or the first link on the way there. SyscallError.
 
+    Returns its struct stat, how many bytes of the path led to it, and where it points when it is a link that was read.
     `follow`: read a link in the last place too. Its time of access tells that.
     """
     native = _native()
-    _check(path)
+    if 0 in path:
+        raise SyscallError(errno.EINVAL)  # the C string would end there, and be another path
     result = native.look(root, path, follow, native.found)
     if result < 0:
         raise SyscallError(-result)
     view = native.view
     taken, length = _REST.unpack_from(view, _STATUS_BYTES)
-    return Found(view[:_STATUS_BYTES], taken, view[_TARGET : _TARGET + length])
+    return view[:_STATUS_BYTES], taken, view[_TARGET : _TARGET + length] if length else b""
 
 
 def open_beneath(root: int, path: bytes, flags: int = os.O_PATH, identity: tuple[int, int] = (0, 0)) -> int:
@@ -67,16 +60,12 @@ def open_beneath(root: int, path: bytes, flags: int = os.O_PATH, identity: tuple
     With O_PATH it is of what was reached, whatever that is: a link in the last place is not followed. Else it is opened with
     these flags, and is no link. Unless it is the file of that `identity`, nothing of it is opened: ESTALE.
     """
-    _check(path)
+    if 0 in path:
+        raise SyscallError(errno.EINVAL)
     fd: int = _native().open(root, path, flags, *identity)
     if fd < 0:
         raise SyscallError(-fd)
     return fd
-
-
-def _check(path: bytes) -> None:
-    if 0 in path:
-        raise SyscallError(errno.EINVAL)  # the C string would end there, and be another path
 
 
 def require() -> None:

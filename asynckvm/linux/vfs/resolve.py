@@ -7,6 +7,7 @@ to it several at a time; the first link among them comes back. Source: path_reso
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -75,8 +76,9 @@ class Walk:
         """What `name` (neither . nor ..) is in `location`, with what is mounted there; a link is not followed."""
         if len(name) > NAME_MAX:
             raise SyscallError(errno.ENAMETOOLONG)
-        location = self.location
-        return self._cross(Location(location.mount, location.entry.node.lookup(location.entry, name, self.caller)))
+        mount, entry = self.location.mount, self.location.entry
+        found = Location(mount, entry.node.lookup(entry, name, self.caller))
+        return self._cross(found) if mount.children else found
 
     def follow(self, link: Location) -> bytes | None:
         """Follow `link`, found in `location`: the path to go on with from there, or None when `location` is the target now."""
@@ -110,7 +112,7 @@ class Walk:
             if self.flags & RESOLVE_NO_XDEV and self._root.mount is not self.location.mount:
                 raise SyscallError(errno.EXDEV)
             self.location = self._root
-        names = [name for name in path.split(b"/") if name]
+        names = list(filter(None, path.split(b"/")))
         self._names += len(names)
         if self._names > _NAMES_MAX:
             raise SyscallError(errno.ELOOP)
@@ -149,11 +151,10 @@ class Walk:
         """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
         location = self.location
         entry, mount = location.entry, location.mount
-        first = len(names) - 1
-        while first > keep and names[first - 1] not in _DOTS:
-            first -= 1
-        taken = names[first:]
+        taken = names[keep:]
         taken.reverse()
+        if not _DOTS.isdisjoint(taken):
+            taken = list(itertools.takewhile(lambda name: name not in _DOTS, taken))
         if mount.children:
             taken = taken[: entry.names_to_mount(taken, mount.children)]
         found, count = entry.look(taken, self.caller, follow=follow or len(taken) < len(names))
