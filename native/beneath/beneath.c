@@ -13,11 +13,11 @@
 
 _Static_assert(sizeof(struct stat) == sizeof(((struct akvm_found *)0)->status), "struct stat is not the kernel's");
 
-/* An O_PATH descriptor; a link in the last place is what was reached, one before it is ELOOP. */
-static int reach(int root, const char *path, uint64_t flags)
+/* A descriptor. A link before the last place is ELOOP; one in it is what was reached with O_PATH, else ELOOP too. */
+static int reach(int root, const char *path, int flags)
 {
 	struct open_how how = {
-		.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC | flags,
+		.flags = (uint64_t)(uint32_t)flags | O_NOFOLLOW | O_CLOEXEC,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
 	};
 	int fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
@@ -52,7 +52,7 @@ static int reach_link(int root, const char *path, uint32_t *taken)
 		if (middle >= high)
 			return found;
 		part[middle] = 0;
-		fd = reach(root, part, 0);
+		fd = reach(root, part, O_PATH);
 		part[middle] = '/';
 		if (fd == -ELOOP) {
 			high = middle;
@@ -75,7 +75,7 @@ int akvm_beneath_look(int root, const char *path, bool follow, struct akvm_found
 
 	found->taken = (uint32_t)strlen(path);
 	found->target_bytes = 0;
-	fd = reach(root, path, 0);
+	fd = reach(root, path, O_PATH);
 	if (fd == -ELOOP)
 		fd = reach_link(root, path, &found->taken);
 	if (fd < 0)
@@ -105,7 +105,9 @@ static int reopen(int fd, int flags)
 
 int akvm_beneath_open(int root, const char *path, int flags, uint64_t device, uint64_t inode)
 {
-	int fd = reach(root, path, (uint64_t)(flags & O_DIRECTORY)), opened;
+	/* Opening for reading changes nothing, whatever it is that somebody puts there now. */
+	bool at_once = (flags & O_ACCMODE) == O_RDONLY && !(flags & O_TRUNC);
+	int fd = reach(root, path, at_once ? flags : O_PATH), opened;
 	struct stat status;
 
 	if (fd < 0)
@@ -114,7 +116,7 @@ int akvm_beneath_open(int root, const char *path, int flags, uint64_t device, ui
 		opened = -errno;
 	else if (inode != 0 && (status.st_dev != device || status.st_ino != inode))
 		opened = -ESTALE;
-	else if (flags & O_PATH)
+	else if (at_once)
 		return fd;
 	else
 		opened = reopen(fd, flags);

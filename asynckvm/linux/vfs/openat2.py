@@ -58,7 +58,7 @@ def open_beneath(root: int, path: bytes, flags: int = os.O_PATH, identity: tuple
     """A descriptor of what `path` (relative, not empty) names below the directory `root`; the caller owns it. SyscallError.
 
     With O_PATH it is of what was reached, whatever that is: a link in the last place is not followed. Else it is opened with
-    these flags, and is no link. Unless it is the file of that `identity`, nothing of it is opened: ESTALE.
+    these flags, and is no link. It has to be the file of that `identity`: ESTALE otherwise.
     """
     if 0 in path:
         raise SyscallError(errno.EINVAL)

@@ -31,7 +31,7 @@ struct akvm_found {
 AKVM_API int akvm_beneath_look(int root, const char *path, bool follow, struct akvm_found *found);
 
 /* Open what `path` leads to below `root`, no link: with O_PATH in `flags` just that, else as open(2) with these flags.
- * `inode`, unless it is 0, and `device` say which file it has to be, before anything of it is opened: -ESTALE. */
+ * `inode`, unless it is 0, and `device` say which file it has to be, or nothing happens to it: -ESTALE. */
 AKVM_API int akvm_beneath_open(int root, const char *path, int flags, uint64_t device, uint64_t inode);
 
 /* struct stat of a descriptor. */
