@@ -18,16 +18,18 @@ class Limits:
     `memory`: of all processes together, with their page tables and what they share without a file; what forks share counts
     once. The process whose touch goes beyond is killed (reason "memory limit"). `processes`: threads of all
     processes; more are refused with EAGAIN. `output`: bytes of stdout and of stderr that one run may write; the run is ended at
-    more (reason "output limit"). `files`: bytes in the sandbox's own file systems; more are refused with ENOSPC. `host_sockets`:
-    of what a network policy grants, at a time; more are refused with ENOBUFS.
+    more (reason "output limit"). `files`: bytes in the sandbox's own file systems; more are refused with ENOSPC.
+    `open_files`: files, pipes, sockets and the like that all processes have open; more are refused with ENFILE.
+    `host_sockets`: of what a network policy grants, at a time; more are refused with ENOBUFS.
     """
 
     memory: int = 512 * MEBIBYTE
     processes: int = 256
     output: int = 16 * MEBIBYTE
     files: int = 256 * MEBIBYTE
+    open_files: int = 65_536
     host_sockets: int = SOCKETS
 
     def __post_init__(self) -> None:
-        if self.memory < MEBIBYTE or self.processes < 1 or min(self.output, self.files, self.host_sockets) < 0:
+        if self.memory < MEBIBYTE or self.processes < 1 or min(self.output, self.files, self.open_files, self.host_sockets) < 0:
             raise UsageError("limits: memory of at least 1 MiB, at least one process, nothing negative")

@@ -95,6 +95,7 @@ class Sandbox:
                 self._observer,
                 threads=self.limits.processes,
                 memory_pages=self.limits.memory // PAGE,
+                open_files=self.limits.open_files,
                 policy=self._network,
                 host_sockets=self.limits.host_sockets,
             )
@@ -165,7 +166,7 @@ class Sandbox:
         other OSErrors as execve(2) fails, elf.ElfError, and ProcessError with `check`.
         """
         began = time.monotonic()
-        files = DescriptorTable()
+        files = DescriptorTable(account=self.kernel.open_files)
         try:
             captures = _connect(files, (input, stdout, stderr), terminal, self.limits.output)
             process = await self._started(self._start(args, files, env, cwd, terminal))
