@@ -6,6 +6,7 @@ Source: hier(7), the Filesystem Hierarchy Standard.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
@@ -173,26 +174,29 @@ def build(
     """
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
-    for path, mode in _DIRECTORIES.items():
-        builder.directory(f"/{path}", mode)
-    for path, target in _LINKS.items():
-        builder.link(f"/{path}", target)
-    for name in _PROGRAMS:
-        _share(builder, f"/{name}")
-    _fill_etc(builder, user, hostname)
-    builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
-    builder.give("/work", user)
-    if user.uid != 0:
-        builder.directory(user.home, 0o755)
-        builder.give(user.home, user)
-    if proc is not None:
-        builder.mount(proc, "/proc")
-    if devices is not None:
-        builder.mount(devices, "/dev")
-    if builder.has("/dev/shm"):  # noqa: S108
-        builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
-    for bind in binds:
-        builder.bind(bind)
+    with contextlib.ExitStack() as undoing:
+        undoing.callback(builder.mounts.close)
+        for path, mode in _DIRECTORIES.items():
+            builder.directory(f"/{path}", mode)
+        for path, target in _LINKS.items():
+            builder.link(f"/{path}", target)
+        for name in _PROGRAMS:
+            _share(builder, f"/{name}")
+        _fill_etc(builder, user, hostname)
+        builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
+        builder.give("/work", user)
+        if user.uid != 0:
+            builder.directory(user.home, 0o755)
+            builder.give(user.home, user)
+        if proc is not None:
+            builder.mount(proc, "/proc")
+        if devices is not None:
+            builder.mount(devices, "/dev")
+        if builder.has("/dev/shm"):  # noqa: S108
+            builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
+        for bind in binds:
+            builder.bind(bind)
+        undoing.pop_all()
     return builder.mounts
 
 
