@@ -139,20 +139,27 @@ class Builder:
         set_mode(self._caller, self.find(path), mode)
 
     def mount(self, fs: FileSystem, path: str, flags: int = 0) -> None:
-        """The mount point is made when it lacks."""
-        if not self.has(path):
-            if fs.root.node.is_directory:
-                self.directory(path)
-            else:
-                self.directory(os.path.dirname(path))  # noqa: PTH120
-                self.file(path, b"")
-        self.mounts.add(fs, self.find(path), flags)
+        """The mount point is made when it lacks. Closes the file system when that cannot be."""
+        try:
+            if not self.has(path):
+                if fs.root.node.is_directory:
+                    self.directory(path)
+                else:
+                    self.directory(os.path.dirname(path))  # noqa: PTH120
+                    self.file(path, b"")
+            self.mounts.add(fs, self.find(path), flags)
+        except BaseException:
+            fs.close()
+            raise
 
     def bind(self, bind: Bind) -> None:
         if not bind.target.startswith("/"):
             raise UsageError(f"a directory is bound at an absolute path, not at {bind.target!r}")
         tree = HostTree(bind.source, writable=bind.writable, budget=self.budget)
-        self.mount(tree, bind.target, 0 if bind.writable else ST_RDONLY)
+        try:
+            self.mount(tree, bind.target, 0 if bind.writable else ST_RDONLY)
+        except SyscallError as error:
+            raise OSError(error.number, "nothing can be bound there", bind.target) from None
 
 
 def build(
@@ -171,6 +178,23 @@ def build(
     """
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
+    try:
+        _make_directories(builder, user, hostname)
+        if proc is not None:
+            builder.mount(proc, "/proc")
+        if devices is not None:
+            builder.mount(devices, "/dev")
+        if builder.has("/dev/shm"):  # noqa: S108
+            builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
+        for bind in binds:
+            builder.bind(bind)
+    except BaseException:
+        builder.mounts.close()
+        raise
+    return builder.mounts
+
+
+def _make_directories(builder: Builder, user: User, hostname: str) -> None:
     for path, mode in _DIRECTORIES.items():
         builder.directory(f"/{path}", mode)
     for path, target in _LINKS.items():
@@ -182,15 +206,6 @@ def build(
     if user.uid != 0:
         builder.directory(user.home, 0o755)
         builder.give(user.home, user)
-    if proc is not None:
-        builder.mount(proc, "/proc")
-    if devices is not None:
-        builder.mount(devices, "/dev")
-    if builder.has("/dev/shm"):  # noqa: S108
-        builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
-    for bind in binds:
-        builder.bind(bind)
-    return builder.mounts
 
 
 def _share(builder: Builder, path: str) -> None:
