@@ -223,6 +223,18 @@ class AddressSpace:
         access = native.access
         return Region(native.start, native.end, _ACCESS[access & 7], native.file, native.offset, bool(access & _SHARED))
 
+    def mapped(self, start: int, end: int) -> int:
+        """How many bytes of [start, end) are mapped."""
+        _check_address(start, 0)
+        _check_address(end, 0)
+        return int(self._lib.akvm_space_mapped(self.native, start, end))
+
+    def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
+        """The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes up to `end` are not mapped."""
+        _check_address(start, length)
+        _check_address(end, alignment)
+        return int(self._lib.akvm_space_room(self.native, start, end, length, alignment)) or None
+
     @property
     def resident(self) -> int:
         """Private pages of 4 KiB that exist."""

@@ -180,6 +180,18 @@ class FakeSpace:
             end += PAGE
         return Region(start, end, page.access, page.file, self.pages[start].offset, page.shared is not None)
 
+    def mapped(self, start: int, end: int) -> int:
+        return sum(min(page + PAGE, end) - max(page, start) for page in self.pages if page < end and page + PAGE > start)
+
+    def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
+        place = -(-start // alignment) * alignment
+        while place + length <= end:
+            taken = [page for page in self.pages if page < place + length and page + PAGE > place]
+            if not taken:
+                return place
+            place = -(-(max(taken) + PAGE) // alignment) * alignment
+        return None
+
     @property
     def resident(self) -> int:
         return len(self.pages)
