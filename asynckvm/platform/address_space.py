@@ -230,7 +230,7 @@ class AddressSpace:
         return int(self._lib.akvm_space_mapped(self.native, start, end))
 
     def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
-        """The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes up to `end` are not mapped."""
+        """The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes there are not mapped."""
         _check_address(start, length)
         _check_address(end, alignment)
         return int(self._lib.akvm_space_room(self.native, start, end, length, alignment)) or None
