@@ -171,6 +171,17 @@ def build(
     """
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
+    try:
+        _fill(builder, user, hostname, proc, devices)
+        for bind in binds:
+            builder.bind(bind)
+    except BaseException:
+        builder.mounts.close()  # with its descriptors of the host, at once
+        raise
+    return builder.mounts
+
+
+def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, devices: FileSystem | None) -> None:
     for path, mode in _DIRECTORIES.items():
         builder.directory(f"/{path}", mode)
     for path, target in _LINKS.items():
@@ -187,10 +198,7 @@ def build(
     if devices is not None:
         builder.mount(devices, "/dev")
     if builder.has("/dev/shm"):  # noqa: S108
-        builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
-    for bind in binds:
-        builder.bind(bind)
-    return builder.mounts
+        builder.mount(Tmpfs(builder.budget, mode=0o1777), "/dev/shm")  # noqa: S108
 
 
 def _share(builder: Builder, path: str) -> None:
