@@ -18,7 +18,7 @@ _WINDOW_32BIT: Final = (0x4000_0000, 0x8000_0000)
 def find_room(space: AddressSpace, hint: int, length: int, *, low: bool = False) -> int:
     """For `length` bytes: at the hint when there is some, else the lowest in a window; below 2 GiB when `low`. ENOMEM."""
     hint = page_down(hint)
-    if hint and in_user_space(hint, length) and not space.mapped(hint, hint + length):
+    if hint and in_user_space(hint, length) and not space.mapped(hint, length):
         return hint
     # Where 2 MiB pages fit, they are a hundred times cheaper to touch first.
     align = HUGE_PAGE if length >= HUGE_PAGE else PAGE

@@ -223,11 +223,10 @@ class AddressSpace:
         access = native.access
         return Region(native.start, native.end, _ACCESS[access & 7], native.file, native.offset, bool(access & _SHARED))
 
-    def mapped(self, start: int, end: int) -> int:
-        """How many bytes of [start, end) are mapped."""
-        _check_address(start, 0)
-        _check_address(end, 0)
-        return int(self._lib.akvm_space_mapped(self.native, start, end))
+    def mapped(self, address: int, length: int) -> int:
+        """How many bytes of the range are mapped: `length` when there is no hole."""
+        _check_address(address, length)
+        return int(self._lib.akvm_space_mapped(self.native, address, length))
 
     def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
         """The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes there are not mapped."""
@@ -313,12 +312,15 @@ class AddressSpace:
         return self._core.binding.error(result)
 
     def _first_hole(self, address: int, end: int) -> int:
-        while address < end:
-            region = self.region(address)
-            if region is None or region.start > address:
-                return address
-            address = region.end
-        return end
+        """Where the range, which has a hole, is mapped up to. By halves: there may be many regions before it."""
+        first, last = 0, (end - address) // PAGE
+        while first < last:
+            middle = (first + last + 1) // 2
+            if self.mapped(address, middle * PAGE) == middle * PAGE:
+                first = middle
+            else:
+                last = middle - 1
+        return address + first * PAGE
 
 
 def _check_range(address: int, length: int, offset: int = 0) -> None:

@@ -58,20 +58,6 @@ struct akvm__vma *akvm__regions_at(const struct akvm__regions *regions, uint64_t
 	return &regions->array[index];
 }
 
-uint64_t akvm__regions_mapped(const struct akvm__regions *regions, uint64_t start, uint64_t end)
-{
-	uint64_t mapped = 0;
-
-	for (uint32_t index = akvm__regions_find(regions, start); index < regions->count; index++) {
-		const struct akvm__vma *vma = &regions->array[index];
-
-		if (vma->start >= end)
-			break;
-		mapped += (vma->end < end ? vma->end : end) - (vma->start > start ? vma->start : start);
-	}
-	return mapped;
-}
-
 uint64_t akvm__regions_room(const struct akvm__regions *regions, uint64_t start, uint64_t end, uint64_t length,
 			    uint64_t alignment)
 {
@@ -97,6 +83,20 @@ bool akvm__regions_cover(const struct akvm__regions *regions, uint64_t start, ui
 		start = regions->array[index].end;
 	}
 	return true;
+}
+
+uint64_t akvm__regions_mapped(const struct akvm__regions *regions, uint64_t start, uint64_t end)
+{
+	uint64_t mapped = 0;
+
+	for (uint32_t index = akvm__regions_find(regions, start); index < regions->count; index++) {
+		const struct akvm__vma *vma = &regions->array[index];
+
+		if (vma->start >= end)
+			break;
+		mapped += (vma->end < end ? vma->end : end) - (vma->start > start ? vma->start : start);
+	}
+	return mapped;
 }
 
 static void open_gap(struct akvm__regions *regions, uint32_t index)

@@ -35,7 +35,6 @@ async def test_copies(machine: Machine, core: FakeCore) -> None:
     assert (space.read(START + 5, 5), child.read(START + 5, 5)) == (b"jello", b"hello")
     assert space.region(0) == Region(START, END, READ_WRITE, 0, 0)
     assert space.region(END) is None
-    assert space.mapped(START - 4096, START + 4096) == 4096
     assert space.room(START - 4096, END + 16384, 8192) == END
     assert space.room(START, END + 4096, 8192) is None
     assert space.resident == 7
