@@ -179,22 +179,16 @@ def build(
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
     try:
-        _make_directories(builder, user, hostname)
-        if proc is not None:
-            builder.mount(proc, "/proc")
-        if devices is not None:
-            builder.mount(devices, "/dev")
-        if builder.has("/dev/shm"):  # noqa: S108
-            builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
+        _fill(builder, user, hostname, proc, devices)
         for bind in binds:
             builder.bind(bind)
     except BaseException:
-        builder.mounts.close()
+        builder.mounts.close()  # with its descriptors of the host, at once
         raise
     return builder.mounts
 
 
-def _make_directories(builder: Builder, user: User, hostname: str) -> None:
+def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, devices: FileSystem | None) -> None:
     for path, mode in _DIRECTORIES.items():
         builder.directory(f"/{path}", mode)
     for path, target in _LINKS.items():
@@ -206,6 +200,12 @@ def _make_directories(builder: Builder, user: User, hostname: str) -> None:
     if user.uid != 0:
         builder.directory(user.home, 0o755)
         builder.give(user.home, user)
+    if proc is not None:
+        builder.mount(proc, "/proc")
+    if devices is not None:
+        builder.mount(devices, "/dev")
+    if builder.has("/dev/shm"):  # noqa: S108
+        builder.mount(Tmpfs(builder.budget, mode=0o1777), "/dev/shm")  # noqa: S108
 
 
 def _share(builder: Builder, path: str) -> None:
