@@ -215,7 +215,7 @@ class _Shared(OpenFile):
         if isinstance(file, _Shared):
             file = file._file  # one step, however often this is repeated
         file.hold()
-        self._file = file
+        self._file: OpenFile = file
         self.queue = file.queue
 
     @property
