@@ -108,8 +108,7 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
             name = b"/dev/fd/%d/%s" % (directory, path)
             reachable = not process.files.closes_on_exec(directory)
         file = opening.find_program(caller, start, path, follow=not flags & AT_SYMLINK_NOFOLLOW)
-    file.hold()
-    try:
+    with file.held():
         budget = [_STRINGS_BYTES]
         argv, envp = await _strings(task, arguments, budget), await _strings(task, environment, budget)
 
@@ -117,8 +116,6 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
             return opening.find_program(caller, process.fs.directory, interpreter)
 
         await execve.execute(task, file, open_file, name, argv, envp, reachable=reachable)
-    finally:
-        file.release()
     return 0
 
 

@@ -125,11 +125,8 @@ class Builder:
         data = content.encode() if isinstance(content, str) else content
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         file = opening.open_file(self._caller, self._fs.root, os.fsencode(path), flags, mode)
-        file.hold()
-        try:
+        with file.held():
             file.write(data)
-        finally:
-            file.release()
         return self.find(path)
 
     def give(self, path: str, user: User) -> None:
