@@ -48,7 +48,7 @@ _DIRECTORIES: Final = {
 }  # fmt: skip
 _LINKS: Final = {"var/run": "/run", "var/lock": "/run/lock", "etc/mtab": "../proc/self/mounts"}
 _NSSWITCH: Final = (
-    "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\nprotocols: files\nservices: files\n"
+    "passwd: files\ngroup: files\nshadow: files\nnetworks: files\nprotocols: files\nservices: files\nhosts: files{resolver}\n"
 )
 
 
@@ -168,8 +168,10 @@ def build(
     devices: FileSystem | None = None,
     size: int = SIZE,
     inodes: int = INODES,
+    resolver: bool = False,
 ) -> Mounts:
     """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev.
+    With `resolver`, programs look for names also where /etc/resolv.conf says, which is empty until somebody binds or writes one.
 
     Raises OSError, UsageError and CapabilityError for what of the host cannot be shared.
     """
@@ -193,6 +195,7 @@ def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, 
     for name in _PROGRAMS:
         _share(builder, f"/{name}")
     _fill_etc(builder, user, hostname)
+    builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
     builder.give("/work", user)
     if user.uid != 0:
         builder.directory(user.home, 0o755)
@@ -229,7 +232,6 @@ def _fill_etc(builder: Builder, user: User, hostname: str) -> None:
     builder.file("/etc/group", "".join(f"{name}:x:{gid}:\n" for gid, name in groups.items()))
     builder.file("/etc/hostname", f"{hostname}\n")
     builder.file("/etc/hosts", f"127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost\n")
-    builder.file("/etc/nsswitch.conf", _NSSWITCH)
     builder.file("/etc/resolv.conf", "")
     builder.file("/etc/host.conf", "multi on\n")
 
