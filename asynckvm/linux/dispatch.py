@@ -54,7 +54,7 @@ _COPIES: Final = frozenset({"read guest memory", "write guest memory", "read gue
 async def drive(task: Task) -> None:
     """Run one thread to its end. Raises ClosedError when the machine was closed under it, and what is nobody's doing in it."""
     try:
-        _give_constant_answers(task)
+        _prepare(task)
         while await _ready(task):
             task.in_guest = True
             try:
@@ -87,10 +87,13 @@ async def _ready(task: Task) -> bool:
     return not task.dying
 
 
-def _give_constant_answers(task: Task) -> None:
-    """Calls whose answer never changes are answered on the vCPU's thread, unless somebody wants to see them."""
-    if not task.process.kernel.observer.tracing:
+def _prepare(task: Task) -> None:
+    """Calls whose answer never changes, and reads of plain files, are answered on the vCPU's thread, unless somebody wants to see
+    them."""
+    process, kernel = task.process, task.process.kernel
+    if not kernel.observer.tracing:
         task.context.answers = {call.number: call.handler(task) for call in CONSTANT}  # type: ignore[misc]
+        task.context.set_direct_files(kernel.direct_reads.of(process.files, process.fs.mounts.watches))
 
 
 async def _system_call(task: Task, exit_: Syscall) -> None:
@@ -104,7 +107,7 @@ async def _system_call(task: Task, exit_: Syscall) -> None:
     if task.context is context:
         context.words[_RAX] = result & _MASK
     else:
-        _give_constant_answers(task)  # it executed a program
+        _prepare(task)  # it executed a program
 
 
 async def _answer(task: Task, exit_: Syscall) -> int:

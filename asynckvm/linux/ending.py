@@ -37,6 +37,7 @@ def end_task(task: Task) -> None:
             kernel.futexes.wake(futex.key_of(task, task.clear_child_tid, private=False), 1)
     with contextlib.suppress(ClosedError):
         process.past_ns += task.cpu_ns
+        process.calls += task.direct_calls
     process.tasks.pop(task.tid, None)
     task.pending.discard(numbers.MASK_ALL)
     task.context.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
 from asynckvm.linux.clock_page import ClockPage
+from asynckvm.linux.direct_reads import DirectReads
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
@@ -84,6 +85,7 @@ class Kernel:
         self.vdso = Vdso(machine, self._clock_page)
         self.network = Network()
         self.terminals = Terminals(_signal)
+        self.direct_reads = DirectReads(machine)
         self._last_pid = _FIRST_PID - 1
         self._drivers: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None

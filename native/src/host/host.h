@@ -25,9 +25,11 @@ struct akvm__host {
 	int (*munmap)(void *address, size_t length);
 	int (*madvise)(void *address, size_t length, int advice);
 	int (*eventfd)(unsigned int initial, int flags);
+	ssize_t (*read)(int fd, void *buffer, size_t count);
 	ssize_t (*write)(int fd, const void *buffer, size_t count);
 	ssize_t (*pread)(int fd, void *buffer, size_t count, off_t offset);
 	ssize_t (*pwrite)(int fd, const void *buffer, size_t count, off_t offset);
+	off_t (*lseek)(int fd, off_t offset, int whence);
 	int (*fstat)(int fd, struct stat *status);
 	int (*status_flags)(int fd); /* fcntl(F_GETFL) */
 	int (*duplicate)(int fd);    /* fcntl(F_DUPFD_CLOEXEC) */
