@@ -49,8 +49,8 @@ class DirectFile:
         self._lib.akvm_direct_file_unlock(self._native)
 
     def close(self) -> None:
-        """Done with it: the host's descriptor is closed when no descriptor of a guest is this file any more, and the reads that are
-        under way have ended. Idempotent."""
+        """Done with it: the host's descriptor is closed once no descriptor of a guest is this file and no read is under way.
+        Idempotent."""
         native, self._native = self._native, None
         if native is not None:
             self._lib.akvm_direct_file_release(native)

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 
 struct akvm__host {
@@ -25,9 +26,9 @@ struct akvm__host {
 	int (*munmap)(void *address, size_t length);
 	int (*madvise)(void *address, size_t length, int advice);
 	int (*eventfd)(unsigned int initial, int flags);
-	ssize_t (*read)(int fd, void *buffer, size_t count);
 	ssize_t (*write)(int fd, const void *buffer, size_t count);
 	ssize_t (*pread)(int fd, void *buffer, size_t count, off_t offset);
+	ssize_t (*preadv2)(int fd, const struct iovec *parts, int count, off_t offset, int flags);
 	ssize_t (*pwrite)(int fd, const void *buffer, size_t count, off_t offset);
 	off_t (*lseek)(int fd, off_t offset, int whence);
 	int (*fstat)(int fd, struct stat *status);

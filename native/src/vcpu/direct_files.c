@@ -169,7 +169,10 @@ static struct akvm_direct_file *find(struct akvm_direct_files *files, uint32_t d
 
 /* ---------------------------------------------------------------- calls */
 
-/* What a guest asks for: so many bytes to that address, from `offset` or, if that is negative, from the position on. */
+/* As an offset: from the position on, which moves. So preadv2(2) has it. */
+enum { POSITION = -1 };
+
+/* What a guest asks for. */
 struct reading {
 	int fd;
 	uint64_t address, count;
@@ -187,19 +190,18 @@ static int64_t read_through(struct akvm__vcpu *vcpu, struct akvm_space *space, s
 	while (done < reading.count) {
 		uint64_t left = reading.count - done;
 		size_t piece = left < AKVM_BOUNCE_BYTES ? left : AKVM_BOUNCE_BYTES;
+		struct iovec part = { .iov_base = vcpu->bounce, .iov_len = piece };
+		int64_t at = reading.offset == POSITION ? POSITION : reading.offset + (int64_t)done;
 		ssize_t got;
 		int64_t stored;
 
-		if (reading.offset < 0)
-			got = AKVM__HOST->read(reading.fd, vcpu->bounce, piece);
-		else
-			got = AKVM__HOST->pread(reading.fd, vcpu->bounce, piece, (off_t)(reading.offset + (int64_t)done));
+		got = AKVM__HOST->preadv2(reading.fd, &part, 1, (off_t)at, 0);
 		if (got < 0 && done == 0)
 			return -errno;
 		if (got <= 0)
 			break;
 		stored = akvm_space_write(space, reading.address + done, vcpu->bounce, (uint64_t)got, false);
-		if (stored < got && reading.offset < 0)
+		if (stored < got && reading.offset == POSITION)
 			AKVM__HOST->lseek(reading.fd, (stored > 0 ? stored : 0) - got, SEEK_CUR);
 		if (stored < 0 && done == 0)
 			return stored;
@@ -223,7 +225,7 @@ static int64_t with_position(struct akvm__vcpu *vcpu, struct akvm__context *cont
 		result = AKVM__HOST->lseek(file->fd, (off_t)registers->rsi, (int)registers->rdx);
 		result = result < 0 ? -errno : result;
 	} else {
-		struct reading reading = { file->fd, registers->rsi, registers->rdx, -1 };
+		struct reading reading = { file->fd, registers->rsi, registers->rdx, POSITION };
 
 		result = read_through(vcpu, context->space, reading);
 	}
