@@ -236,6 +236,8 @@ def _verdict(reason: str, result: CompletedProcess | None, options: Options) -> 
         return 128 + number, f"{reason}: {name} was killed"
     if result.reason is Reason.TIMEOUT:
         return Status.TIMEOUT, f"timeout: {name} was killed after {options.timeout:g} s"
+    if result.reason is Reason.INTERNAL:
+        return Status.INTERNAL, f"{result.detail}: {name} was killed"
     return result.returncode if result.signal is None else 128 + result.signal, ""
 
 

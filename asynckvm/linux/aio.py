@@ -19,7 +19,7 @@ from asynckvm.model.memory import PAGE
 if TYPE_CHECKING:
     from asynckvm.linux.memory import Memory
 
-# /proc/sys/fs/aio-max-nr; here of one process.
+# /proc/sys/fs/aio-max-nr.
 EVENTS_MAX: Final = 65536
 _EVENTS_SANE: Final = 0x10000000 // 32
 _EVENT: Final = struct.Struct("<QQqq")
@@ -36,15 +36,39 @@ class Event(NamedTuple):
         return _EVENT.pack(self.data, self.request, self.result, 0)
 
 
+class Room:
+    """What all contexts of a sandbox have together."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def take(self, events: int) -> None:
+        """EAGAIN when that is too much."""
+        if self.used + events > EVENTS_MAX:
+            raise SyscallError(errno.EAGAIN)
+        self.used += events
+
+    def give_back(self, events: int) -> None:
+        self.used -= events
+
+
 class Context:
-    """What io_setup makes. `room`: requests whose results nobody has fetched."""
+    """What io_setup makes. `room`: for requests under way and results that nobody has fetched."""
 
     def __init__(self, events: int) -> None:
         self.room = events
+        self._running = 0
         self.done: deque[Event] = deque()
         self.queue = WaitQueue()
 
+    def begin(self) -> None:
+        """Keep room for the result of a request. EAGAIN when there is none."""
+        if self._running + len(self.done) >= self.room:
+            raise SyscallError(errno.EAGAIN)
+        self._running += 1
+
     def finish(self, event: Event) -> None:
+        self._running -= 1
         self.done.append(event)
         self.queue.wake()
 
@@ -55,16 +79,21 @@ class Context:
 class Contexts:
     """Those of one process, by their number, which is the address of a page: a ring that holds nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room) -> None:
+        self._room = room
         self._contexts: dict[int, Context] = {}
 
     def create(self, memory: Memory, events: int) -> int:
         if not 0 < events <= _EVENTS_SANE:
             raise SyscallError(errno.EINVAL)
-        if events + sum(context.room for context in self._contexts.values()) > EVENTS_MAX:
-            raise SyscallError(errno.EAGAIN)
-        number = memory.map(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
-        # A program that unmaps the page may be given the same one again.
+        self._room.take(events)
+        try:
+            number = memory.map(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+        except BaseException:
+            self._room.give_back(events)
+            raise
+        # A program that unmapped the page may be given the same one again.
+        self._forget(number)
         self._contexts[number] = Context(events)
         return number
 
@@ -76,11 +105,17 @@ class Contexts:
         return context
 
     def destroy(self, memory: Memory, number: int) -> None:
-        context = self.get(number)
-        del self._contexts[number]
-        context.queue.wake()
+        self.get(number)
+        self._forget(number)
         memory.unmap(number, PAGE)
 
     def clear(self) -> None:
-        """execve(2): they go with the memory."""
-        self._contexts.clear()
+        """They go with the memory: execve(2), and the end."""
+        for number in list(self._contexts):
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        context = self._contexts.pop(number, None)
+        if context is not None:
+            self._room.give_back(context.room)
+            context.queue.wake()

@@ -9,32 +9,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import AsyncKvmError, ClosedError, GuestError
 from asynckvm.linux import futex, futex_pi
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import numbers, send
-from asynckvm.linux.status import ExitStatus
+from asynckvm.linux.status import Cause, ExitStatus
 
 if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
+
+# An exception's text may hold what a guest handed over, of any length.
+_REASON_MAX: Final = 500
 
 
 def end_task(task: Task) -> None:
     """The thread has left ring 3 for good. Never raises for a guest's doing."""
     process, kernel = task.process, task.process.kernel
     kernel.tasks.pop(task.tid, None)
-    futex_pi.release(task)
-    # As the kernel does: a bad pointer is nobody's concern any more.
-    with contextlib.suppress(AsyncKvmError, SyscallError):
-        futex.release_robust(task)
-    if task.clear_child_tid:
-        with contextlib.suppress(AsyncKvmError, SyscallError):
-            task.space.write(task.clear_child_tid, bytes(4))
-            kernel.futexes.wake(futex.key_of(task, task.clear_child_tid, private=False), 1)
+    leave_memory(task)
     with contextlib.suppress(ClosedError):
         process.past_ns += task.cpu_ns
         process.calls += task.direct_calls
@@ -48,6 +44,29 @@ def end_task(task: Task) -> None:
         process.exit_queue.wake()  # execve() waits for the other threads
 
 
+def leave_memory(task: Task) -> None:
+    """The thread has ended, or goes on in another address space: whoever shares this one is told what it had of it.
+
+    As in Linux, a bad pointer is nobody's concern any more, and nothing is written for nobody. Source: mm_release().
+    """
+    process = task.process
+    futex_pi.release(task)
+    with contextlib.suppress(AsyncKvmError, SyscallError):
+        futex.release_robust(task)
+    if task.clear_child_tid and (task.memory.users > 1 or len(process.tasks) > 1):
+        with contextlib.suppress(AsyncKvmError, SyscallError):
+            task.space.write(task.clear_child_tid, bytes(4))
+            process.kernel.futexes.wake(futex.key_of(task, task.clear_child_tid, private=False), 1)
+    task.robust_list = task.clear_child_tid = 0
+
+
+def fail_process(task: Task, error: Exception) -> None:
+    """What answers this thread has failed in a way that it should not: its process cannot go on, all others can."""
+    task.process.kernel.observer.failed(task, error)
+    reason = f"internal error: {type(error).__name__}: {error}"[:_REASON_MAX]
+    task.process.end(ExitStatus(signal=signal.SIGKILL, reason=reason, cause=Cause.INTERNAL))
+
+
 def _end_process(process: Process) -> None:
     kernel = process.kernel
     if process.ended is None:
@@ -56,6 +75,7 @@ def _end_process(process: Process) -> None:
     process.pending.discard(numbers.MASK_ALL)
     with contextlib.suppress(ClosedError, GuestError):
         process.resident_max = max(process.resident_max, process.space.resident)
+    process.aio.clear()
     process.files.drop()
     release_memory(process)
     process.exited = True

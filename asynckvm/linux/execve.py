@@ -115,6 +115,7 @@ async def _end_other_threads(task: Task) -> None:
 def _forget_the_old(task: Task) -> None:
     """What a new program does not inherit."""
     process = task.process
+    ending.leave_memory(task)
     if process.files.users > 1:
         shared, process.files = process.files, process.files.copy()
         shared.drop()
@@ -123,8 +124,6 @@ def _forget_the_old(task: Task) -> None:
     process.timers.executed()
     process.aio.clear()
     task.altstack = AlternateStack()
-    task.clear_child_tid = 0
-    task.robust_list = 0
     task.saved_mask = None
     task.syscall = None
     process.exit_signal = signal.SIGCHLD

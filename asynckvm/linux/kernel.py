@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
+from asynckvm.linux.aio import Room
 from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.direct_reads import DirectReads
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.account import OPEN_FILES, OpenFileAccount
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.ipc.messages import MessageQueues
@@ -58,9 +60,12 @@ def _signal(processes: Iterable[Process], number: int) -> None:
 
 
 class Kernel:
-    """`threads` bounds how many threads exist at a time, in all processes (EAGAIN)."""
+    """`threads` bounds how many threads exist at a time, in all processes (EAGAIN); `open_files` how many files they have open
+    (ENFILE)."""
 
-    def __init__(self, machine: Machine, observer: Observer, *, threads: int = THREADS, memory_pages: int = 0) -> None:
+    def __init__(
+        self, machine: Machine, observer: Observer, *, threads: int = THREADS, memory_pages: int = 0, open_files: int = OPEN_FILES
+    ) -> None:
         self.machine = machine
         self.observer = observer
         self.threads_max = threads
@@ -74,6 +79,7 @@ class Kernel:
         self.message_queues = MessageQueues()
         self.semaphores = Semaphores()
         self.segments = Segments(self)
+        self.aio_room = Room()
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * PAGE or machine.config.memory, self.memory_budget)
@@ -84,6 +90,7 @@ class Kernel:
         self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
         self.vdso = Vdso(machine, self._clock_page)
         self.network = Network()
+        self.open_files = OpenFileAccount(open_files, self.network.flight.collect)
         self.terminals = Terminals(_signal)
         self.direct_reads = DirectReads(machine)
         self._last_pid = _FIRST_PID - 1
@@ -193,5 +200,6 @@ class Kernel:
             self.memory_budget.close()
         self.vdso.close()
         self._clock_page.close()
+        self.observer.closed()
         if self._failure is not None and not isinstance(self._failure, ClosedError):
             raise self._failure

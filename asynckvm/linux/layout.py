@@ -22,6 +22,8 @@ MMAP_WINDOWS: Final = (
 # Position-independent programs are loaded up to PROGRAM_SHIFT_PAGES above this (Linux's ELF_ET_DYN_BASE).
 PROGRAM_BASE: Final = 0x5555_5555_4000
 PROGRAM_SHIFT_PAGES: Final = 1 << 28
+# Mappings that a call looks at between two turns of the event loop: a program may have 65,536.
+PARTS_AT_ONCE: Final = 256
 
 
 def page_down(address: int) -> int:

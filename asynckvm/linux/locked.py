@@ -9,6 +9,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.layout import PARTS_AT_ONCE
 from asynckvm.model.memory import PAGE, Access
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class LockedRanges:
         apart.append((min([start, *(row[0] for row in near)]), max([end, *(row[1] for row in near)])))
         self._ranges = apart
 
+    def replace(self, ranges: list[tuple[int, int]]) -> None:
+        """These and no others, which neither overlap nor touch. ENOMEM when there are too many."""
+        if len(ranges) > RANGES_MAX:
+            raise SyscallError(errno.ENOMEM)
+        self._ranges = ranges
+
     def remove(self, start: int, end: int) -> None:
         if self.overlaps(start, end):
             rest = [piece for first, last in self._ranges for piece in ((first, min(last, start)), (max(first, end), last))]
@@ -55,7 +62,9 @@ async def bring_in(memory: Memory, address: int, end: int, turn: Callable[[], Aw
 
     `turn` lets others run now and then; it raises when the caller is to end.
     """
-    for region, start, stop in list(memory.parts(address, end)):
+    for count, (region, start, stop) in enumerate(memory.parts(address, end), 1):
+        if not count % PARTS_AT_ONCE:
+            await turn()
         if not region.access & Access.READ:
             continue
         for done in range(start, stop, _PAGES_AT_ONCE * PAGE):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.errors import GuestMemoryError, OutOfMemoryError, UsageError
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.layout import page_up
+from asynckvm.linux.layout import PARTS_AT_ONCE, page_up
 from asynckvm.linux.locked import LockedRanges
 from asynckvm.linux.placement import Placement, in_user_space
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from asynckvm.model.memory import Region
     from asynckvm.platform import AddressSpace, HostFile
@@ -40,12 +40,11 @@ _MAP_KNOWN: Final = 0x17F97F
 MAP_FIXED_NOREPLACE: Final = 0x100000
 MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 _MREMAP_ALL: Final = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
-_MADV_DONTNEED, _MADV_FREE, _MADV_REMOVE = 4, 8, 9
+_MADV_DONTNEED, MADV_FREE = 4, 8
 _MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK = 10, 11, 18, 19
 _MADV_FORK: Final = frozenset({_MADV_DONTFORK, _MADV_DOFORK, _MADV_WIPEONFORK, _MADV_KEEPONFORK})
 # Advice that is heard and changes nothing a program can see.
-_MADV_HINTS: Final = frozenset({0, 1, 2, 3, _MADV_FREE, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 25})
-_MADV_DISCARDS: Final = frozenset({_MADV_DONTNEED, _MADV_FREE})
+_MADV_HINTS: Final = frozenset({0, 1, 2, 3, MADV_FREE, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 25})
 _MS_ASYNC, _MS_INVALIDATE, _MS_SYNC = 1, 2, 4
 # Names of mapped files that are kept; who maps more sees some without.
 _NAMES_MAX: Final = 4096
@@ -114,14 +113,22 @@ class Memory:
         twin.names = dict(self.names)
         twin.barriers = self.barriers
         twin._placement = self._placement.copy(twin.space)
-        for start, end, advice in self._fork_advice:
-            with contextlib.suppress(GuestMemoryError, UsageError):
-                if advice == _MADV_DONTFORK:
-                    twin.unmap(start, end - start)
-                else:
-                    twin.space.discard(start, end - start)
-        twin._fork_advice = [row for row in self._fork_advice if row[2] == _MADV_WIPEONFORK]
+        try:
+            twin._follow_advice(self._fork_advice)
+        except BaseException:
+            twin.drop()
+            raise
         return twin
+
+    def _follow_advice(self, advice: list[tuple[int, int, int]]) -> None:
+        """What a parent said of ranges that its child is not to have, or not their contents."""
+        for start, end, kind in advice:
+            with contextlib.suppress(GuestMemoryError, UsageError):
+                if kind == _MADV_DONTFORK:
+                    self.unmap(start, end - start)
+                else:
+                    self.space.discard(start, end - start)
+        self._fork_advice = [row for row in advice if row[2] == _MADV_WIPEONFORK]
 
     # ------------------------------------------------------------ heap
 
@@ -172,7 +179,7 @@ class Memory:
         return address
 
     def _mapped(self, address: int, end: int) -> int:
-        return sum(stop - start for _, start, stop in self.parts(address, end))
+        return self.space.mapped(address, end - address)
 
     def _name(self, file: int, name: bytes) -> None:
         if len(self.names) >= _NAMES_MAX:
@@ -227,19 +234,30 @@ class Memory:
         if not in_user_space(address, length):
             raise SyscallError(errno.EINVAL if address + length > 1 << 64 else errno.ENOMEM)
         end = page_up(address + length)
-        holes, position = False, address
-        for region, start, stop in self.parts(address, end):
-            holes |= start > position
-            position = stop
-            if advice in _MADV_DISCARDS:
-                if advice == _MADV_FREE and (region.file or region.shared):
-                    raise SyscallError(errno.EINVAL)
-                self.space.discard(start, stop - start)
-        if holes or position < end:
-            raise SyscallError(errno.ENOMEM)
+        if advice == _MADV_DONTNEED:
+            if self.locked.overlaps(address, end):
+                raise SyscallError(errno.EINVAL)
+            try:
+                self.space.discard(address, end - address)
+            except GuestMemoryError:  # what is mapped was discarded all the same
+                raise SyscallError(errno.ENOMEM) from None
+            return 0
+        self.check_mapped(address, end - address)
         if advice in _MADV_FORK:
             self._advise_forks(address, end, advice)
         return 0
+
+    async def advise_free(self, address: int, length: int, turn: Callable[[], Awaitable[None]]) -> int:
+        """MADV_FREE: what is written later stays, so the contents may go at once. EINVAL unless all is private and anonymous."""
+        self.advise(address, 0, MADV_FREE)
+        end = min(page_up(address + length), USER_MAX)
+        for count, (region, start, stop) in enumerate(self.parts(address, end), 1):
+            if region.file or region.shared or self.locked.overlaps(start, stop):
+                raise SyscallError(errno.EINVAL)
+            self.space.discard(start, stop - start)
+            if not count % PARTS_AT_ONCE:
+                await turn()
+        return self.advise(address, length, MADV_FREE)
 
     @staticmethod
     def _knows(advice: int) -> bool:
@@ -267,18 +285,11 @@ class Memory:
     def check_mapped(self, address: int, length: int) -> None:
         """ENOMEM when part of the range is not mapped."""
         end = page_up(address + length)
-        if end > USER_MAX:
-            raise SyscallError(errno.ENOMEM)
-        position = address
-        for _, start, stop in self.parts(address, end):
-            if start > position:
-                break
-            position = stop
-        if position < end:
+        if end > USER_MAX or self._mapped(address, end) < end - address:
             raise SyscallError(errno.ENOMEM)
 
     def parts(self, address: int, end: int) -> Iterator[tuple[Region, int, int]]:
-        """The regions of a range, each with the part of it that lies inside."""
+        """The regions of a range, each with the part of it that lies inside; what changes meanwhile is seen."""
         position = address
         while position < end:
             region = self.space.region(position)

@@ -12,18 +12,22 @@ import enum
 import errno
 import os
 import signal
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.groups import ProcessGroup
+from asynckvm.linux.process import Process
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
 from asynckvm.linux.signals.numbers import SI_SIGIO, SIGNALS
 from asynckvm.linux.wait import POLLIN, POLLOUT, POLLPRI, READABLE, WRITABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from asynckvm.linux.files import OpenFile
     from asynckvm.linux.kernel import Kernel
-    from asynckvm.linux.process import Process
     from asynckvm.linux.task import Task
 
 # si_code of SIGPOLL and the band that goes with it, by what happened.
@@ -51,6 +55,8 @@ class Owner:
     def __init__(self, kernel: Kernel, file: OpenFile) -> None:
         self.kind = Kind.PROCESS
         self.number = 0
+        # Who had the number when it was named: somebody else may have it later.
+        self._who: weakref.ref[Task | Process | ProcessGroup] | None = None
         self.signal = 0
         self._kernel = kernel
         self._file = file
@@ -59,9 +65,10 @@ class Owner:
 
     def name(self, task: Task, kind: Kind, number: int) -> None:
         """F_SETOWN and F_SETOWN_EX. ESRCH when there is nobody of that number; 0 is nobody."""
-        if number and not self._targets(kind, number):
+        who = self._find(kind, number)
+        if number and who is None:
             raise SyscallError(errno.ESRCH)
-        self.kind, self.number = kind, number
+        self.kind, self.number, self._who = kind, number, weakref.ref(who) if who is not None else None
         credentials, files = task.process.credentials, task.process.files
         self._users = credentials.ruid, credentials.euid
         self._descriptor = next((fd for fd in files if files.get(fd) is self._file), -1)
@@ -76,24 +83,30 @@ class Owner:
     @property
     def named(self) -> int:
         """Whom F_GETOWN names: 0 when the owner is gone."""
-        return self.number if self._targets(self.kind, self.number) else 0
+        return self.number if self._targets() else 0
 
     def claim(self, task: Task) -> None:
         """The caller is to be told, unless somebody was named already: F_NOTIFY, F_SETLEASE."""
         if not self.number:
             self.name(task, Kind.PROCESS, task.process.pid)
 
-    def _targets(self, kind: Kind, number: int) -> list[tuple[Process, Task | None]]:
-        """Processes, or one of their threads."""
+    def _find(self, kind: Kind, number: int) -> Task | Process | ProcessGroup | None:
         kernel = self._kernel
-        if kind is Kind.THREAD:
-            task = kernel.tasks.get(number)
-            return [(task.process, task)] if task is not None else []
-        if kind is Kind.PROCESS:
-            process = kernel.processes.get(number)
-            return [(process, None)] if process is not None else []
-        group = kernel.groups.get(number)
-        return [(process, None) for process in group.processes.values()] if group is not None else []
+        tables: dict[Kind, Mapping[int, Task | Process | ProcessGroup]] = {
+            Kind.THREAD: kernel.tasks,
+            Kind.PROCESS: kernel.processes,
+            Kind.GROUP: kernel.groups,
+        }
+        return tables[kind].get(number)
+
+    def _targets(self) -> list[tuple[Process, Task | None]]:
+        """Processes, or one of their threads; nobody once who was named is gone."""
+        who = self._who() if self._who is not None else None
+        if who is None or self._find(self.kind, self.number) is not who:
+            return []
+        if isinstance(who, ProcessGroup):
+            return [(process, None) for process in who.processes.values()]
+        return [(who, None)] if isinstance(who, Process) else [(who.process, who)]
 
     def _happened(self, events: int) -> None:
         if not self._file.flags & os.O_ASYNC:
@@ -105,7 +118,7 @@ class Owner:
 
     def tell(self, code: int, band: int) -> None:
         """Send the signal, whatever O_ASYNC says: POLL_* and the events that go with it."""
-        for process, task in self._targets(self.kind, self.number):
+        for process, task in self._targets():
             if not process.exited and self._may(process):
                 self._send(process, task, code, band)
 

@@ -1,14 +1,17 @@
 """What is logged about a guest: its abnormal end, system calls that do not exist here, and each call when a trace is asked for.
 
-structlog events `program_killed`, `syscall_missing` and `syscall`. Fields, stable: `pid`, `program`; of an end `signal`, `code`
-(si_code), `address` (si_addr), `access`, `rip`, `reason`; of a call `call`, `number`, `result`. structlog is imported when the
-first event is logged, because most programs end well and wait for nothing.
+structlog events `program_killed`, `kernel_error`, `records_left_out`, `syscall_missing` and `syscall`. Fields, stable: `pid`,
+`program`; of an end `signal`, `code` (si_code), `address` (si_addr), `access`, `rip`, `reason`; of an error of ours `number` (the
+last call), `error`, `traceback`; of a call `call`, `number`, `result`; of `records_left_out` numbers by event. structlog is
+imported when the first event is logged, because most programs end well and wait for nothing.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import traceback
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -36,6 +39,9 @@ _WISHES: Final = frozenset({Cause.TIMEOUT, Cause.CANCELLED, Cause.CLOSED})
 _ERRORS: Final = 4095
 # Programs and numbers are the guests' own: they must not fill the log.
 _UNKNOWN_MAX: Final = 1000
+# How many records of a kind one kernel makes; further ones are counted.
+_BOUNDS: Final = {"program_killed": 100, "kernel_error": 20}
+_TRACEBACK_MAX: Final = 16_384
 
 
 class Observer(Protocol):
@@ -60,13 +66,20 @@ class Observer(Protocol):
     def ended(self, process: Process, status: ExitStatus) -> None:
         """A process is gone."""
 
+    def failed(self, task: Task, error: Exception) -> None:
+        """A defect of asynckvm: what answers the thread has raised this. Its process ends."""
+
+    def closed(self) -> None:
+        """The kernel is gone: nothing more will be told."""
+
 
 class Reporter:
-    """Logs for one kernel."""
+    """Logs for one kernel. Guests can repeat what is logged about them, so only the first records of a kind are made."""
 
     def __init__(self, *, trace: bool = False) -> None:
         self.tracing = trace
         self._unknown: set[tuple[bytes, int]] = set()
+        self._records: Counter[str] = Counter()
 
     @cached_property
     def _log(self) -> Any:
@@ -81,8 +94,32 @@ class Reporter:
 
     def killed(self, process: Process, status: ExitStatus) -> None:
         """The warning, for whatever signal it was; none for an end that was asked for from outside."""
-        if status.signal is not None and status.cause not in _WISHES:
+        if status.signal is not None and status.cause not in _WISHES and self._has_room("program_killed"):
             self._log.warning("program_killed", pid=process.pid, program=_name(process), **describe(status))
+
+    def failed(self, task: Task, error: Exception) -> None:
+        """An error with all that is known."""
+        if self._has_room("kernel_error"):
+            trace = "".join(traceback.format_exception(error))[-_TRACEBACK_MAX:]
+            self._log.error(
+                "kernel_error",
+                pid=task.process.pid,
+                program=_name(task.process),
+                number=task.syscall,
+                error=repr(error)[:_TRACEBACK_MAX],
+                traceback=trace,
+                dump=getattr(error, "dump", None),
+            )
+
+    def closed(self) -> None:
+        """One event `records_left_out` for what was counted only: how many of which kind."""
+        left_out = {kind: self._records[kind] - bound for kind, bound in _BOUNDS.items() if self._records[kind] > bound}
+        if left_out:
+            self._log.warning("records_left_out", **left_out)
+
+    def _has_room(self, kind: str) -> bool:
+        self._records[kind] += 1
+        return self._records[kind] <= _BOUNDS[kind]
 
     def unknown(self, task: Task, number: int) -> None:
         """Once for each program, however often it runs."""

@@ -37,30 +37,37 @@ class SharedMemory:
         self.sweep()
         return sum(length for _, length in self._objects)
 
-    def create(self, length: int) -> HostFile:
+    def create(self, length: int, *, writable: bool = True) -> HostFile:
         """Zeroed memory of `length` bytes, to be mapped at once; the caller closes its handle. ENOMEM beyond the bounds."""
-        if not self._charge(length) and not (self.sweep() and self._charge(length)):
-            raise SyscallError(errno.ENOMEM)
-        try:
-            kept, given = self._make(length)
-        except BaseException:
-            self._discharge(length)
-            raise
+        kept, given = self._create(length, writable, writable)
         self._objects.append((kept, length))
         return given
 
-    def _make(self, length: int) -> tuple[HostFile, HostFile]:
-        descriptor = os.memfd_create("guest", os.MFD_CLOEXEC)
+    def create_segment(self, length: int) -> tuple[HostFile, HostFile]:
+        """As `create`: memory that is there until the caller closes both handles, to be stored to and to be read only."""
+        kept, given, readable = self._create(length, True, True, False)  # noqa: FBT003
+        self._objects.append((kept, length))
+        return given, readable
+
+    def _create(self, length: int, *writable: bool) -> list[HostFile]:
+        """A handle for each of `writable`."""
+        if not self._charge(length) and not (self.sweep() and self._charge(length)):
+            raise SyscallError(errno.ENOMEM)
+        made: list[HostFile] = []
         try:
-            os.ftruncate(descriptor, length)
-            kept = self._machine.open_file(descriptor, writable=True, length=length)
+            descriptor = os.memfd_create("guest", os.MFD_CLOEXEC)
             try:
-                return kept, self._machine.open_file(descriptor, writable=True, length=length)
-            except BaseException:
-                kept.close()
-                raise
-        finally:
-            os.close(descriptor)
+                os.ftruncate(descriptor, length)
+                # One by one: those before a failure are closed.
+                made.extend(self._machine.open_file(descriptor, writable=way, length=length) for way in writable)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            for file in made:
+                file.close()
+            self._discharge(length)
+            raise
+        return made
 
     def close(self) -> None:
         """Let go of everything; what is still mapped stays until it is unmapped."""

@@ -21,6 +21,7 @@ class Cause(enum.Enum):
     OUTPUT = "output limit"
     CANCELLED = "cancelled"
     CLOSED = "closed"
+    INTERNAL = "internal"  # nobody's wish: a defect of asynckvm
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,15 +85,15 @@ class MachineConfig:
     """What `Machine.open` asks of the core.
 
     `vcpus`: one native thread each, for life. `memory`: bytes of guest frames, a multiple of 2 MiB. `contexts`: bound of live
-    contexts. `vcpu_spin_ns`: how long an idle vCPU thread polls before it sleeps. `kick_signal`: 0 for the core's default.
-    `fault_around`: 4 KiB pages mapped around a page fault. `pcid`, `guest_edits`: for tests. `device`: "" for /dev/kvm.
+    contexts. `vcpu_spin_ns`: how long an idle vCPU thread polls before it sleeps, at most. `kick_signal`: 0 for the core's
+    default. `fault_around`: 4 KiB pages mapped around a page fault. `pcid`, `guest_edits`: for tests. `device`: "" for /dev/kvm.
     `close_timeout_ns`: bound of `Machine.close()`.
     """
 
     vcpus: int = 2
     memory: int = 2 << 30
     contexts: int = 4096
-    vcpu_spin_ns: int = 50_000
+    vcpu_spin_ns: int = 400_000
     kick_signal: int = 0
     fault_around: int = 32
     pcid: bool = True

@@ -216,6 +216,11 @@ class AddressSpace:
         access, shared = Access(native.access & ~_SHARED), bool(native.access & _SHARED)
         return Region(native.start, native.end, access, native.file, native.offset, shared)
 
+    def mapped(self, address: int, length: int) -> int:
+        """How many bytes of the range are mapped: `length` when there is no hole."""
+        _check_address(address, length)
+        return int(self._lib.akvm_space_mapped(self.native, address, length))
+
     @property
     def resident(self) -> int:
         """Private pages of 4 KiB that exist."""
@@ -293,12 +298,15 @@ class AddressSpace:
         return self._core.binding.error(result)
 
     def _first_hole(self, address: int, end: int) -> int:
-        while address < end:
-            region = self.region(address)
-            if region is None or region.start > address:
-                return address
-            address = region.end
-        return end
+        """Where the range, which has a hole, is mapped up to. By halves: there may be many regions before it."""
+        first, last = 0, (end - address) // PAGE
+        while first < last:
+            middle = (first + last + 1) // 2
+            if self.mapped(address, middle * PAGE) == middle * PAGE:
+                first = middle
+            else:
+                last = middle - 1
+        return address + first * PAGE
 
 
 def _check_range(address: int, length: int, offset: int = 0) -> None:

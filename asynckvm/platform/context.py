@@ -156,7 +156,10 @@ class Context:
 
         The view is dead (ValueError) once the context is closed; do not keep slices of it.
         """
-        return self._idle().words
+        passage = self._passage
+        if passage is None or passage.state != IDLE or self._core.state:
+            passage = self._idle()
+        return passage.words
 
     @property
     def xsave(self) -> bytes:

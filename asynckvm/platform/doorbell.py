@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Doorbell"]
 
 # After polling in vain it is left out of so many rests at most, doubling with each failure in a row.
-_MOST_SKIPPED: Final = 63
+_MOST_SKIPPED: Final = 15
 
 
 class Doorbell:

@@ -35,6 +35,7 @@ from asynckvm.platform.layout import (
 )
 from asynckvm.platform.passage import IDLE, QUEUED, RETURNING, RUNNING
 from asynckvm.platform.scheduler import Scheduler
+from asynckvm.platform.scheduler.entity import NOWHERE
 from asynckvm.platform.scheduler.messages import (
     ARM_TICK,
     DONE,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from asynckvm.platform.core import Core
     from asynckvm.platform.exit_log import ExitLog
     from asynckvm.platform.passage import Passage
-    from asynckvm.platform.scheduler.messages import Command
+    from asynckvm.platform.scheduler.messages import Command, Event
 
 __all__ = ["Engine"]
 
@@ -98,6 +99,7 @@ class Engine:
         self.scheduler = Scheduler(config.vcpus, len(self._table), config.scheduler)
         self._step = self.scheduler.step
         self._enqueue = self.scheduler.enqueue
+        self._book = self.scheduler.finish
         self._clock = time.monotonic_ns
         self.doorbell = Doorbell(core, config.engine, config.vcpus, self._turn)
         self._watchdog = Watchdog(core.loop, config.engine.overdue_ns, self._overdue)
@@ -126,7 +128,10 @@ class Engine:
         passage.state = QUEUED
         self._table[index] = passage
         now_ns = self._clock()
-        if not self._enqueue(now_ns, index):
+        vcpu = self._enqueue(now_ns, index)
+        if vcpu >= 0:
+            self._submit(passage, vcpu)
+        elif vcpu != NOWHERE:
             self._apply(self._step(now_ns, ((READY, index),)))
             if passage.state == IDLE:
                 waiting = self.scheduler.waiting
@@ -237,13 +242,7 @@ class Engine:
         table = self._table
         batch: list[Any] = [table[index] for index in indices]
         self._flight -= len(batch)
-        events = [(DONE, passage.index, passage.words[WORD_RAN_NS], passage.fields[FIELD_VCPU]) for passage in batch]
-        if self._failed:
-            events += self._take_failed()
-        if events:
-            commands = self._step(time.monotonic_ns(), events)
-            if commands:
-                self._apply(commands)
+        self._reschedule(batch)
         careful = self._refusal is not None or self._log.filter is not None
         for passage in batch:
             table[passage.index] = None
@@ -271,7 +270,19 @@ class Engine:
             raise
         return len(batch)
 
-    def _take_failed(self) -> list[tuple[int, int, int, int]]:
+    def _reschedule(self, batch: list[Passage]) -> None:
+        now_ns = self._clock()
+        events: list[Event] = self._take_failed() if self._failed else []
+        for passage in batch:
+            index, ran_ns, vcpu = passage.index, passage.words[WORD_RAN_NS], passage.fields[FIELD_VCPU]
+            if events or not self._book(now_ns, index, ran_ns, vcpu):
+                events.append((DONE, index, ran_ns, vcpu))
+        if events:
+            commands = self._step(now_ns, events)
+            if commands:
+                self._apply(commands)
+
+    def _take_failed(self) -> list[Event]:
         failed, self._failed = self._failed, []
         self._late += [passage for passage, _ in failed]
         return [(DONE, passage.index, 0, vcpu) for passage, vcpu in failed]
@@ -282,11 +293,7 @@ class Engine:
         for kind, index, argument in commands:
             if kind == SUBMIT:
                 passage: Any = self._table[index]
-                passage.state = RUNNING
-                if self._native_submit(passage.native, argument) == 0:
-                    self._flight += 1
-                else:
-                    self._submit_failed(passage, argument)
+                self._submit(passage, argument)
             elif kind == INTERRUPT:
                 self._preempt(index, argument)
             elif kind == ARM_TICK:
@@ -296,6 +303,13 @@ class Engine:
                 passage = self._table[index]
                 passage.state = IDLE
                 self._table[index] = None
+
+    def _submit(self, passage: Passage, vcpu: int) -> None:
+        passage.state = RUNNING
+        if self._native_submit(passage.native, vcpu) == 0:
+            self._flight += 1
+        else:
+            self._submit_failed(passage, vcpu)
 
     def _submit_failed(self, passage: Passage, vcpu: int) -> None:
         error = InternalError(f"the core refused context {passage.number} on vCPU {vcpu}", self._dump())
@@ -316,6 +330,7 @@ class Engine:
             for vcpu in range(self._vcpus)
             if look(self._machine, vcpu, status) == 0 and status.started_ns
         ]
+        self._core.binding.lib.akvm_machine_rouse(self._machine)
         self._apply(self._step(time.monotonic_ns(), ((TICK, running),)))
         # Completions that a vCPU left for later (akvm_machine_doorbell) wait no longer than from tick to tick.
         if self._flight:

@@ -58,6 +58,11 @@ class HostFile:
         has not seen yet. Handles of one file count together if they are as writable and as long."""
         return int(self._core.binding.lib.akvm_file_references(self.native_for(self._core)))
 
+    @property
+    def mappings(self) -> int:
+        """Regions of all address spaces that show it now, counted as `references` are."""
+        return int(self._core.binding.lib.akvm_file_mappings(self.native_for(self._core)))
+
     def close(self) -> None:
         """Give the file back. Idempotent."""
         native, self._native = self._native, None

@@ -18,13 +18,15 @@ class Limits:
     once. The process whose touch goes beyond is killed (reason "memory limit"). `processes`: threads of all
     processes; more are refused with EAGAIN. `output`: bytes of stdout and of stderr that one run may write; the run is ended at
     more (reason "output limit"). `files`: bytes in the sandbox's own file systems; more are refused with ENOSPC.
+    `open_files`: files, pipes, sockets and the like that all processes have open; more are refused with ENFILE.
     """
 
     memory: int = 512 * MEBIBYTE
     processes: int = 256
     output: int = 16 * MEBIBYTE
     files: int = 256 * MEBIBYTE
+    open_files: int = 65_536
 
     def __post_init__(self) -> None:
-        if self.memory < MEBIBYTE or self.processes < 1 or self.output < 0 or self.files < 0:
+        if self.memory < MEBIBYTE or self.processes < 1 or min(self.output, self.files, self.open_files) < 0:
             raise UsageError("limits: memory of at least 1 MiB, at least one process, nothing negative")

@@ -25,6 +25,7 @@ class Reason(enum.StrEnum):
     OUTPUT = "output limit"
     CANCELLED = "cancelled"
     CLOSED = "closed"
+    INTERNAL = "internal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,11 @@ class Sandbox:
         self._machine = self._given if self._given is not None else await Machine.open()
         try:
             self._kernel = Kernel(
-                self._machine, self._observer, threads=self.limits.processes, memory_pages=self.limits.memory // PAGE
+                self._machine,
+                self._observer,
+                threads=self.limits.processes,
+                memory_pages=self.limits.memory // PAGE,
+                open_files=self.limits.open_files,
             )
             self._kernel.open()
             root.build(self._kernel, self._binds, self.limits, self._credentials)
@@ -142,7 +146,7 @@ class Sandbox:
         """
         began = time.monotonic()
         captures = [Capture(self.limits.output) if stream is None else None for stream in (stdout, stderr)]
-        files = DescriptorTable()
+        files = DescriptorTable(account=self.kernel.open_files)
         try:
             for number, given in enumerate((input, stdout, stderr)):
                 stream = captures[number - 1] if number and given is None else _stream(given)

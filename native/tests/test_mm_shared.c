@@ -127,7 +127,7 @@ static void two_ways_to_open(void)
 
 	begin(AKVM__PAGE, 0);
 	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &reader), 0);
-	T_CHECK(reader != file && reader->number != file->number);
+	T_CHECK(reader != file && reader->number == file->number);
 	T_EQUAL(akvm__file_open(world.mm, fd, true, 0, &again), 0);
 	T_CHECK(again == file);
 	T_CHECK(world.slots[reader->slot].read_only && !world.slots[file->slot].read_only);
@@ -203,9 +203,55 @@ static void mappings_are_extended(void)
 	T_EQUAL(akvm_space_region(space, BASE, &region), 0);
 	T_EQUAL(region.end, BASE + 6 * AKVM__PAGE);
 	T_EQUAL(akvm_file_references(file), 2);
+	T_EQUAL(akvm_file_mappings(file), 1);
 	T_EQUAL(akvm_space_map(space, BASE, AKVM__PAGE, SHARED, file, (uint64_t)INT64_MAX - 8191), 0);
 	T_EQUAL(akvm_space_unmap(space, BASE + AKVM__PAGE, AKVM__PAGE), 0);
 	T_EQUAL(akvm_space_extend(space, BASE + AKVM__PAGE, AKVM__PAGE), -EINVAL);
+	end();
+}
+
+/* Counted as they come and go: split, joined, forked, moved, and with their space, whatever vCPUs have seen of it. */
+static void mappings_are_counted(void)
+{
+	struct akvm_space *child;
+	struct akvm_file *reader;
+	struct akvm_region region;
+	uint32_t number;
+
+	begin(8 * AKVM__PAGE, 0);
+	T_EQUAL(akvm_file_mappings(file), 0);
+	T_EQUAL(akvm_space_map(space, BASE, 3 * AKVM__PAGE, SHARED, file, 0), 0);
+	T_EQUAL(akvm_file_mappings(file), 1);
+	T_EQUAL(akvm_space_region(space, BASE, &region), 0);
+	number = region.file;
+	T_EQUAL(akvm_space_protect(space, BASE + AKVM__PAGE, AKVM__PAGE, AKVM_READ), 0);
+	T_EQUAL(akvm_file_mappings(file), 3);
+	T_EQUAL(akvm_space_fork(space, &child), 0);
+	T_EQUAL(akvm_file_mappings(file), 6);
+	T_EQUAL(akvm_space_protect(space, BASE + AKVM__PAGE, AKVM__PAGE, SHARED & ~(uint32_t)AKVM_SHARED), 0);
+	T_EQUAL(akvm_file_mappings(file), 4);
+	T_EQUAL(akvm_space_destroy(child), 0);
+	T_EQUAL(akvm_file_mappings(file), 1);
+	T_EQUAL(akvm_space_move(space, BASE, 2 * BASE, 3 * AKVM__PAGE), 0);
+	T_EQUAL(akvm_file_mappings(file), 1);
+	T_EQUAL(akvm_space_mapped(space, BASE, 3 * AKVM__PAGE), 0);
+	T_EQUAL(akvm_space_unmap(space, 2 * BASE + AKVM__PAGE, AKVM__PAGE), 0);
+	T_EQUAL(akvm_file_mappings(file), 2);
+	T_EQUAL(akvm_space_mapped(space, 2 * BASE, 3 * AKVM__PAGE), 2 * AKVM__PAGE);
+	T_EQUAL(akvm_space_mapped(space, 2 * BASE + 1, AKVM__PAGE), AKVM__PAGE - 1);
+	T_EQUAL(akvm_space_mapped(space, 0, UINT64_MAX), 2 * AKVM__PAGE);
+	T_EQUAL(akvm_space_mapped(space, 1, UINT64_MAX), 2 * AKVM__PAGE);
+	/* Objects of one inode have one number, however they were opened. */
+	T_EQUAL(akvm__file_open(world.mm, fd, false, 0, &reader), 0);
+	T_CHECK(reader != file);
+	T_EQUAL(akvm_space_map(space, BASE, AKVM__PAGE, AKVM_READ | AKVM_SHARED, reader, 0), 0);
+	T_EQUAL(akvm_space_region(space, BASE, &region), 0);
+	T_EQUAL(region.file, number);
+	T_EQUAL(akvm_file_mappings(reader), 1);
+	T_EQUAL(akvm_space_unmap(space, BASE, 4 * BASE), 0);
+	T_EQUAL(akvm_file_mappings(file), 0);
+	T_EQUAL(akvm_file_mappings(reader), 0);
+	akvm_file_close(reader);
 	end();
 }
 
@@ -369,6 +415,7 @@ int main(void)
 		T_RUN(two_ways_to_open);
 		T_RUN(long_files);
 		T_RUN(mappings_are_extended);
+		T_RUN(mappings_are_counted);
 		T_RUN(small_files_stay_for_a_while);
 		T_RUN(rights_change);
 		T_RUN(children_share);

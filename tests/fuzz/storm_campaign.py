@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.process import Process
     from asynckvm.linux.status import ExitStatus
+    from asynckvm.linux.task import Task
     from asynckvm.platform import Machine
 
 _AT_ONCE: Final = 4
@@ -39,9 +40,16 @@ DEEP: Final = Path(*["d"] * 24)
 
 
 class _Watch(Reporter):
-    """Counts the calls of all processes of a storm. `highest`: the highest number that is kept of them."""
+    """Counts the calls of all processes of a storm. `highest`: the highest number that is kept of them. `failure`: the first
+    exception that no program should cause."""
 
     calls = highest = 0
+
+    failure: Exception | None = None
+
+    def failed(self, task: Task, error: Exception) -> None:
+        self.failure = self.failure or error
+        super().failed(task, error)
 
     def ended(self, process: Process, status: ExitStatus) -> None:
         self.calls += sum(process.calls.values())
@@ -200,6 +208,8 @@ class StormCampaign:
             result = await sandbox.run(["/storm"], input=storm.encode(case), timeout=seconds)
             if left := sandbox.kernel.tasks:
                 raise BrokenError(f"{len(left)} threads are left of an ended program", self.suspects())
+        if watch.failure is not None:
+            raise watch.failure
         self.totals.kills += result.reason is Reason.TIMEOUT
         self.totals.calls += watch.calls
         if watch.highest > _CALL_NUMBERS:

@@ -16,6 +16,7 @@ from asynckvm.platform.scheduler import Scheduler
 from asynckvm.platform.scheduler.entity import NOWHERE, Entity
 from asynckvm.platform.scheduler.messages import DONE, JOIN, LEAVE, READY, REFUSE, SUBMIT, WITHDRAW
 from asynckvm.platform.scheduler.placement import Placement
+from asynckvm.platform.scheduler.policy import UNNOTED
 from asynckvm.platform.scheduler.runqueue import AGED_EVERY, RunQueue
 
 CONTEXTS = 12
@@ -61,16 +62,21 @@ class EqualContexts(RuleBasedStateMachine):
         index = data.draw(st.sampled_from(sorted(self.idle)))
         self.idle.remove(index)
         self.queue.append(index)
-        if not (short and self.scheduler.enqueue(self.now, index)):
+        vcpu = self.scheduler.enqueue(self.now, index) if short else UNNOTED
+        if vcpu == UNNOTED:
             self.step(READY, index)
+        elif vcpu != NOWHERE:
+            assert self.queue.popleft() == index
+            self.flight[index] = vcpu
 
-    @rule(data=st.data())
+    @rule(data=st.data(), short=st.booleans())
     @precondition(lambda self: self.flight)
-    def done(self, data: st.DataObject) -> None:
+    def done(self, data: st.DataObject, short: bool) -> None:
         index = data.draw(st.sampled_from(sorted(self.flight)))
         vcpu = self.flight.pop(index)
         self.idle.add(index)
-        self.step(DONE, index, 500, vcpu)
+        if not (short and self.scheduler.finish(self.now, index, 500, vcpu)):
+            self.step(DONE, index, 500, vcpu)
 
     @rule(data=st.data())
     @precondition(lambda self: self.queue)
@@ -93,7 +99,7 @@ class EqualContexts(RuleBasedStateMachine):
         if index in self.flight:
             with pytest.raises(InternalError):
                 self.scheduler.step(self.now, [(kind, index)])
-            assert not self.scheduler.enqueue(self.now, index)
+            assert self.scheduler.enqueue(self.now, index) == UNNOTED
 
     @invariant()
     def books_agree(self) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from asynckvm.errors import ClosedError
+from asynckvm.linux.syscalls.table import BY_NUMBER
+from asynckvm.linux.task import Task
 from asynckvm.platform import Machine
 from asynckvm.sandbox import CompletedProcess, Limits, Reason, Sandbox
 
@@ -23,6 +27,7 @@ ENDLESS = {
     "session": "setsid sleep 1000 & setsid sh -c 'setsid sleep 1000 & wait' & sleep 1000",
     "births": "while :; do sleep 1000 & done",
 }
+SYNC = 162
 
 
 def shell(script: str) -> list[str]:
@@ -181,3 +186,18 @@ async def test_a_limit_of_one_sandbox_is_not_the_next_ones(machine: Machine) -> 
         first, second = await asyncio.gather(one.run(greedy, timeout=30), other.run(greedy, timeout=30))
     assert first.reason is Reason.MEMORY
     assert second.stdout == b"157286400\n"
+
+
+async def test_a_defect_of_ours_costs_one_process(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(task: Task) -> int:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setitem(BY_NUMBER, SYNC, replace(BY_NUMBER[SYNC], handler=broken))
+    with capture_logs() as logs:
+        beside = asyncio.create_task(sandbox.run(shell("cat; echo well"), input=bytes(1 << 20)))
+        result = await sandbox.run(shell("sync; echo $?; kill -0 $$ && exec sync"))
+        assert (await beside).stdout[1 << 20 :] == b"well\n"
+    assert (result.stdout, result.reason, result.returncode) == (b"137\n", Reason.INTERNAL, -9)
+    assert result.detail == "internal error: ZeroDivisionError: planted"
+    assert [entry["error"] for entry in logs if entry["event"] == "kernel_error"] == ["ZeroDivisionError('planted')"] * 2
+    assert (await sandbox.run(["true"])).returncode == 0

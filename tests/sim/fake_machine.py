@@ -11,6 +11,7 @@ from collections import Counter, deque
 
 from asynckvm.model.config import SchedulerConfig
 from asynckvm.platform.scheduler import Scheduler
+from asynckvm.platform.scheduler.entity import NOWHERE
 from asynckvm.platform.scheduler.messages import (
     ARM_TICK,
     DONE,
@@ -26,6 +27,7 @@ from asynckvm.platform.scheduler.messages import (
     Command,
     Event,
 )
+from asynckvm.platform.scheduler.policy import UNNOTED
 
 FOREVER = 1 << 62
 KICK_NS = 100_000
@@ -92,8 +94,11 @@ class FakeMachine:
     def ready(self, guest: Guest) -> None:
         """switch(); by the short way when the scheduler offers it, as the engine does."""
         guest.state, guest.since_ns = "queued", self.now_ns
-        if not self.scheduler.enqueue(self.now_ns, guest.index):
+        vcpu = self.scheduler.enqueue(self.now_ns, guest.index)
+        if vcpu == UNNOTED:
             self.step([(READY, guest.index)])
+        elif vcpu != NOWHERE:
+            self._apply((SUBMIT, guest.index, vcpu))
         self.check()
 
     def step(self, events: list[Event]) -> None:
@@ -110,7 +115,10 @@ class FakeMachine:
         self.now_ns = max(self.now_ns, min(moments))
         self._run_vcpus()
         if self.done:
-            events: list[Event] = [(DONE, index, ran_ns, vcpu) for index, ran_ns, vcpu in self.done]
+            events: list[Event] = []
+            for index, ran_ns, vcpu in self.done:
+                if events or not self.scheduler.finish(self.now_ns, index, ran_ns, vcpu):
+                    events.append((DONE, index, ran_ns, vcpu))
             for index, _, _ in self.done:
                 guest = self.guests[index]
                 del self.submitted_to[index]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 # What programs that are killed, and operations that are interrupted, leave in the log on an ordinary day.
-ORDINARY: Final = {"program_killed", "retry"}
+ORDINARY: Final = {"program_killed", "records_left_out", "retry"}
 _KEPT: Final = 20
 
 

@@ -22,7 +22,14 @@ Script: TypeAlias = Callable[["FakeSpace"], Generator[Exit, int, None]]
 
 
 class _Inode(dict[int, bytearray]):
-    """What shared mappings show at each offset: all of them the same, but it is never stored in the file itself."""
+    """What shared mappings show at each offset: all of them the same, but it is never stored in the file itself. `number` is its
+    number in regions."""
+
+    numbers = iter(range(1, 1 << 30))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = next(self.numbers)
 
 
 class _Page:
@@ -35,17 +42,15 @@ class _Page:
 
 
 class FakeFile:
-    numbers = iter(range(1, 1 << 30))
-
     inodes: ClassVar[WeakValueDictionary[tuple[int, int], _Inode]] = WeakValueDictionary()
 
     def __init__(self, fd: int, *, writable: bool = False) -> None:
         self.data = os.pread(fd, 1 << 24, 0)
-        self.number = next(self.numbers)
         self.closed = False
         self.writable = writable
         status = os.fstat(fd)
         self.inode = self.inodes.setdefault((status.st_dev, status.st_ino), _Inode())
+        self.number = self.inode.number
         if writable:
             for offset in range(0, len(self.data), PAGE):
                 self.page(offset, shared=True)
@@ -142,9 +147,12 @@ class FakeSpace:
 
     def discard(self, address: int, length: int) -> None:
         _check(address, length)
-        for page in range(address, address + length, PAGE):
-            if page in self.pages and self.pages[page].shared is None:
-                self.pages[page].data = bytearray(PAGE)
+        inside = range(address, address + length, PAGE)
+        for number, page in self.pages.items():
+            if number in inside and page.shared is None:
+                page.data = bytearray(PAGE)
+        if self.mapped(address, length) < length:
+            raise GuestMemoryError(next(page for page in inside if page not in self.pages))
 
     def read(self, address: int, length: int) -> bytes:
         found = bytearray()
@@ -180,6 +188,11 @@ class FakeSpace:
         while end in self.pages and self._same(self.pages[end], page):
             end += PAGE
         return Region(start, end, page.access, page.file, self.pages[start].offset, page.shared is not None)
+
+    def mapped(self, address: int, length: int) -> int:
+        pages = range(address & ~(PAGE - 1), address + length, PAGE)
+        inside = (page for page in self.pages if page in pages) if len(pages) > len(self.pages) else filter(self.pages.get, pages)
+        return sum(min(page + PAGE, address + length) - max(page, address) for page in inside)
 
     @property
     def resident(self) -> int:

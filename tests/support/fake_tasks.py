@@ -92,7 +92,7 @@ class FakeProcess(Process):
         group = parent.group if parent is not None else ProcessGroup(pid, Session(pid, None))
         loaded: Any = None
         super().__init__(
-            kernel, pid, group, Memory(space, END), DescriptorTable(), FileSystemContext(kernel.mounts),
+            kernel, pid, group, Memory(space, END), DescriptorTable(account=kernel.open_files), FileSystemContext(kernel.mounts),
             Credentials.of(1000, 1000), ActionTable(), Limits.default(10), Program(b"/program", None, (0, 0), loaded),
         )  # fmt: skip
         self.parent = parent

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.attributes import Attributes
     from asynckvm.linux.dnotify import Notice
+    from asynckvm.linux.files.account import OpenFileAccount
     from asynckvm.linux.owner import Owner
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
@@ -49,6 +50,8 @@ class OpenFile:
     notice: Notice | None = None
     # Whether this very open(2) created the file.
     created = False
+    # Where it counts as open, from its first descriptor on.
+    account: OpenFileAccount | None = None
     # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
     maps_zeros = False
 
@@ -76,6 +79,9 @@ class OpenFile:
             for closing in list(self._closing):
                 closing(self)
             self._closing.clear()
+            if self.account is not None:
+                self.account.count -= 1
+                self.account = None
             self.close()
 
     @contextlib.contextmanager

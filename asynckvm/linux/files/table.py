@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.account import OpenFileAccount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ DESCRIPTORS_MAX: Final = 4096
 
 
 class DescriptorTable:
-    """`limit` is the soft RLIMIT_NOFILE. Shared by processes made with CLONE_FILES, which count as `users`."""
+    """`limit` is the soft RLIMIT_NOFILE. Shared by processes made with CLONE_FILES, which count as `users`. `account`: the
+    sandbox's, of all its files."""
 
-    def __init__(self, limit: int = DESCRIPTORS) -> None:
+    def __init__(self, limit: int = DESCRIPTORS, account: OpenFileAccount | None = None) -> None:
         self.limit = limit
+        self.account = account if account is not None else OpenFileAccount()
         self.users = 1
         # Called with each file that a descriptor is closed of: locks of a process go then. Not copied.
         self.closing: Callable[[DescriptorTable, OpenFile], None] | None = None
@@ -51,17 +54,31 @@ class DescriptorTable:
         return file
 
     def add(self, file: OpenFile, *, lowest: int = 0, close_on_exec: bool = False) -> int:
-        """The lowest free number from `lowest` on. EMFILE when there is none; then `file` is closed if nobody holds it."""
+        """The lowest free number from `lowest` on. EMFILE when there is none, ENFILE when the sandbox has too many files; then
+        `file` is closed if nobody holds it."""
+        try:
+            fd = self._free(lowest)
+            if file.account is None:
+                self.account.check_room()
+        except SyscallError:
+            with file.held():
+                raise
+        self._set(fd, file, close_on_exec=close_on_exec)
+        return fd
+
+    def check_room(self) -> None:
+        """As `add` fails, for calls that have an effect before they have a file."""
+        self._free(0)
+        self.account.check_room()
+
+    def _free(self, lowest: int) -> int:
         fd = max(lowest, self._lowest)
         while fd in self._slots:
             fd += 1
         if lowest <= self._lowest:
             self._lowest = fd
         if fd >= self.limit:
-            file.hold()
-            file.release()
             raise SyscallError(errno.EMFILE)
-        self._set(fd, file, close_on_exec=close_on_exec)
         return fd
 
     def replace(self, fd: int, file: OpenFile, *, close_on_exec: bool = False) -> int:
@@ -103,7 +120,7 @@ class DescriptorTable:
 
     def copy(self) -> DescriptorTable:
         """For fork(2): the same files under the same numbers."""
-        twin = DescriptorTable(self.limit)
+        twin = DescriptorTable(self.limit, self.account)
         twin._slots = dict(self._slots)
         twin._close_on_exec = set(self._close_on_exec)
         twin._lowest = self._lowest
@@ -146,6 +163,9 @@ class DescriptorTable:
 
     def _set(self, fd: int, file: OpenFile, *, close_on_exec: bool) -> None:
         file.hold()
+        if file.account is None:
+            file.account = self.account
+            self.account.count += 1
         self._slots[fd] = file
         if close_on_exec:
             self._close_on_exec.add(fd)

@@ -1,7 +1,5 @@
 """System V shared memory: segments that processes attach, each a memfd like other shared memory. Source: shmget(2), shmop(2),
 shmctl(2), ipc/shm.c.
-
-Who has a segment attached is not counted but looked up in the address spaces, which know it better than any count would.
 """
 
 from __future__ import annotations
@@ -9,12 +7,11 @@ from __future__ import annotations
 import errno
 import struct
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.ipc.ids import IpcTable, Permissions
-from asynckvm.linux.layout import page_up
+from asynckvm.linux.layout import PARTS_AT_ONCE, page_up
 from asynckvm.linux.memory import (
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
@@ -24,7 +21,7 @@ from asynckvm.linux.memory import (
     PROT_WRITE,
     Shared,
 )
-from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN
+from asynckvm.model.memory import PAGE, USER_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +48,7 @@ class Segment:
         self.permissions = permissions
         self.size = size
         self.file: HostFile | None = None
+        self.readable: HostFile | None = None  # the same, for those who attach it only to read
         self.number = 0  # of the file, in regions
         self.attached_at = self.detached_at = 0
         self.changed_at = int(time.time())
@@ -61,6 +59,16 @@ class Segment:
     def length(self) -> int:
         return page_up(self.size)
 
+    @property
+    def attached(self) -> int:
+        """How often, in all processes, as Linux counts: each mapping of a part of it."""
+        return sum(file.mappings for file in (self.file, self.readable) if file is not None)
+
+    def close(self) -> None:
+        for file in (self.file, self.readable):
+            if file is not None:
+                file.close()
+
     def change(self, image: bytes) -> None:
         """IPC_SET: owner, group and mode."""
         flags = self.permissions.mode & (SHM_DEST | SHM_LOCKED)
@@ -68,10 +76,10 @@ class Segment:
         self.permissions.mode |= flags
         self.changed_at = int(time.time())
 
-    def status(self, attached: int) -> bytes:
+    def status(self) -> bytes:
         """struct shmid64_ds."""
         times = self.attached_at, self.detached_at, self.changed_at
-        return self.permissions.pack() + _STATUS.pack(self.size, *times, self.creator, self.last, attached)
+        return self.permissions.pack() + _STATUS.pack(self.size, *times, self.creator, self.last, self.attached)
 
 
 class Segments(IpcTable[Segment]):
@@ -111,11 +119,11 @@ class Segments(IpcTable[Segment]):
         segment.permissions.check(task.process.credentials, wanted)
         if flags & SHM_EXEC:
             protection |= PROT_EXEC
-        if segment.file is None:
-            segment.file = self._kernel.shared_memory.create(segment.length)
+        if segment.file is None or segment.readable is None:
+            segment.file, segment.readable = self._kernel.shared_memory.create_segment(segment.length)
         placed = 0 if not address else MAP_FIXED if flags & SHM_REMAP else MAP_FIXED_NOREPLACE
         name = b"/SYSV%08x (deleted)" % (segment.permissions.key & 0xFFFF_FFFF)
-        source = Shared(segment.file, 0, shared=True, name=name)
+        source = Shared(segment.readable if flags & SHM_RDONLY else segment.file, 0, shared=True, name=name)
         try:
             address = task.memory.map(address, segment.length, protection, MAP_SHARED | placed, source)
         except SyscallError as error:
@@ -126,30 +134,22 @@ class Segments(IpcTable[Segment]):
         segment.attached_at, segment.last = int(time.time()), task.process.pid
         return address
 
-    def detach(self, task: Task, address: int) -> None:
+    async def detach(self, task: Task, address: int) -> None:
         """shmdt(2): what is left of the attachment that begins there. EINVAL."""
         files = {segment.number: segment for segment in self if segment.file is not None}
-        parts = [part for part in task.memory.parts(address, USER_MAX) if part[0].start - part[0].offset == address]
-        segment = next((files[region.file] for region, _, _ in parts if region.file in files), None)
+        segment: Segment | None = None
+        end = address + max((one.length for one in files.values()), default=0)
+        for count, (region, start, stop) in enumerate(task.memory.parts(address, min(end, USER_MAX)), 1):
+            if region.start - region.offset == address:
+                segment = segment or files.get(region.file)
+                if segment is not None and region.file == segment.number:
+                    task.memory.unmap(start, stop - start)
+            if not count % PARTS_AT_ONCE:
+                await task.turn()
         if segment is None:
             raise SyscallError(errno.EINVAL)
-        for region, start, end in parts:
-            if region.file == segment.number:
-                task.memory.unmap(start, end - start)
         segment.detached_at, segment.last = int(time.time()), task.process.pid
         self.sweep()
-
-    def attached(self, segment: Segment) -> int:
-        """How often, in all processes."""
-        return self._attachments()[segment.number]
-
-    def _attachments(self) -> Counter[int]:
-        """By number of the file; 0 stands for no file, which nobody can have attached."""
-        found: Counter[int] = Counter()
-        for memory in {process.memory for process in self._kernel.processes.values() if not process.exited}:
-            parts = memory.parts(USER_MIN, USER_MAX)
-            found.update(file for file, _ in {(part.file, part.start - part.offset) for part, _, _ in parts if part.file})
-        return found
 
     def remove(self, number: int) -> Segment:
         """IPC_RMID: nobody finds it by its key any more; it goes with the last one who has it attached."""
@@ -162,22 +162,17 @@ class Segments(IpcTable[Segment]):
 
     def sweep(self) -> None:
         """Some may have been detached: let go of those that were removed."""
-        if not self._leaving:
-            return
-        attachments = self._attachments()
         for number in tuple(self._leaving):
             segment = self.find(number)
-            if not attachments[segment.number]:
+            if not segment.attached:
                 self._leaving.discard(number)
                 super().remove(number)
-                if segment.file is not None:
-                    segment.file.close()
+                segment.close()
 
     def close(self) -> None:
         """The sandbox is gone."""
         for segment in self:
-            if segment.file is not None:
-                segment.file.close()
+            segment.close()
 
     @staticmethod
     def limits() -> bytes:
@@ -196,11 +191,10 @@ class Segments(IpcTable[Segment]):
             b"       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid"
             b"      atime      dtime      ctime                   rss                  swap\n"
         )
-        attachments = self._attachments()
         for number, one in self.numbered():
             who = one.permissions
             yield b"%10d %10d  %4o %21d %5d %5d  %5d %5d %5d %5d %5d %10d %10d %10d %21d %21d\n" % (
-                who.key, number, who.mode, one.size, one.creator, one.last, attachments[one.number],
+                who.key, number, who.mode, one.size, one.creator, one.last, one.attached,
                 who.user, who.group, who.creator_user, who.creator_group, one.attached_at, one.detached_at, one.changed_at,
                 one.length if one.file is not None else 0, 0,
             )  # fmt: skip

@@ -1,7 +1,8 @@
 """The network of one sandbox: names, ports and memory that all its sockets share, and the policy about everything outside.
 
 There is one interface, lo. Other addresses can be reached by nobody: a connection to them asks the policy, and without a grant
-ends as on a machine without a network. Bounds: the memory of all queues, and the descriptors in flight.
+ends as on a machine without a network. Bounds: the memory of all queues, connections nobody
+accepted, and the descriptors in flight.
 Source: unix(7), ip(7); bind conflicts: inet_csk_bind_conflict() of net/ipv4/inet_connection_sock.c.
 """
 
@@ -25,6 +26,7 @@ _EPHEMERAL: Final = range(32768, 61000)
 # Names that autobind gives: five hexadecimal digits.
 _AUTOBIND: Final = 1 << 20
 _BUFFERS: Final = 64 << 20
+_PENDING: Final = 16384
 
 
 class Policy(Protocol):
@@ -146,10 +148,17 @@ class Network:
         self.udp = Ports(listens=False)
         self.udplite = Ports(listens=False)
         self.netlink: dict[int, object] = {}
+        # Connections that nobody has accepted yet: no open files, but as much memory.
+        self.pending = 0
         # By kind too: a stream and a datagram socket may have the same name.
         self._abstract: dict[tuple[int, bytes], object] = {}
         self._inodes = itertools.count(10000)
         self._names = itertools.count()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are too many connections that wait to be accepted, whatever the backlogs."""
+        return self.pending >= _PENDING
 
     def next_inode(self) -> int:
         return next(self._inodes)

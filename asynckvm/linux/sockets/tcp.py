@@ -114,6 +114,7 @@ class TcpSocket(InetSocket):
         if not self._backlog:
             raise BlockingIOError(errno.EAGAIN, "no connection")
         server = self._backlog.popleft()
+        self.network.pending -= 1
         self._admit()
         return server
 
@@ -131,6 +132,7 @@ class TcpSocket(InetSocket):
     def _stop_listening(self) -> None:
         self._listening = False
         backlog, self._backlog = self._backlog, collections.deque()
+        self.network.pending -= len(backlog)
         for server in backlog:
             server.inbox.clear()
             server.reset_peer()
@@ -169,7 +171,7 @@ class TcpSocket(InetSocket):
         assert remote is not None
         listeners = [bound for bound in self.ports.at(remote.port) if bound.is_listening]
         listener = best_match(listeners, remote, self.local)
-        if not isinstance(listener, TcpSocket):
+        if not isinstance(listener, TcpSocket) or self.network.is_full:
             self.reset(errno.ECONNREFUSED)
         elif len(listener._backlog) > listener._limit:
             listener.on_way[self] = None
@@ -181,6 +183,7 @@ class TcpSocket(InetSocket):
             self.ports.add(server, remote)
             server.peer, self.peer = self, server
             listener._backlog.append(server)
+            self.network.pending += 1
             listener.queue.wake(READABLE)
             self.queue.wake(WRITABLE)
 

@@ -222,12 +222,15 @@ class UnixConnection(UnixSocket):
             raise SyscallError(errno.EISCONN)
         if self._listening:
             raise SyscallError(errno.EINVAL)
+        if self.network.is_full:
+            raise SyscallError(errno.ENFILE)
         server = type(self)(self.network, self.kind, listener.owner)
         server.bound = listener.bound
         server.listener = listener
         server.settings = {key: value for key, value in listener.settings.items() if key[1] == SO_PASSCRED}
         self.link(server, caller.credentials, listener._peer_credentials)
         listener._backlog.append(server)
+        self.network.pending += 1
         self.queue.wake(ANYTHING)
         listener.queue.wake(READABLE)
 
@@ -237,6 +240,7 @@ class UnixConnection(UnixSocket):
         if not self._backlog:
             raise BlockingIOError(errno.EAGAIN, "no connection")
         server = self._backlog.popleft()
+        self.network.pending -= 1
         server.listener = None
         self.wake_blocked()
         return server
@@ -254,6 +258,7 @@ class UnixConnection(UnixSocket):
         lost = self.unread or self.listener is not None
         super().close()
         backlog, self._backlog = self._backlog, collections.deque()
+        self.network.pending -= len(backlog)
         for server in backlog:
             server.close()
         if self.peer is not None and not self.peer.closed:

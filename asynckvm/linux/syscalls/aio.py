@@ -5,6 +5,7 @@ Source: io_submit(2), <linux/aio_abi.h>.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -91,8 +92,6 @@ def _read(task: Task, address: int) -> Request:
 
 
 async def _submit(task: Task, context: Context, request: Request) -> None:
-    if len(context.done) >= context.room:
-        raise SyscallError(errno.EAGAIN)
     files = task.process.files
     file = files.get(request.fd)
     told = files.get(request.event_fd) if request.event_fd is not None else None
@@ -102,18 +101,22 @@ async def _submit(task: Task, context: Context, request: Request) -> None:
     if not allowed.get(request.operation, True):
         raise SyscallError(errno.EBADF)
     task.space.write(request.address + 8, bytes(4))  # aio_key
-    try:
-        with file.held():
+    context.begin()
+    # Other threads may close both meanwhile.
+    with file.held(), told.held() if told is not None else contextlib.nullcontext():
+        result = -errno.EIO
+        try:
             result = await _carry_out(task, file, request)
-    except SyscallError as error:
-        result = -error.instead_of_restart(errno.EINTR).number
-    except GuestMemoryError:
-        result = -errno.EFAULT
-    except OSError as error:
-        result = -(error.errno or errno.EIO)
-    context.finish(Event(request.data, request.address, result))
-    if told is not None:
-        told.signal()
+        except SyscallError as error:
+            result = -error.instead_of_restart(errno.EINTR).number
+        except GuestMemoryError:
+            result = -errno.EFAULT
+        except OSError as error:
+            result = -(error.errno or errno.EIO)
+        finally:
+            context.finish(Event(request.data, request.address, result))
+        if told is not None:
+            told.signal()
 
 
 async def _carry_out(task: Task, file: OpenFile, request: Request) -> int:
@@ -148,6 +151,8 @@ async def _get(task: Task, number: int, least: int, most: int, events: int, unti
     try:
         while len(context.done) < least and waiting:
             waiting = await task.wait(context.queue, until=until)
+            if task.process.aio.get(number) is not context:
+                raise SyscallError(errno.EINVAL)
     except SyscallError as error:
         if not context.done:
             raise error.instead_of_restart(errno.EINTR) from None

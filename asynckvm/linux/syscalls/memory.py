@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestMemoryError, SlotsExhaustedError
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.layout import page_up
+from asynckvm.linux.layout import PARTS_AT_ONCE, page_up
 from asynckvm.linux.limits import INFINITY, Limit
 from asynckvm.linux.locked import bring_in
 from asynckvm.linux.memory import (
+    MADV_FREE,
     MAP_ANONYMOUS,
     MAP_PRIVATE,
     MAP_TYPE,
@@ -24,6 +25,8 @@ from asynckvm.linux.memory import (
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from asynckvm.linux.task import Task
 
 _MCL_CURRENT, _MCL_ONFAULT, _MCL_ALL = 1, 4, 7
@@ -56,7 +59,8 @@ def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd:
     if file is None or file.maps_zeros:
         if not shared:
             return memory.map(address, length, protection, flags | MAP_ANONYMOUS)
-        with contextlib.closing(task.process.kernel.shared_memory.create(mapped)) as host_file:
+        writable = file is None or file.writable
+        with contextlib.closing(task.process.kernel.shared_memory.create(mapped, writable=writable)) as host_file:
             return memory.map(address, length, protection, flags, Shared(host_file, 0, shared=True, name=b"/dev/zero (deleted)"))
     if offset + mapped > 1 << 63:
         raise SyscallError(errno.EOVERFLOW)
@@ -82,7 +86,9 @@ def mprotect(task: Task, address: int, length: int, protection: int) -> int:
     return task.memory.protect(address, length, protection)
 
 
-def madvise(task: Task, address: int, length: int, advice: int) -> int:
+def madvise(task: Task, address: int, length: int, advice: int) -> int | Awaitable[int]:
+    if advice == MADV_FREE:
+        return task.memory.advise_free(address, length, task.turn)
     return task.memory.advise(address, length, advice)
 
 
@@ -146,15 +152,21 @@ def munlock(task: Task, address: int, length: int) -> int:
     return 0
 
 
-def mlockall(task: Task, flags: int) -> int:
+async def mlockall(task: Task, flags: int) -> int:
     """What is there and what will be: it is told back, and comes in when it is touched."""
     if not flags or flags & ~_MCL_ALL or flags == _MCL_ONFAULT:
         raise SyscallError(errno.EINVAL)
     memory = task.memory
     _check_lock_limit(task, memory.mapped_bytes if flags & _MCL_CURRENT else 0)
     if flags & _MCL_CURRENT:
-        for _, start, end in list(memory.parts(USER_MIN, USER_MAX)):
-            memory.locked.add(start, end)
+        ranges: list[tuple[int, int]] = []
+        for count, (_, start, end) in enumerate(memory.parts(USER_MIN, USER_MAX), 1):
+            if ranges and ranges[-1][1] == start:
+                start, _ = ranges.pop()  # noqa: PLW2901
+            ranges.append((start, end))
+            if not count % PARTS_AT_ONCE:
+                await task.turn()
+        memory.locked.replace(ranges)
     return 0
 
 

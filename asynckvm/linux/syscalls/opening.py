@@ -92,6 +92,7 @@ def _open(task: Task, directory: int, path: bytes, flags: int, mode: int, resolv
         raise SyscallError(errno.EINVAL)
     if flags & os.O_CREAT and flags & os.O_DIRECTORY:
         raise SyscallError(errno.EINVAL)
+    task.process.files.check_room()  # before it makes, empties or waits for a file
     caller = caller_of(task)
     found = opening.find(caller, start_of(task, directory, path), path, flags, mode, resolve)
     if found.location.node.type == stat.S_IFIFO and not flags & os.O_PATH:

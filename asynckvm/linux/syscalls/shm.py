@@ -25,10 +25,10 @@ def shmat(task: Task, number: int, address: int, flags: int) -> int:
     return task.process.kernel.segments.attach(task, number, address, flags)
 
 
-def shmdt(task: Task, address: int) -> int:
+async def shmdt(task: Task, address: int) -> int:
     if address % PAGE:
         raise SyscallError(errno.EINVAL)
-    task.process.kernel.segments.detach(task, address)
+    await task.process.kernel.segments.detach(task, address)
     return 0
 
 
@@ -44,12 +44,12 @@ def shmctl(task: Task, number: int, command: int, buffer: int) -> int:
         number, segment = segments.at(number)
         if command == _SHM_STAT:
             segment.permissions.check(credentials, 0o444)
-        task.space.write(buffer, segment.status(segments.attached(segment)))
+        task.space.write(buffer, segment.status())
         return number
     segment = segments.find(number)
     if command == _IPC_STAT:
         segment.permissions.check(credentials, 0o444)
-        task.space.write(buffer, segment.status(segments.attached(segment)))
+        task.space.write(buffer, segment.status())
     elif command == _IPC_SET:
         image = task.space.read(buffer, PERMISSIONS_BYTES)
         segment.permissions.check_owner(credentials)

@@ -192,6 +192,7 @@ async def accept4(task: Task, fd: int, pointer: int, length_pointer: int, flags:
     listener = get_socket(task, fd)
     with Patience(task, listener, SO_RCVTIMEO) as patience:
         while True:
+            task.process.files.check_room()  # what was taken out of the backlog could not be put back
             try:
                 accepted = listener.accept()
                 break

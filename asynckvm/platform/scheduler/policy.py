@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from asynckvm.model.config import SchedulerConfig
     from asynckvm.platform.scheduler.messages import Command, Event, Running
 
-__all__ = ["Scheduler"]
+__all__ = ["UNNOTED", "Scheduler"]
+
+# What `enqueue` answers when only `step` can tell.
+UNNOTED: Final = -2
 
 # A run shorter than this part of the quantum that ended by itself marks a context as brief.
 _BRIEF_PART: Final = 8
@@ -93,20 +96,33 @@ class Scheduler:
             commands.append((ARM_TICK, now_ns + self._quantum_ns, 0))
         return commands
 
-    def enqueue(self, now_ns: int, index: int) -> bool:
-        """READY in short, for when others wait already: True, with nothing to do. False: nothing was noted, call `step`."""
-        queue = self._queue
+    def enqueue(self, now_ns: int, index: int) -> int:
+        """READY in short: the vCPU to submit it to, or NOWHERE: it waits behind others. UNNOTED: call `step` instead."""
         entity = self._entities[index]
-        if (
-            not self._armed
-            or not 0 < queue.count < self._max_waiting
-            or entity is None
-            or entity.lane is not None
-            or entity.vcpu >= 0
-        ):
-            return False
+        if entity is None or entity.lane is not None or entity.vcpu >= 0:
+            return UNNOTED
+        queue, placement = self._queue, self._placement
+        if queue.count:
+            if not self._armed or queue.count >= self._max_waiting:
+                return UNNOTED
+            entity.ready_ns = now_ns
+            queue.push(entity)
+            return NOWHERE
+        if placement.flight and not self._armed:
+            return UNNOTED
+        vcpu = self._room(entity)
+        if vcpu < 0:
+            return UNNOTED
         entity.ready_ns = now_ns
-        queue.push(entity)
+        self._send(entity, vcpu)
+        return vcpu
+
+    def finish(self, now_ns: int, index: int, ran_ns: int, ran_on: int) -> bool:
+        """DONE in short, for when nobody waits: True, with nothing to do. False: nothing was noted, call `step`."""
+        entity = self._entities[index]
+        if self._queue.count or entity is None or entity.vcpu < 0:
+            return False
+        self._book(now_ns, entity, ran_ns, ran_on)
         return True
 
     def fairness(self, now_ns: int) -> ledger.Fairness:
@@ -138,13 +154,9 @@ class Scheduler:
             raise InternalError(f"context {index} became ready while it was queued or submitted")
         entity.ready_ns = now_ns
         if not self._queue.count:
-            known_brief = entity.brief and entity.last >= 0
-            vcpu = self._placement.choose(entity.last, self._deep if known_brief else self._shallow)
+            vcpu = self._room(entity)
             if vcpu >= 0:
-                # Nobody waits in the queue: what was used up before was used up at nobody's cost.
-                entity.credit_ns = entity.slice_ns
-                entity.vcpu = vcpu
-                self._placement.add(vcpu)
+                self._send(entity, vcpu)
                 commands.append((SUBMIT, index, vcpu))
                 return
         elif self._queue.count >= self._max_waiting:
@@ -152,6 +164,17 @@ class Scheduler:
             commands.append((REFUSE, index, 0))
             return
         self._queue.push(entity)
+
+    def _room(self, entity: Entity) -> int:
+        """A vCPU for a context that has nobody before it; NOWHERE when every mailbox is as deep as may be."""
+        known_brief = entity.brief and entity.last >= 0
+        return self._placement.choose(entity.last, self._deep if known_brief else self._shallow)
+
+    def _send(self, entity: Entity, vcpu: int) -> None:
+        # Nobody waits in the queue: what was used up before was used up at nobody's cost.
+        entity.credit_ns = entity.slice_ns
+        entity.vcpu = vcpu
+        self._placement.add(vcpu)
 
     def _done(self, now_ns: int, event: Event, commands: list[Command]) -> None:
         _, index, ran_ns, ran_on = event
@@ -161,15 +184,18 @@ class Scheduler:
         vcpu = entity.vcpu
         if vcpu < 0:
             raise InternalError(f"context {index} is done and was not submitted")
+        self._book(now_ns, entity, ran_ns, ran_on)
+        if self._queue.count:
+            self._refill(now_ns, vcpu, commands)
+
+    def _book(self, now_ns: int, entity: Entity, ran_ns: int, ran_on: int) -> None:
+        self._placement.drop(entity.vcpu)
         entity.vcpu = NOWHERE
         entity.last = ran_on
         entity.credit_ns -= ran_ns
         entity.ran_ns += ran_ns
         entity.waited_ns += now_ns - entity.ready_ns - ran_ns
         entity.brief = ran_ns < self._brief_ns
-        self._placement.drop(vcpu)
-        if self._queue.count:
-            self._refill(now_ns, vcpu, commands)
 
     def _refill(self, now_ns: int, vcpu: int, commands: list[Command]) -> None:
         """Give the room that opened on `vcpu` to those who wait: to whoever is next while the mailbox is shallow, deeper down

@@ -60,7 +60,7 @@ struct akvm_machine_config {
 	uint32_t vcpus;              /* 1..vcpus_max; one thread each, for life */
 	uint32_t contexts_max;       /* bound of live contexts; sizes the completion rings */
 	uint32_t flags;              /* AKVM_MACHINE_* */
-	uint32_t vcpu_spin_ns;       /* how long an idle vCPU thread polls its mailbox before it sleeps */
+	uint32_t vcpu_spin_ns;       /* how long an idle vCPU thread polls for work before it sleeps, at most */
 	int32_t kick_signal;         /* real-time signal number, 0 for the default (SIGRTMAX-2) */
 	uint32_t fault_around_pages; /* 4 KiB pages mapped around a fault, power of two, 1..64 */
 	const char *device;          /* NULL for /dev/kvm */
@@ -88,6 +88,9 @@ AKVM_API uint32_t akvm_machine_drain(struct akvm_machine *machine, uint32_t *ind
 AKVM_API int akvm_machine_arm(struct akvm_machine *machine);
 /* Poll for completions for at most spin_ns. Returns 1 when there are some. Thread: loop. */
 AKVM_API int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns);
+/* Wake a sleeping vCPU for every context that waits behind another: a vCPU which was expected to be free soon may not be. For
+ * every few milliseconds while several are submitted. Thread: loop. */
+AKVM_API void akvm_machine_rouse(struct akvm_machine *machine);
 
 /* What a vCPU is doing now; a racy snapshot. Thread: any. */
 struct akvm_vcpu_status {
@@ -180,10 +183,12 @@ AKVM_API int akvm_space_present(struct akvm_space *space, uint64_t address, uint
 struct akvm_region {
 	uint64_t start, end, offset;
 	uint32_t access; /* with AKVM_SHARED */
-	uint32_t file;   /* 0: anonymous, else the file's number */
+	uint32_t file;   /* 0: anonymous, else the file's number: one for each inode, as long as somebody holds it */
 };
 /* First region with end > address; 0 when found, -ENOENT. */
 AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region);
+/* How many bytes of the range are mapped: all of them where there is no hole. No page is looked at. */
+AKVM_API uint64_t akvm_space_mapped(struct akvm_space *space, uint64_t address, uint64_t length);
 /* 1 when every vCPU that was inside has acknowledged all changes made so far. */
 AKVM_API int akvm_space_settled(struct akvm_space *space);
 /* Resident 4 KiB pages of private memory. */
@@ -219,6 +224,8 @@ AKVM_API int akvm_file_open(struct akvm_machine *machine, int fd, bool writable,
 AKVM_API void akvm_file_close(struct akvm_file *file);
 /* Who holds the object: handles not closed yet, and regions of spaces, those included whose end no vCPU has seen yet. */
 AKVM_API uint32_t akvm_file_references(struct akvm_file *file);
+/* Regions of all spaces that show the object now. */
+AKVM_API uint32_t akvm_file_mappings(struct akvm_file *file);
 
 /* ---------------------------------------------------------------- contexts */
 

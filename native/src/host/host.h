@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <stdbool.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -79,5 +80,7 @@ static inline const struct akvm__host *akvm__host_for(const char *function, int 
 int akvm__fail(const char *operation, int error);
 
 uint64_t akvm__now_ns(void);
+/* Let whoever waits for this core have it. True when somebody did: polling on would keep it from others. */
+bool akvm__crowded(void);
 
 #endif

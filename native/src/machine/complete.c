@@ -72,7 +72,7 @@ int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns)
 		if (completions_waiting(machine))
 			return 1;
 		__builtin_ia32_pause();
-		if (++polls % POLLS_PER_CLOCK == 0 && akvm__now_ns() >= until_ns)
-			return 0;
+		if (++polls % POLLS_PER_CLOCK == 0 && (akvm__now_ns() >= until_ns || akvm__crowded()))
+			return completions_waiting(machine);
 	}
 }

@@ -160,7 +160,11 @@ static void follow_growth(struct akvm_space *space, struct akvm__vma *vma, uint6
 	    akvm__files_open(&space->mm->files, vma->file->fd, vma->file->writable, ahead < shown ? ahead : shown, &larger) != 0)
 		return;
 	akvm__pages_clear(space, vma->start, vma->end, false);
+	akvm__file_hide(vma->file);
 	akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)vma->file);
+	/* Its reference goes from the call that opened it to the region. */
+	akvm__file_show(larger);
+	akvm__file_drop(larger);
 	vma->file = larger;
 	space->limbo.owed++;
 }

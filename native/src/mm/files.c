@@ -280,10 +280,10 @@ int akvm__files_open(struct akvm__files *files, int fd, bool writable, uint64_t 
 	pthread_mutex_lock(&files->lock);
 	/* Later ones come first, and are larger. */
 	for (file = *bucket_of(files, like.device, like.inode); file != NULL; file = file->next) {
-		if (file->device != like.device || file->inode != like.inode || file->writable != writable)
+		if (file->device != like.device || file->inode != like.inode)
 			continue;
 		number = file->number;
-		if (file->pages >= like.pages)
+		if (file->writable == writable && file->pages >= like.pages)
 			break;
 	}
 	if (file != NULL) {
@@ -299,10 +299,18 @@ int akvm__files_open(struct akvm__files *files, int fd, bool writable, uint64_t 
 	return error;
 }
 
-void akvm__file_hold(struct akvm_file *file)
+void akvm__file_show(struct akvm_file *file)
 {
 	pthread_mutex_lock(&file->files->lock);
 	file->references++;
+	file->mappings++;
+	pthread_mutex_unlock(&file->files->lock);
+}
+
+void akvm__file_hide(struct akvm_file *file)
+{
+	pthread_mutex_lock(&file->files->lock);
+	file->mappings--;
 	pthread_mutex_unlock(&file->files->lock);
 }
 
@@ -338,6 +346,19 @@ uint32_t akvm_file_references(struct akvm_file *file)
 	references = file->references;
 	pthread_mutex_unlock(&files->lock);
 	return references;
+}
+
+uint32_t akvm_file_mappings(struct akvm_file *file)
+{
+	struct akvm__files *files = file->files;
+	uint32_t mappings;
+
+	if (files == NULL)
+		return 0;
+	pthread_mutex_lock(&files->lock);
+	mappings = file->mappings;
+	pthread_mutex_unlock(&files->lock);
+	return mappings;
 }
 
 uint64_t akvm__file_pages_now(const struct akvm_file *file)

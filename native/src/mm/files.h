@@ -22,11 +22,12 @@ struct akvm_file {
 	uint64_t gpa, pages; /* the slot, which may be longer than the file; 0 pages: no slot */
 	uint64_t gpa_bytes;
 	uint8_t *host;
-	uint32_t number, slot; /* the number is the same for all objects of the inode that are as writable */
+	uint32_t number, slot; /* the number is the same for all objects of the inode */
 	int fd;
 	bool writable;
 	/* Guarded by the files lock. */
 	uint32_t references;     /* of callers and of regions */
+	uint32_t mappings;       /* regions */
 	struct akvm_file *next;  /* in its bucket */
 	struct akvm_file *above; /* the file at the next higher GPA */
 	struct akvm_file *idle;  /* without references: the next one that is, in the order they became so */
@@ -53,7 +54,10 @@ int akvm__files_create(struct akvm__files *files, const struct akvm__mm_hooks *h
 void akvm__files_free(struct akvm__files *files);
 /* The object that backs as much as the file holds now and `bytes`, or a new one. */
 int akvm__files_open(struct akvm__files *files, int fd, bool writable, uint64_t bytes, struct akvm_file **file);
-void akvm__file_hold(struct akvm_file *file);
+/* A region shows it, and holds it until that is dropped. */
+void akvm__file_show(struct akvm_file *file);
+/* The region is gone; its reference may wait in limbo still. */
+void akvm__file_hide(struct akvm_file *file);
 void akvm__file_drop(struct akvm_file *file);
 /* Length of the file now, in started pages. 0 when the host does not tell. */
 uint64_t akvm__file_pages_now(const struct akvm_file *file);

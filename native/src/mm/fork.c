@@ -36,7 +36,7 @@ static int share_regions(struct akvm_space *parent, struct akvm_space *child)
 	for (uint32_t i = 0; i < regions->count; i++) {
 		child->regions.array[child->regions.count++] = regions->array[i];
 		if (regions->array[i].file != NULL) {
-			akvm__file_hold(regions->array[i].file);
+			akvm__file_show(regions->array[i].file);
 			child->limbo.owed++;
 		}
 	}

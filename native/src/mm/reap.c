@@ -146,6 +146,10 @@ int akvm_space_destroy(struct akvm_space *space)
 	bool finished = false;
 
 	akvm__space_begin(space);
+	/* What it shows nobody sees from now on, whenever its regions go. */
+	for (uint32_t i = 0; i < space->regions.count; i++)
+		if (space->regions.array[i].file != NULL)
+			akvm__file_hide(space->regions.array[i].file);
 	space->dead = true;
 	/* With host edits everything happens here and now, unless a vCPU is still on its way out. */
 	if (!space->mm->tables.guest_edits) {

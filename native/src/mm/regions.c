@@ -68,6 +68,20 @@ bool akvm__regions_cover(const struct akvm__regions *regions, uint64_t start, ui
 	return true;
 }
 
+uint64_t akvm__regions_mapped(const struct akvm__regions *regions, uint64_t start, uint64_t end)
+{
+	uint64_t mapped = 0;
+
+	for (uint32_t index = akvm__regions_find(regions, start); index < regions->count; index++) {
+		const struct akvm__vma *vma = &regions->array[index];
+
+		if (vma->start >= end)
+			break;
+		mapped += (vma->end < end ? vma->end : end) - (vma->start > start ? vma->start : start);
+	}
+	return mapped;
+}
+
 static void open_gap(struct akvm__regions *regions, uint32_t index)
 {
 	memmove(&regions->array[index + 1], &regions->array[index], (regions->count - index) * sizeof(*regions->array));

@@ -34,6 +34,8 @@ uint32_t akvm__regions_find(const struct akvm__regions *regions, uint64_t addres
 struct akvm__vma *akvm__regions_at(const struct akvm__regions *regions, uint64_t address);
 /* [start, end) lies in regions without a hole. */
 bool akvm__regions_cover(const struct akvm__regions *regions, uint64_t start, uint64_t end);
+/* Bytes of [start, end) that lie in regions. */
+uint64_t akvm__regions_mapped(const struct akvm__regions *regions, uint64_t start, uint64_t end);
 /* Put a boundary at address. Returns the file that now has one reference too few, or NULL. Needs room for one. */
 struct akvm_file *akvm__regions_split(struct akvm__regions *regions, uint64_t address);
 /* Remove regions [first, last). */

@@ -89,9 +89,15 @@ int akvm__space_create(struct akvm__mm *mm, struct akvm_space **space)
 /* Regions [first, last) go, and with them their references. */
 static void remove_regions(struct akvm_space *space, uint32_t first, uint32_t last)
 {
-	for (uint32_t i = first; i < last; i++)
-		if (space->regions.array[i].file != NULL)
-			akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)space->regions.array[i].file);
+	for (uint32_t i = first; i < last; i++) {
+		struct akvm_file *file = space->regions.array[i].file;
+
+		if (file == NULL)
+			continue;
+		if (!space->dead)
+			akvm__file_hide(file);
+		akvm__limbo_push(&space->limbo, AKVM__LIMBO_FILE, (uintptr_t)file);
+	}
 	akvm__regions_remove(&space->regions, first, last);
 }
 
@@ -127,7 +133,7 @@ static void hold_file(struct akvm_space *space, struct akvm_file *file)
 {
 	if (file == NULL)
 		return;
-	akvm__file_hold(file);
+	akvm__file_show(file);
 	space->limbo.owed++;
 }
 
@@ -142,6 +148,7 @@ static void drop_joined(void *opaque, struct akvm_file *file)
 
 	/* Never the last one: the region that took the other in has its own. */
 	space->limbo.owed--;
+	akvm__file_hide(file);
 	akvm__file_drop(file);
 }
 
@@ -354,6 +361,18 @@ int akvm_space_present(struct akvm_space *space, uint64_t address, uint64_t page
 		out[i] = akvm__walk(space, address + i * AKVM__PAGE, &place) != 0;
 	akvm__space_end(space);
 	return error ? akvm__fail("present", -error) : 0;
+}
+
+uint64_t akvm_space_mapped(struct akvm_space *space, uint64_t address, uint64_t length)
+{
+	uint64_t mapped;
+
+	if (length > UINT64_MAX - address)
+		length = UINT64_MAX - address;
+	akvm__space_begin(space);
+	mapped = akvm__regions_mapped(&space->regions, address, address + length);
+	akvm__space_end(space);
+	return mapped;
 }
 
 int akvm_space_settled(struct akvm_space *space)

@@ -82,19 +82,26 @@ int akvm_context_attach(struct akvm_context *public, struct akvm_space *space)
 	return 0;
 }
 
-/* A vCPU that is busy takes its mail late; one that sleeps could steal it now. */
-static void wake_a_thief(struct akvm_machine *machine, const struct akvm__vcpu *owner)
+static bool polls(const struct akvm__vcpu *vcpu)
 {
-	if (!atomic_load(&owner->busy))
-		return;
-	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
-		struct akvm__vcpu *vcpu = machine->vcpus[i];
+	return !atomic_load(&vcpu->busy) && !atomic_load(&vcpu->mailbox.sleeping) && !atomic_load(&vcpu->mailbox.length);
+}
 
-		if (vcpu != owner && atomic_load(&vcpu->mailbox.sleeping)) {
-			akvm__mailbox_notify(&vcpu->mailbox);
-			return;
-		}
+/* A vCPU that is awake, rather than wake the chosen one, which costs more than an exit: one that is without work, else one that
+ * can be expected to be without soon. */
+static uint32_t wakeful(const struct akvm_machine *machine, uint32_t vcpu)
+{
+	uint32_t found = vcpu;
+
+	if (!atomic_load(&machine->vcpus[vcpu]->mailbox.sleeping))
+		return vcpu;
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		if (polls(machine->vcpus[i]))
+			return i;
+		if (akvm__vcpu_soon_free(machine->vcpus[i]) && !atomic_load(&machine->vcpus[i]->mailbox.length))
+			found = i;
 	}
+	return found;
 }
 
 static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operation, bool pinned)
@@ -106,6 +113,8 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 		return akvm__fail("submit to an unknown vCPU", EINVAL);
 	if (context->pub.submitted)
 		return akvm__fail("submit a running context", EBUSY);
+	if (!pinned)
+		vcpu = wakeful(machine, vcpu);
 	context->operation = operation;
 	context->pinned = pinned;
 	context->mailbox = vcpu;
@@ -116,7 +125,7 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 	if (akvm__mailbox_put(&machine->vcpus[vcpu]->mailbox, context)) {
 		/* An owner that is about to run something looks at its mailbox before it enters. */
 		if (!pinned)
-			wake_a_thief(machine, machine->vcpus[vcpu]);
+			akvm__vcpu_wake_a_thief(machine->vcpus[vcpu], false);
 		else if (atomic_load(&machine->vcpus[vcpu]->current) != UINT32_MAX)
 			error = akvm__vcpu_kick(machine->vcpus[vcpu]);
 		/* It would wait for a guest that nobody told to leave. */
@@ -141,6 +150,12 @@ int akvm_context_submit(struct akvm_context *public, uint32_t vcpu)
 	    !akvm__canonical(public->gs_base))
 		return akvm__fail("submit a context with non-canonical addresses", EINVAL);
 	return submit(context, vcpu, 0, false);
+}
+
+void akvm_machine_rouse(struct akvm_machine *machine)
+{
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		akvm__vcpu_wake_a_thief(machine->vcpus[i], true);
 }
 
 int akvm_context_operate(struct akvm_context *public, uint32_t vcpu, uint32_t operation)

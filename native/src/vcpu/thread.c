@@ -9,6 +9,8 @@
 
 enum { SLEEP_NS = 1000000000, POLLS_PER_CLOCK = 32 };
 enum { ANNOUNCE_NOW = 16, BRIEF_NS = 200000 };
+/* Of the time a vCPU may poll: less than this part is never left of it, and work within so many of them came soon. */
+enum { LEAST_PART = 8, SOON = 2 };
 
 static const uint32_t operation_stubs[] = {
 	[AKVM_OPERATION_READ_MSR] = AKVM_STUB_READ_MSR,
@@ -30,6 +32,35 @@ static struct akvm__context *find_work(struct akvm__vcpu *vcpu)
 	return context;
 }
 
+static bool is_brief(const struct akvm__context *context)
+{
+	return !context->operation && context->pub.ran_ns < BRIEF_NS &&
+	       (context->pub.kind == AKVM_EXIT_SYSCALL || context->pub.kind == AKVM_EXIT_FAULT);
+}
+
+/* With a context whose last run ended by itself and soon, while no core is to spare for one vCPU more. */
+bool akvm__vcpu_soon_free(const struct akvm__vcpu *vcpu)
+{
+	return atomic_load(&vcpu->engaged) && atomic_load(&vcpu->brief) &&
+	       atomic_load(&vcpu->machine->awake) >= vcpu->machine->spare_cpus;
+}
+
+void akvm__vcpu_wake_a_thief(const struct akvm__vcpu *owner, bool overdue)
+{
+	const struct akvm_machine *machine = owner->machine;
+
+	if (!atomic_load(&owner->engaged) || !atomic_load(&owner->mailbox.stealable) || (!overdue && akvm__vcpu_soon_free(owner)))
+		return;
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		struct akvm__vcpu *vcpu = machine->vcpus[i];
+
+		if (vcpu != owner && atomic_load(&vcpu->mailbox.sleeping)) {
+			akvm__mailbox_notify(&vcpu->mailbox);
+			return;
+		}
+	}
+}
+
 static bool work_in_sight(const void *argument)
 {
 	const struct akvm__vcpu *vcpu = argument;
@@ -43,26 +74,41 @@ static bool work_in_sight(const void *argument)
 	return atomic_load(&vcpu->stop) || atomic_load(&machine->reap_due);
 }
 
-/* Waking a halted core costs more than an exit, so poll while there is a core to spare for it. */
-static void wait_for_work(struct akvm__vcpu *vcpu)
+/* True when work came before the budget was used up. */
+static bool poll_for_work(struct akvm__vcpu *vcpu, uint64_t started_ns)
 {
 	struct akvm_machine *machine = vcpu->machine;
-	uint64_t until_ns = akvm__now_ns() + machine->config.vcpu_spin_ns;
+	uint64_t until_ns = started_ns + vcpu->spin_ns;
 	unsigned polls = 0;
 
 	while (atomic_load_explicit(&machine->awake, memory_order_relaxed) <= machine->spare_cpus) {
 		if (work_in_sight(vcpu))
-			return;
+			return true;
 		__builtin_ia32_pause();
-		if (++polls % POLLS_PER_CLOCK == 0 && akvm__now_ns() >= until_ns)
+		if (++polls % POLLS_PER_CLOCK == 0 && (akvm__now_ns() >= until_ns || akvm__crowded()))
 			break;
 	}
-	if (work_in_sight(vcpu))
+	return work_in_sight(vcpu);
+}
+
+/*
+ * Waking a halted core costs both sides more than an exit, so poll while there is a core to spare for it; the less, the less
+ * it has been worth lately. Work that came soon after falling asleep brings the whole budget back.
+ */
+static void wait_for_work(struct akvm__vcpu *vcpu)
+{
+	struct akvm_machine *machine = vcpu->machine;
+	uint64_t most_ns = machine->config.vcpu_spin_ns, started_ns = akvm__now_ns();
+
+	if (poll_for_work(vcpu, started_ns))
 		return;
 	akvm__count(&vcpu->counters.sleeps);
 	atomic_fetch_sub(&machine->awake, 1);
 	akvm__mailbox_sleep(&vcpu->mailbox, SLEEP_NS, work_in_sight, vcpu);
 	atomic_fetch_add(&machine->awake, 1);
+	vcpu->spin_ns = akvm__now_ns() - started_ns <= SOON * most_ns ? most_ns : vcpu->spin_ns / 2;
+	if (vcpu->spin_ns < most_ns / LEAST_PART)
+		vcpu->spin_ns = most_ns / LEAST_PART;
 }
 
 static void operate(struct akvm__vcpu *vcpu, struct akvm__context *context)
@@ -101,6 +147,9 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	uint64_t started_ns = akvm__now_ns(), ended_ns;
 
+	atomic_store(&vcpu->brief, is_brief(context));
+	atomic_store(&vcpu->engaged, true);
+	akvm__vcpu_wake_a_thief(vcpu, false);
 	atomic_store(&vcpu->current, context->pub.index);
 	atomic_store(&vcpu->current_generation, context->pub.generation);
 	atomic_store(&vcpu->started_ns, started_ns);
@@ -123,6 +172,7 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	atomic_store(&vcpu->current, UINT32_MAX);
 	atomic_store(&vcpu->started_ns, 0);
 	atomic_store(&vcpu->state, AKVM_VCPU_IDLE);
+	atomic_store(&vcpu->engaged, false);
 	/* From here on the context belongs to the loop. */
 	akvm__machine_complete(vcpu->machine, vcpu, context);
 }
@@ -134,10 +184,7 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
  */
 static void announce(struct akvm__vcpu *vcpu, const struct akvm__context *next)
 {
-	bool brief = next && !next->operation && next->pub.ran_ns < BRIEF_NS &&
-		     (next->pub.kind == AKVM_EXIT_SYSCALL || next->pub.kind == AKVM_EXIT_FAULT);
-
-	if (!vcpu->unannounced || (brief && vcpu->unannounced < ANNOUNCE_NOW))
+	if (!vcpu->unannounced || (next && is_brief(next) && vcpu->unannounced < ANNOUNCE_NOW))
 		return;
 	vcpu->unannounced = 0;
 	akvm__doorbell_ring(&vcpu->machine->doorbell);
@@ -175,8 +222,11 @@ static void *thread_main(void *argument)
 
 int akvm__vcpu_start(struct akvm__vcpu *vcpu)
 {
+	int error;
+
+	vcpu->spin_ns = vcpu->machine->config.vcpu_spin_ns;
 	/* Every signal but the kick is for the host program's own threads. */
-	int error = AKVM__HOST->thread_create(&vcpu->thread, vcpu->machine->config.kick_signal, thread_main, vcpu);
+	error = AKVM__HOST->thread_create(&vcpu->thread, vcpu->machine->config.kick_signal, thread_main, vcpu);
 
 	if (error)
 		return akvm__fail("start vCPU thread", error);

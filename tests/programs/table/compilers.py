@@ -35,6 +35,8 @@ ROWS: tuple[Row, ...] = (
     bash("gcc-threads", _source("threads64.c", "-O2 -pthread -Wall"), files={"threads64.c": source("threads64.c")}, needs=("gcc",)),
     bash("gcc-threads-static", _source("threads64.c", "-O2 -pthread -static"), files={"threads64.c": source("threads64.c")}, needs=("gcc",)),
     bash("gcc-robust", _source("robust.c", "-O2 -pthread -Wall"), files={"robust.c": source("robust.c")}, needs=("gcc",)),
+    bash("gcc-exec-release", _source("exec_release.c", "-O2 -Wall"), files={"exec_release.c": source("exec_release.c")}, needs=("gcc",)),
+    bash("gcc-memory-rights", _source("memory_rights.c", "-O2 -Wall", "words"), files={"memory_rights.c": source("memory_rights.c"), "words": "\0" * 8192}, needs=("gcc",)),
     bash("gcc-signals", _source("signals.c", "-O1 -Wall"), files={"signals.c": source("signals.c")}, needs=("gcc",), normal=(SHELL_PIDS,)),
     bash("gcc-heavy", _source("heavy.c", "-O2"), files={"heavy.c": _HEAVY}, needs=("gcc",)),
     bash("gcc-openmp", "gcc -O2 -fopenmp omp.c -o omp && OMP_NUM_THREADS=8 ./omp", files={"omp.c": '#include <stdio.h>\nint main(void) { long s = 0;\n#pragma omp parallel for reduction(+ : s)\n for (int i = 0; i < 1000000; i++) s += i % 7;\n printf("%ld\\n", s); return 0; }\n'}, needs=("gcc",)),

@@ -14,7 +14,7 @@ from asynckvm.linux import ending
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.futex import OWNER_DIED, WAITERS
 from asynckvm.linux.syscalls.futex import futex, get_robust_list, set_robust_list
-from support.fake_tasks import DATA, END, FakeKernel, FakeProcess, result
+from support.fake_tasks import DATA, END, FakeKernel, FakeProcess, lone_task, result
 
 WAIT, WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, LOCK_PI, UNLOCK_PI, TRYLOCK_PI = 0, 1, 3, 4, 5, 6, 7, 8
 WAIT_BITSET, WAKE_BITSET, LOCK_PI2 = 9, 10, 13
@@ -288,6 +288,17 @@ async def test_a_thread_that_ends_tells_who_joins_it(tasks: list[Any]) -> None:
     ending.end_task(first)
     assert await result(waiting) == 0
     assert word(second) == 0
+
+
+def test_nobody_is_told_who_is_not_there() -> None:
+    alone, shared = lone_task(), lone_task()
+    shared.memory.share()
+    for task in (alone, shared):
+        put(task, 100)
+        task.clear_child_tid = DATA
+        ending.leave_memory(task)
+        assert task.clear_child_tid == 0
+    assert (word(alone), word(shared)) == (100, 0)
 
 
 def test_whose_list_it_is(tasks: list[Any]) -> None:

@@ -10,6 +10,7 @@ import signal
 import stat
 import struct
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,11 +18,16 @@ import pytest
 import structlog
 
 from asynckvm.errors import ClosedError
-from asynckvm.linux import ending
+from asynckvm.linux import ending, report
+from asynckvm.linux.report import Reporter
+from asynckvm.linux.status import Cause, ExitStatus
+from asynckvm.linux.syscalls import table
+from asynckvm.linux.task import Task
 from asynckvm.model.exits import Exit, Fault, Instruction, Interrupted, InterruptReason, Syscall
 from asynckvm.model.memory import Access
 from asynckvm.sandbox import Reason
 from support.fake_platform import FakeSpace, syscall
+from support.fake_tasks import lone_task
 from support.scripted import DATA, Scripted
 
 Start: TypeAlias = Callable[..., Scripted]
@@ -168,6 +174,45 @@ async def test_a_handler_that_cannot_run_is_named(start: Start) -> None:
         status = await start(script).finish()
     assert status.signal == signal.SIGSEGV
     assert "signal frame" in logs[0]["reason"]
+
+
+async def test_a_defect_of_ours_ends_the_process(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(task: Task, *args: int) -> int:
+        raise KeyError("x" * 10_000)
+
+    monkeypatch.setitem(table.BY_NUMBER, SCHED_YIELD, replace(table.BY_NUMBER[SCHED_YIELD], handler=broken))
+    run = start([syscall(SCHED_YIELD), syscall(EXIT, 0)])
+    with structlog.testing.capture_logs() as logs:
+        status = await run.finish()
+    assert (status.signal, status.cause, run.result.reason) == (signal.SIGKILL, Cause.INTERNAL, Reason.INTERNAL)
+    assert status.reason.startswith("internal error: KeyError: 'xxx")
+    assert len(status.reason) == 500
+    assert run.results == []
+    (error, killed) = logs
+    assert (error["event"], error["log_level"], error["number"]) == ("kernel_error", "error", SCHED_YIELD)
+    assert "in broken" in error["traceback"]
+    assert len(error["traceback"]) <= 1 << 14
+    assert (killed["event"], killed["reason"]) == ("program_killed", status.reason)
+
+
+def test_what_a_guest_can_repeat_does_not_fill_the_log() -> None:
+    reporter, task = Reporter(), lone_task()
+    with structlog.testing.capture_logs() as logs:
+        for number in range(25):
+            reporter.failed(task, ValueError(number))
+        for _ in range(107):
+            reporter.ended(task.process, ExitStatus(signal=signal.SIGKILL, reason="planted"))
+        reporter.closed()
+    assert [entry["error"] for entry in logs[:20]] == [f"ValueError({number})" for number in range(20)]
+    assert [entry["event"] for entry in logs[20:-1]] == ["program_killed"] * 100
+    assert logs[-1] == {"event": "records_left_out", "log_level": "warning", "kernel_error": 5, "program_killed": 7}
+
+
+async def test_a_kernel_tells_when_it_is_closed_what_it_left_out(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(report._BOUNDS, "program_killed", 0)
+    with structlog.testing.capture_logs() as logs:
+        await start([Fault(signal.SIGSEGV, 1, 0x1234, Access.WRITE, 14, 6)]).finish()
+    assert logs == [{"event": "records_left_out", "log_level": "warning", "program_killed": 1}]
 
 
 async def test_int_80_is_a_protection_fault(start: Start) -> None:

@@ -26,6 +26,7 @@ from asynckvm.model.memory import HUGE_PAGE, PAGE, USER_MAX, Access
 from support.fake_platform import FakeFile, FakeSpace
 
 ANONYMOUS = MAP_PRIVATE | MAP_ANONYMOUS
+MADV_WIPEONFORK = 18
 RW = 3
 HEAP = 0x600000
 HINT = 0x7000_0000_0000
@@ -242,3 +243,23 @@ class Placement(RuleBasedStateMachine):
 
 TestPlacement = Placement.TestCase
 TestPlacement.settings = settings(max_examples=40, stateful_step_count=30)
+
+
+def test_a_child_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = FakeSpace()
+
+    class Forking(FakeSpace):
+        def fork(self) -> FakeSpace:
+            return child
+
+    def full(*_: object) -> None:
+        raise OutOfMemoryError("discard", errno.ENOMEM)
+
+    memory = Memory(Forking(), HEAP)  # type: ignore[arg-type]
+    address = memory.map(0, PAGE, RW, ANONYMOUS)
+    assert memory.advise(address, PAGE, MADV_WIPEONFORK) == 0
+    monkeypatch.setattr(child, "discard", full)
+    with pytest.raises(OutOfMemoryError):
+        memory.fork()
+    assert child.closed
+    assert not memory.space.closed  # type: ignore[attr-defined]

@@ -65,6 +65,7 @@ class FakeCore:
         self.opens = 0
         self.closes = 0
         self.polls = 0
+        self.rouses = 0
         self.on_poll: Callable[[], None] | None = None
         self.running: dict[int, Any] = {}  # vCPU -> native context, for akvm_vcpu_status
         self.live: dict[int, Any] = {}
@@ -181,6 +182,9 @@ class FakeCore:
                 return 1
             self.armed = True
             return 0
+
+    def akvm_machine_rouse(self, machine: Any) -> None:
+        self.rouses += 1
 
     def akvm_machine_poll(self, machine: Any, spin_ns: int) -> int:
         self.polls += 1
@@ -346,6 +350,9 @@ class FakeCore:
         for page in range(pages):
             out[page] = page % 2
         return 0 if self.START <= address and address + pages * 4096 <= self.END else -errno.ENOMEM
+
+    def akvm_space_mapped(self, space: Any, address: int, length: int) -> int:
+        return max(0, min(address + length, self.END) - max(address, self.START))
 
     def akvm_space_read(self, space: Any, address: int, buffer: Any, length: int) -> int:
         count = self._copyable(address, length)

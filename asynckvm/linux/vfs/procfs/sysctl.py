@@ -9,6 +9,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.linux.aio import EVENTS_MAX
 from asynckvm.linux.credentials import CAPABILITIES_ALL
 from asynckvm.linux.files import DESCRIPTORS_MAX
 from asynckvm.linux.ipc.segments import SEGMENTS_MAX, SIZE_MAX
@@ -65,8 +66,8 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "vm/swappiness": lambda: 60,
         "vm/nr_hugepages": lambda: 0,
         "vm/legacy_va_layout": lambda: 0,
-        "fs/file-max": lambda: kernel.threads_max * DESCRIPTORS_MAX,
-        "fs/file-nr": lambda: f"{_open_files(kernel)}\t0\t{kernel.threads_max * DESCRIPTORS_MAX}",
+        "fs/file-max": lambda: kernel.open_files.bound,
+        "fs/file-nr": lambda: f"{kernel.open_files.count}\t0\t{kernel.open_files.bound}",
         "fs/nr_open": lambda: DESCRIPTORS_MAX,
         "fs/pipe-max-size": lambda: _PIPE_BYTES_MAX,
         "fs/pipe-user-pages-hard": lambda: 0,
@@ -78,7 +79,8 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "kernel/shmmax": lambda: SIZE_MAX,
         "kernel/shmall": lambda: SIZE_MAX,
         "kernel/shmmni": lambda: SEGMENTS_MAX,
-        "fs/aio-max-nr": lambda: 65536,
+        "fs/aio-max-nr": lambda: EVENTS_MAX,
+        "fs/aio-nr": lambda: kernel.aio_room.used,
         "fs/lease-break-time": lambda: 45,
         "fs/protected_symlinks": lambda: 0,
         "fs/protected_hardlinks": lambda: 0,
@@ -96,10 +98,6 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
     for path, produce in settings.items():
         _add(fs, root, path.encode(), produce)
     return root
-
-
-def _open_files(kernel: Kernel) -> int:
-    return sum(len(process.files) for process in kernel.processes.values() if not process.exited)
 
 
 def _add(fs: SyntheticFileSystem, root: FixedDirectory, path: bytes, produce: Callable[[], object]) -> None:
