@@ -1,7 +1,7 @@
 # Types of the compiled module, by hand, so that every line is a reviewed part of the contract.
 #
-# `lib` lists every function and constant of native/include/akvm/akvm.h, and each `Akvm...` class the fields of the C structure
-# of that name; a pointer to a structure is typed as the structure. A test compares all of it with the compiled module.
+# `lib` lists every function and constant of the headers in native/include/akvm, and each `Akvm...` class the fields of the C
+# structure of that name; a pointer to a structure is typed as the structure. A test compares all of it with the compiled module.
 
 from typing import Any, Final, TypeAlias
 
@@ -80,6 +80,12 @@ class AkvmFlightRecord:
     error_code: int
     host_errno: int
     interrupts: int
+
+class AkvmFound:
+    status: CData
+    taken: int
+    target_bytes: int
+    target: CData
 
 class AkvmClockSample:
     tsc: int
@@ -276,6 +282,10 @@ class _Lib:
     def akvm_clock_sample(self, sample: AkvmClockSample, /) -> None: ...
     def akvm_last_error(self) -> CData: ...
     def akvm_version(self) -> CData: ...
+    def akvm_beneath_look(self, root: int, path: bytes, follow: bool, found: AkvmFound, /) -> int: ...
+    def akvm_beneath_open(self, root: int, path: bytes, flags: int, device: int, inode: int, /) -> int: ...
+    def akvm_fd_status(self, fd: int, status: CData, /) -> int: ...
+    def akvm_fd_entries(self, fd: int, buffer: CData, capacity: int, /) -> int: ...
 
 class _Buffer(Buffer):
     def __getitem__(self, index: int | slice, /) -> bytes: ...

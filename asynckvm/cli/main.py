@@ -60,7 +60,7 @@ def _run(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         parser.error(f"{chosen.command}: PROGRAM is missing")
     from asynckvm.cli import run  # noqa: PLC0415
 
-    options = run.Options(command, chosen.timeout, chosen.memory, chosen.env, chosen.bind, chosen.cwd)
+    options = run.Options(command, chosen.timeout, chosen.memory, chosen.env, chosen.bind, chosen.cwd, chosen.tty)
     if chosen.command == "trace":
         from asynckvm.cli import trace  # noqa: PLC0415
 
@@ -112,6 +112,11 @@ def _add_program(commands: Any, name: str, about: str) -> argparse.ArgumentParse
     )
     parser.add_argument("--env", action="append", metavar="NAME[=VALUE]", default=[], help="pass on, or set, a variable")
     parser.add_argument("--cwd", metavar="DIR", help="where the program starts: a path of the sandbox")
+    parser.add_argument(
+        "--tty",
+        action=argparse.BooleanOptionalAction,
+        help="give the program a terminal for those of its streams that are one; default: if input and output are one",
+    )
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="kill the program after S seconds")
     parser.add_argument(
         "--memory", type=_bytes, metavar="SIZE", default=1 << 30, help="memory of all its processes: 512M, 2G; default: 1G"

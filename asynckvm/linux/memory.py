@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from asynckvm.platform import AddressSpace, HostFile
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+# By protection: the bits are the same.
+_ACCESS: Final = tuple(Access(bits | Access.READ if bits else 0) for bits in range(8))
 _PROT_ALL: Final = PROT_READ | PROT_WRITE | PROT_EXEC | 8  # PROT_SEM, which means nothing
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE = 1, 2, 3
 MAP_TYPE: Final = 0x0F
@@ -63,14 +65,7 @@ class Shared(NamedTuple):
 
 def access_of(protection: int) -> Access:
     """On x86 a page that may be written or executed can be read."""
-    access = Access(0)
-    if protection & (PROT_READ | PROT_WRITE | PROT_EXEC):
-        access |= Access.READ
-    if protection & PROT_WRITE:
-        access |= Access.WRITE
-    if protection & PROT_EXEC:
-        access |= Access.EXECUTE
-    return access
+    return _ACCESS[protection & (PROT_READ | PROT_WRITE | PROT_EXEC)]
 
 
 class Memory:

@@ -45,8 +45,9 @@ class Placement:
         align = HUGE_PAGE if length >= HUGE_PAGE else PAGE
         for start, end, high in windows:
             found = self._search(start, end, length, align)
-            if found is None:
-                found = -(-high // align) * align
+            if found is not None:
+                return found
+            found = -(-high // align) * align
             if found + length <= end and self.is_free(found, found + length):
                 return found
         raise SyscallError(errno.ENOMEM)

@@ -33,6 +33,7 @@ def build(kernel: Kernel, binds: Sequence[Bind], limits: Limits, credentials: Cr
         devices=DevFileSystem(kernel.terminals),
         size=limits.files,
     )
+    kernel.terminals.user = credentials.ruid
     default.Builder(kernel.mounts).mount(TerminalFileSystem(kernel.terminals), "/dev/pts")
 
 

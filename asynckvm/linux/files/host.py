@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import INT64_MAX, SyscallError
+from asynckvm.linux.files import host_calls
 from asynckvm.linux.files.open_file import CHUNK, OpenFile
 
 if TYPE_CHECKING:
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
 
 # Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ, FIONREAD.
 _IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, 0x541B: 4}
-_GETDENTS64: Final = 217
-_library: Final = ctypes.CDLL(None, use_errno=True)
-_getdents64 = _library.syscall
-_getdents64.restype = ctypes.c_long
-_fallocate = _library.fallocate
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -85,7 +82,10 @@ class HostDescriptor(OpenFile):
         """The host writes back by itself; waiting for its disk would hold up everybody on the event loop."""
 
     def attributes(self) -> Attributes:
-        return Attributes.from_host(os.fstat(self.fd))
+        return Attributes.of_status(self.status())
+
+    def status(self) -> bytes:
+        return host_calls.status(self.fd)
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
         size = _IOCTL_QUERIES.get(request)
@@ -142,7 +142,10 @@ class HostDirectory(OpenFile):
         raise SyscallError(errno.EISDIR)
 
     def attributes(self) -> Attributes:
-        return Attributes.from_host(os.fstat(self.fd))
+        return Attributes.of_status(self.status())
+
+    def status(self) -> bytes:
+        return host_calls.status(self.fd)
 
     def seek(self, offset: int, whence: int) -> int:
         if whence not in (os.SEEK_SET, os.SEEK_CUR) or not -INT64_MAX <= offset <= INT64_MAX:
@@ -153,11 +156,7 @@ class HostDirectory(OpenFile):
         """As for files."""
 
     def entries(self, capacity: int) -> bytes:
-        buffer = ctypes.create_string_buffer(min(capacity, CHUNK))
-        size: int = _getdents64(ctypes.c_long(_GETDENTS64), ctypes.c_int(self.fd), buffer, ctypes.c_size_t(len(buffer)))
-        if size < 0:
-            raise SyscallError(ctypes.get_errno())
-        return buffer.raw[:size]
+        return host_calls.entries(self.fd, min(capacity, CHUNK))
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1

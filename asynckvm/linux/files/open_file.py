@@ -199,6 +199,10 @@ class OpenFile:
         """For fstat(2)."""
         raise SyscallError(errno.EBADF)
 
+    def status(self) -> bytes:
+        """The same as struct stat."""
+        return self.attributes().status
+
     def describe(self) -> bytes:
         """What /proc/self/fd shows for it, such as b"pipe:[12]"."""
         return self.location.path if self.location is not None else b"anon_inode:[file]"

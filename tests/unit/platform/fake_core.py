@@ -363,7 +363,9 @@ class FakeCore:
     def akvm_space_write(self, space: Any, address: int, buffer: Any, length: int, force: bool) -> int:
         count = self._copyable(address, length)
         if count > 0:
-            self._bytes(space)[address - self.START : address - self.START + count] = self.ffi.buffer(buffer, count)
+            self._bytes(space)[address - self.START : address - self.START + count] = (
+                buffer[:count] if isinstance(buffer, bytes) else self.ffi.buffer(buffer, count)
+            )
         return count
 
     def akvm_space_read_string(self, space: Any, address: int, buffer: Any, capacity: int) -> int:
