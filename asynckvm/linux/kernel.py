@@ -15,6 +15,7 @@ from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
 from asynckvm.linux.aio import Room
 from asynckvm.linux.clock_page import ClockPage
+from asynckvm.linux.direct_reads import DirectReads
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.account import OPEN_FILES, OpenFileAccount
 from asynckvm.linux.files.pipe import PipePages
@@ -101,6 +102,7 @@ class Kernel:
         self.network = Network(Outside(policy, observer.policy_failed, limit=host_sockets))
         self.open_files = OpenFileAccount(open_files, self.network.flight.collect)
         self.terminals = Terminals(_signal)
+        self.direct_reads = DirectReads(machine)
         self._last_pid = _FIRST_PID - 1
         self._drivers: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None

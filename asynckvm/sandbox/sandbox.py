@@ -286,5 +286,5 @@ def _result(args: Sequence[str | bytes], process: Process, captures: Sequence[Ca
         wall_time=wall_time,
         cpu_time=(process.cpu_ns + process.children_ns) / 1e9,
         peak_memory=max(process.resident_max, process.resident_max_children) * PAGE,
-        syscalls={name_of(number): count for number, count in process.calls.most_common()},
+        syscalls={name_of(number): count for number, count in process.all_calls.most_common()},
     )

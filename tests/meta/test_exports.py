@@ -14,7 +14,8 @@ PUBLIC = {
         OverloadedError SlotsExhaustedError UsageError
     """,
     "asynckvm.platform": """
-        Access AddressSpace Capabilities Context ContextCounters EngineConfig Exit ExitRecord ExitStream Fairness
+        Access AddressSpace Capabilities Context ContextCounters DirectCall DirectFile DirectFiles EngineConfig Exit ExitRecord
+        ExitStream Fairness
         Fault FlightRecord Flush HostFile Instruction InterruptReason Interrupted Machine MachineConfig
         MachineCounters MemoryBudget MemoryCounters Nothing Operation PAGE Priority ReadMsr Region RegisterIndex Registers Restore
         SchedulerConfig Syscall USER_MAX USER_MIN VcpuCounters VcpuState WriteMsr open_machines

@@ -6,7 +6,6 @@ Source: hier(7), the Filesystem Hierarchy Standard.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from dataclasses import dataclass
@@ -126,11 +125,8 @@ class Builder:
         data = content.encode() if isinstance(content, str) else content
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         file = opening.open_file(self._caller, self._fs.root, os.fsencode(path), flags, mode)
-        file.hold()
-        try:
+        with file.held():
             file.write(data)
-        finally:
-            file.release()
         return self.find(path)
 
     def give(self, path: str, user: User) -> None:
@@ -140,20 +136,27 @@ class Builder:
         set_mode(self._caller, self.find(path), mode)
 
     def mount(self, fs: FileSystem, path: str, flags: int = 0) -> None:
-        """The mount point is made when it lacks."""
-        if not self.has(path):
-            if fs.root.node.is_directory:
-                self.directory(path)
-            else:
-                self.directory(os.path.dirname(path))  # noqa: PTH120
-                self.file(path, b"")
-        self.mounts.add(fs, self.find(path), flags)
+        """The mount point is made when it lacks. Closes the file system when that cannot be."""
+        try:
+            if not self.has(path):
+                if fs.root.node.is_directory:
+                    self.directory(path)
+                else:
+                    self.directory(os.path.dirname(path))  # noqa: PTH120
+                    self.file(path, b"")
+            self.mounts.add(fs, self.find(path), flags)
+        except BaseException:
+            fs.close()
+            raise
 
     def bind(self, bind: Bind) -> None:
         if not bind.target.startswith("/"):
             raise UsageError(f"a directory is bound at an absolute path, not at {bind.target!r}")
         tree = HostTree(bind.source, writable=bind.writable, budget=self.budget)
-        self.mount(tree, bind.target, 0 if bind.writable else ST_RDONLY)
+        try:
+            self.mount(tree, bind.target, 0 if bind.writable else ST_RDONLY)
+        except SyscallError as error:
+            raise OSError(error.number, "nothing can be bound there", bind.target) from None
 
 
 def build(
@@ -174,30 +177,35 @@ def build(
     """
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
-    with contextlib.ExitStack() as undoing:
-        undoing.callback(builder.mounts.close)
-        for path, mode in _DIRECTORIES.items():
-            builder.directory(f"/{path}", mode)
-        for path, target in _LINKS.items():
-            builder.link(f"/{path}", target)
-        for name in _PROGRAMS:
-            _share(builder, f"/{name}")
-        _fill_etc(builder, user, hostname)
+    try:
+        _fill(builder, user, hostname, proc, devices)
         builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
-        builder.give("/work", user)
-        if user.uid != 0:
-            builder.directory(user.home, 0o755)
-            builder.give(user.home, user)
-        if proc is not None:
-            builder.mount(proc, "/proc")
-        if devices is not None:
-            builder.mount(devices, "/dev")
-        if builder.has("/dev/shm"):  # noqa: S108
-            builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
         for bind in binds:
             builder.bind(bind)
-        undoing.pop_all()
+    except BaseException:
+        builder.mounts.close()  # with its descriptors of the host, at once
+        raise
     return builder.mounts
+
+
+def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, devices: FileSystem | None) -> None:
+    for path, mode in _DIRECTORIES.items():
+        builder.directory(f"/{path}", mode)
+    for path, target in _LINKS.items():
+        builder.link(f"/{path}", target)
+    for name in _PROGRAMS:
+        _share(builder, f"/{name}")
+    _fill_etc(builder, user, hostname)
+    builder.give("/work", user)
+    if user.uid != 0:
+        builder.directory(user.home, 0o755)
+        builder.give(user.home, user)
+    if proc is not None:
+        builder.mount(proc, "/proc")
+    if devices is not None:
+        builder.mount(devices, "/dev")
+    if builder.has("/dev/shm"):  # noqa: S108
+        builder.mount(Tmpfs(builder.budget, mode=0o1777), "/dev/shm")  # noqa: S108
 
 
 def _share(builder: Builder, path: str) -> None:

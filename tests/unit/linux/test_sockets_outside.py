@@ -17,7 +17,7 @@ import pytest
 from asynckvm.linux.sockets.policy import NetworkRequest
 from asynckvm.linux.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, wait
 from support.fake_tasks import SECONDS
-from support.outside_worlds import FAR, SO_ERROR, TCP, UDP, V4, V6, echo, receive, until
+from support.outside_worlds import FAR, SO_ERROR, TCP, UDP, V4, V6, Handler, echo, receive, until
 from support.socket_worlds import fails
 
 # ---------------------------------------------------------------- what is asked
@@ -319,10 +319,8 @@ def acts(random: Random) -> list[Callable[[Any], Any]]:
     ]
 
 
-@pytest.mark.every_loop
-async def test_random_lives(worlds: Any, serve: Any) -> None:
-    """Many connections that send, read, close halves, reset, and give up at any moment, to servers that do the same."""
-    random = Random(1)
+def whims(random: Random) -> Handler:
+    """A server that does now this, now that."""
 
     async def whim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(random.randrange(6)):
@@ -332,12 +330,20 @@ async def test_random_lives(worlds: Any, serve: Any) -> None:
                 writer.transport.abort()
             await (reader.read(random.randrange(1, 100_000)) if random.random() < 0.5 else asyncio.sleep(0))
 
+    return whim
+
+
+@pytest.mark.every_loop
+async def test_random_lives(worlds: Any, serve: Any) -> None:
+    """Many connections that send, read, close halves, reset, and give up at any moment, to servers that do the same."""
+    random = Random(1)
+
     async def think(answer: Any) -> Any:
         for _ in range(random.randrange(3)):
             await asyncio.sleep(0)
         return answer
 
-    near = await serve(whim)
+    near = await serve(whims(random))
     answers: list[Callable[[], Any]] = [lambda: near, lambda: think(near), lambda: False]
 
     def answer() -> Any:
