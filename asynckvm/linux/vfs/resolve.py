@@ -124,28 +124,29 @@ class Walk:
     def _walk(self, names: list[bytes], keep: int, *, follow: bool) -> None:
         """Take names until `keep` are left. `names` changes with every link."""
         while len(names) > keep:
-            location = self.location
-            if location.entry.leaps and names[-1] not in _DOTS:
+            if names[-1] in _DOTS:
+                self._dot(names.pop())
+                continue
+            if self.location.entry.leaps:
                 found = self._leap(names, keep, follow=follow)
             else:
-                name = names.pop()
-                if name == _SLASH:
-                    if location.entry.node.type != _DIRECTORY:
-                        raise SyscallError(errno.ENOTDIR)
-                    continue
                 self._check_search()
-                if name == b".":
-                    continue
-                if name == b"..":
-                    self._up()
-                    continue
-                found = self.child(name)
+                found = self.child(names.pop())
             if found.entry.node.type == _LINK and (names or follow):
                 path = self.follow(found)
                 if path is not None:
                     names += self._begin(path)
             else:
                 self.location = found
+
+    def _dot(self, name: bytes) -> None:
+        if name == _SLASH:
+            if self.location.entry.node.type != _DIRECTORY:
+                raise SyscallError(errno.ENOTDIR)
+            return
+        self._check_search()
+        if name == b"..":
+            self._up()
 
     def _leap(self, names: list[bytes], keep: int, *, follow: bool) -> Location:
         """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
