@@ -42,7 +42,7 @@ def resolve(caller: Caller, start: Location, path: bytes, *, follow: bool = True
 class Walk:
     """One walk. `location` is how far it came; `flags` are the RESOLVE_* of openat2(2)."""
 
-    __slots__ = ("_crossed", "_links", "_names", "_root", "caller", "flags", "location")
+    __slots__ = ("_links", "_names", "_reads", "_root", "caller", "flags", "location")
 
     def __init__(self, caller: Caller, start: Location, flags: int = 0) -> None:
         self.caller = caller
@@ -52,10 +52,12 @@ class Walk:
         self._root = start if flags & _SCOPED else caller.fs.root
         self._links = 0
         self._names = 0
+        self._reads = False
 
-    def to(self, path: bytes, *, follow: bool = True) -> Location:
-        """The whole path."""
-        self._walk(self._begin(path), 0, follow=follow)
+    def to(self, path: bytes, *, follow: bool = True, read: bool = False) -> Location:
+        """The whole path. `read`: a link in the last place is not followed, but will be read."""
+        self._reads = read
+        self._walk(self._begin(path), 0, follow=follow and not read)
         return self.location
 
     def to_parent(self, path: bytes) -> tuple[bytes, bool]:
@@ -158,7 +160,7 @@ class Walk:
             taken = list(itertools.takewhile(lambda name: name not in _DOTS, taken))
         if mount.children:
             taken = taken[: entry.names_to_mount(taken, mount.children)]
-        found, count = entry.look(taken, self.caller, follow=follow or len(taken) < len(names))
+        found, count = entry.look(taken, self.caller, follow=follow or self._reads or len(taken) < len(names))
         del names[-count:]
         if found.node.type == _LINK:
             self.location = Location(mount, found.up() or found)
