@@ -154,7 +154,7 @@ class Kernel:
 
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""
-        status = self.machine.counters().memory
+        status = self.machine.memory_counters()
         total, free = status.frames_total, status.frames_total - status.frames_used
         if self.memory_budget is not None:
             total = min(total, self.memory_budget.pages)
