@@ -1,6 +1,6 @@
 """The one door to the C core: no other module may import the compiled one.
 
-`ffi` and `lib` are cffi's; `lib` holds exactly what `native/include/akvm/akvm.h` declares (typed by hand in `_ffi.pyi`).
+`ffi` and `lib` are cffi's; `lib` holds exactly what the headers in `native/include/akvm` declare (typed by hand in `_ffi.pyi`).
 `PROGRAMS` is the folder of the benchmark programs in plain C that are installed beside the compiled module,
 `VDSO` the shared object that guests are given.
 Nothing that interprets a result may live here: that is the platform's work.

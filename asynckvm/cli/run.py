@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from asynckvm.cli import messages
+from asynckvm.cli import messages, terminal
 from asynckvm.cli.statuses import Status
 from asynckvm.errors import (
     CapabilityError,
@@ -26,12 +26,13 @@ from asynckvm.errors import (
 )
 from asynckvm.linux import ArgumentsTooLongError, ElfError, ElfProblem
 from asynckvm.linux.report import Reporter, describe
-from asynckvm.sandbox import Bind, Limits, Reason, Sandbox
+from asynckvm.sandbox import AllowConnect, Bind, Limits, Reason, Sandbox
 from asynckvm.sandbox.sandbox import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from asynckvm.linux.files import OpenFile
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
     from asynckvm.linux.status import ExitStatus
@@ -67,13 +68,14 @@ _STATUSES: Final[tuple[tuple[type[Exception], Status, str], ...]] = (
     (PermissionError, Status.PERMISSION, "permission"),
     (OSError, Status.RESOURCES, "host_resources"),
 )
-_ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _FRAMES: Final = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for. `timeout` in seconds, `memory` in bytes, `env` as NAME or NAME=VALUE."""
+    """What the command line asked for. `timeout` in seconds, `memory` in bytes, `env` as NAME or NAME=VALUE.
+    `tty`: a terminal for the program, or none; None decides by what the streams are."""
 
     argv: Sequence[str]
     timeout: float | None = None
@@ -81,6 +83,8 @@ class Options:
     env: Sequence[str] = ()
     binds: Sequence[str] = ()
     cwd: str | None = None
+    tty: bool | None = None
+    allow_connect: Sequence[str] = ()
     stats: bool = False
     json: bool = False
 
@@ -173,6 +177,7 @@ async def _run_sandbox(options: Options, streams: Sequence[int], watcher: Watche
         "cwd": options.cwd or os.getcwd(),  # noqa: PTH109
         "limits": Limits(memory=options.memory),
         "observer": watcher,
+        "network": AllowConnect(*options.allow_connect) if options.allow_connect else None,
     }
     async with Machine.open(memory=-(-options.memory // _FRAMES) * _FRAMES) as machine:
         async with Sandbox(machine=machine, **sandbox_options) as sandbox:
@@ -205,8 +210,7 @@ async def _drive(sandbox: Sandbox, options: Options, streams: Sequence[int]) -> 
     """Run to the end, or to what comes first: the timeout, or a signal to this command. Says which it was."""
     loop = asyncio.get_running_loop()
     received: list[int] = []
-    stdin, stdout, stderr = streams
-    running = loop.create_task(sandbox.run(options.argv, input=stdin, stdout=stdout, stderr=stderr, timeout=options.timeout))
+    running = loop.create_task(_run_on(sandbox, options, streams))
 
     def receive(number: int) -> None:
         received.append(number)
@@ -224,6 +228,18 @@ async def _drive(sandbox: Sandbox, options: Options, streams: Sequence[int]) -> 
         for number in _ENDING_SIGNALS:
             loop.remove_signal_handler(number)
     return result.reason, result
+
+
+async def _run_on(sandbox: Sandbox, options: Options, streams: Sequence[int]) -> CompletedProcess:
+    """On these streams; those that are terminals are the program's own terminal, if it gets one."""
+    async with terminal.attached(sandbox, streams, wanted=options.tty) as own:
+        given: list[int | OpenFile] = [own.slave if own is not None and _is_terminal(stream) else stream for stream in streams]
+        stdin, stdout, stderr = given
+        return await sandbox.run(options.argv, input=stdin, stdout=stdout, stderr=stderr, timeout=options.timeout, terminal=own)
+
+
+def _is_terminal(stream: int) -> bool:
+    return stream != CLOSED and os.isatty(stream)
 
 
 def _verdict(reason: str, result: CompletedProcess | None, options: Options) -> tuple[int, str]:

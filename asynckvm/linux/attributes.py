@@ -1,9 +1,15 @@
-"""What stat(2) and statx(2) tell about a file, whichever file system or object it belongs to. Values only."""
+"""What stat(2) and statx(2) tell about a file, whichever file system or object it belongs to. Values only.
+
+`struct stat` is the same for the kernel of the host and for guests, so that a status from there may go to a guest as it came.
+"""
 
 from __future__ import annotations
 
-import os
-from typing import NamedTuple
+import struct
+from typing import Final, NamedTuple
+
+_SECOND: Final = 1_000_000_000
+_STAT: Final = struct.Struct("<QQQIII4xQqqqqqqqqq24x")
 
 
 class Attributes(NamedTuple):
@@ -30,9 +36,21 @@ class Attributes(NamedTuple):
         return self.device, self.inode
 
     @classmethod
-    def from_host(cls, status: os.stat_result) -> Attributes:
-        """Those of a host file."""
+    def of_status(cls, status: bytes) -> Attributes:
+        """What a struct stat tells."""
+        (
+            device, inode, links, mode, user, group, special, size, block_size, blocks,
+            accessed, accessed_ns, modified, modified_ns, changed, changed_ns,
+        ) = _STAT.unpack(status)  # fmt: skip
         return cls(
-            status.st_dev, status.st_ino, status.st_mode, status.st_nlink, status.st_uid, status.st_gid, status.st_rdev,
-            status.st_size, status.st_blksize, status.st_blocks, status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns,
+            device, inode, mode, links, user, group, special, size, block_size, blocks, accessed * _SECOND + accessed_ns,
+            modified * _SECOND + modified_ns, changed * _SECOND + changed_ns,
+        )  # fmt: skip
+
+    @property
+    def status(self) -> bytes:
+        """As struct stat, 144 bytes."""
+        return _STAT.pack(
+            self.device, self.inode, self.links, self.mode, self.user, self.group, self.special, self.size, self.block_size,
+            self.blocks, *divmod(self.accessed, _SECOND), *divmod(self.modified, _SECOND), *divmod(self.changed, _SECOND),
         )  # fmt: skip

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from asynckvm.linux.credentials import Credentials
     from asynckvm.linux.files import DescriptorTable, OpenFile
     from asynckvm.linux.kernel import Kernel
+    from asynckvm.linux.tty import Terminal
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What the process begins with. `files` becomes its own."""
+    """What the process begins with. `files` becomes its own, `terminal` its controlling one, which nobody else may have."""
 
     arguments: list[bytes]
     environment: list[bytes]
     directory: bytes
     credentials: Credentials
     files: DescriptorTable
+    terminal: Terminal | None = None
 
     def caller(self, kernel: Kernel) -> Caller:
         """Paths are walked as the new process would. OSError when its directory cannot be entered."""
@@ -93,6 +95,8 @@ def start(kernel: Kernel, name: bytes, settings: Start) -> Process:
     process = Process(kernel, pid, group, memory, settings.files, caller.fs, settings.credentials, ActionTable(), limits, program)
     session.leader = process
     group.processes[pid] = process
+    if settings.terminal is not None:
+        settings.terminal.become_controlling(process)
     kernel.groups[pid] = group
     kernel.processes[pid] = process
     process.origin = process

@@ -1,4 +1,4 @@
-"""The standard streams of a guest: host descriptors of any kind, bytes to read, buffers to write into, pipes to this process.
+"""The standard streams of a guest: host descriptors of any kind, bytes to read, buffers to write into.
 
 A guest that waits for input or for room must not hold up the event loop, and this process must not change how others use the
 descriptor it shares with them (O_NONBLOCK belongs to the open file, not to the descriptor). So a pipe or terminal is opened
@@ -22,12 +22,10 @@ from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import CHUNK, O_ACCESS, OpenFile
 from asynckvm.linux.files.host import HostDescriptor
-from asynckvm.linux.files.pipe import PipePages, pipe_ends
-from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT, READABLE, WRITABLE, WaitQueue, wait
+from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT, READABLE, WRITABLE, WaitQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Self
 
 # A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)).
 _READY_PIECE: Final = 4096
@@ -256,60 +254,3 @@ class Capture(_PipeLike):
 
 def _nothing() -> None:
     pass
-
-
-class InputPipe:
-    """A guest's standard input that this process writes while the guest runs: `file` is the guest's end."""
-
-    def __init__(self) -> None:
-        self.file, self._end = pipe_ends(PipePages())
-        self._open = True
-
-    async def write(self, data: bytes) -> None:
-        """Returns when the guest's pipe has taken everything. BrokenPipeError when no guest has it open any more."""
-        done = 0
-        while done < len(data):
-            try:
-                done += self._end.write(data[done : done + CHUNK])
-            except BlockingIOError:
-                await wait((self._end.queue,))
-
-    def close(self) -> None:
-        """The guest reads what is in the pipe, then the end. Twice is once."""
-        if self._open:
-            self._open = False
-            self._end.close()
-
-
-class OutputPipe:
-    """A guest's standard output that this process reads while the guest runs: `file` is the guest's end.
-
-    `async for data in output` ends when no guest has it open any more.
-    """
-
-    def __init__(self) -> None:
-        self._end, self.file = pipe_ends(PipePages())
-        self._open = True
-
-    async def read(self, length: int = CHUNK) -> bytes:
-        """At least one byte and at most `length`; b"" at the end."""
-        while True:
-            try:
-                return self._end.read(length)
-            except BlockingIOError:
-                await wait((self._end.queue,))
-
-    def close(self) -> None:
-        """Nobody reads any more: who writes gets SIGPIPE. Twice is once."""
-        if self._open:
-            self._open = False
-            self._end.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        data = await self.read()
-        if not data:
-            raise StopAsyncIteration
-        return data

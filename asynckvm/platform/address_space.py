@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from asynckvm.errors import AsyncKvmError
-    from asynckvm.platform.binding import Binding, Handle
+    from asynckvm.platform.binding import Handle
     from asynckvm.platform.core import Core
     from asynckvm.platform.host_file import HostFile
     from asynckvm.platform.memory_budget import MemoryBudget
@@ -33,6 +33,10 @@ _PIECE: Final = 1 << 20
 _SETTLE_NS: Final = 5_000_000_000
 _SHARED: Final = 8  # AKVM_SHARED
 _STABLE: Final = 16  # AKVM_STABLE
+# What most strings fit in, so that not a page is copied for each.
+_SHORT: Final = 256
+# Making a flag from its number costs more than asking the core for it.
+_ACCESS: Final = tuple(Access(bits) for bits in range(8))
 
 
 class AddressSpace:
@@ -178,15 +182,14 @@ class AddressSpace:
 
         GuestMemoryError at the first byte that cannot be written; those before it are written. OutOfMemoryError as in `read`.
         """
-        view = memoryview(data).cast("B")
-        length = len(view)
+        source = data if type(data) is bytes else self._core.binding.ffi.from_buffer("char[]", memoryview(data).cast("B"))
+        length = len(source)
         _check_address(address, length)
         if length:
-            source = self._core.binding.ffi.from_buffer("char[]", view)
             done = self._lib.akvm_space_write(self.native, address, source, length, force)
             if done != length:
                 if done > 0:  # a short copy does not say why: the first byte that was left out does
-                    why = self._lib.akvm_space_write(self.native, address + done, source + done, 1, force)
+                    why = self._lib.akvm_space_write(self.native, address + done, source[done : done + 1], 1, force)
                     raise self._bad(why, address + done, done)
                 raise self._bad(done, address, 0)
 
@@ -196,14 +199,18 @@ class AddressSpace:
         GuestStringError when it is longer (Linux: ENAMETOOLONG), GuestMemoryError when it runs into a bad page.
         """
         _check_address(address, limit)
-        binding: Binding = self._core.binding
-        buffer = binding.ffi.new("char[]", limit + 1)
-        result = self._lib.akvm_space_read_string(self.native, address, buffer, limit + 1)
-        if result == -errno.ENAMETOOLONG:
+        ffi = self._core.binding.ffi
+        for room in (_SHORT, limit + 1) if limit >= _SHORT else (limit + 1,):
+            buffer = ffi.new("char[]", room)
+            result = self._lib.akvm_space_read_string(self.native, address, buffer, room)
+            if result != -errno.ENAMETOOLONG:
+                break
+        else:
             raise GuestStringError(address, limit)
         if result < 0:
             raise self._bad(result, address, 0)
-        return bytes(binding.ffi.buffer(buffer, result))
+        text: bytes = ffi.unpack(buffer, result)
+        return text
 
     def region(self, address: int) -> Region | None:
         """The region that contains `address`, or the first one above it; None when there is none."""
@@ -213,13 +220,19 @@ class AddressSpace:
         if result == -errno.ENOENT:
             return None
         self._check(result)
-        access, shared = Access(native.access & ~_SHARED), bool(native.access & _SHARED)
-        return Region(native.start, native.end, access, native.file, native.offset, shared)
+        access = native.access
+        return Region(native.start, native.end, _ACCESS[access & 7], native.file, native.offset, bool(access & _SHARED))
 
     def mapped(self, address: int, length: int) -> int:
         """How many bytes of the range are mapped: `length` when there is no hole."""
         _check_address(address, length)
         return int(self._lib.akvm_space_mapped(self.native, address, length))
+
+    def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
+        """The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes there are not mapped."""
+        _check_address(start, length)
+        _check_address(end, alignment)
+        return int(self._lib.akvm_space_room(self.native, start, end, length, alignment)) or None
 
     @property
     def resident(self) -> int:
@@ -290,7 +303,8 @@ class AddressSpace:
                 why = self._lib.akvm_space_read(self.native, address + done, buffer, 1)
                 raise self._bad(why, address + done, before + done)
             raise self._bad(done, address, before)
-        return bytes(ffi.buffer(buffer))
+        data: bytes = ffi.unpack(buffer, length)
+        return data
 
     def _bad(self, result: int, address: int, before: int) -> AsyncKvmError:
         if result >= 0 or result == -errno.EFAULT:

@@ -330,6 +330,7 @@ class Engine:
             for vcpu in range(self._vcpus)
             if look(self._machine, vcpu, status) == 0 and status.started_ns
         ]
+        self._core.binding.lib.akvm_machine_rouse(self._machine)
         self._apply(self._step(time.monotonic_ns(), ((TICK, running),)))
         # Completions that a vCPU left for later (akvm_machine_doorbell) wait no longer than from tick to tick.
         if self._flight:

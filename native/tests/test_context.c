@@ -2,9 +2,12 @@
  * Contexts as the caller handles them: bounds, refusals while one runs, the order of completions, constant answers.
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
+#include "machine/machine.h"
 #include "rig.h"
+#include "vcpu/vcpu.h"
 
 enum { MAILBOX = 64 };
 
@@ -209,6 +212,41 @@ static void stolen_by_the_idle(void)
 	rig_close(&rig);
 }
 
+/* With no core to spare, a context waits behind one that was brief until now rather than wake a vCPU; should that one not be brief
+ * this time, rousing sets it right. */
+static void misjudged_as_brief(void)
+{
+	struct akvm_context *spinner, *waiting;
+	uint32_t busy;
+	cpu_set_t before, one;
+	struct rig rig;
+
+	T_EQUAL(sched_getaffinity(0, sizeof(before), &before), 0);
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	T_EQUAL(sched_setaffinity(0, sizeof(one), &one), 0);
+	rig_open(&rig, NULL, 2);
+	T_EQUAL(sched_setaffinity(0, sizeof(before), &before), 0);
+	fake_set_script(spin, NULL);
+	spinner = rig_context(&rig, 0);
+	waiting = rig_context(&rig, 0);
+	rig_execute(&rig, spinner, 0, RIG_SYSCALL, 0, 0);
+	spinner->registers.rip = FAKE_SCRIPT;
+	rig_submit(spinner, 0);
+	busy = rig_wait_running(&rig, spinner, 2);
+	fake_wait_spinning(busy);
+	RIG_UNTIL(atomic_load(&rig.machine->vcpus[1 - busy]->mailbox.sleeping));
+	waiting->registers.rip = RIG_SYSCALL;
+	rig_submit(waiting, 1 - busy);
+	T_EQUAL(rig_status(&rig, busy).queued, 1);
+	T_CHECK(atomic_load(&rig.machine->vcpus[1 - busy]->mailbox.sleeping));
+	rig_expect_none(&rig);
+	akvm_machine_rouse(rig.machine);
+	T_CHECK(rig_wait(&rig) == waiting);
+	T_EQUAL(waiting->vcpu, 1 - busy);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	T_RUN(as_many_as_configured);
@@ -218,5 +256,6 @@ int main(void)
 	T_RUN(constant_answers);
 	T_RUN(native_loops_are_interruptible);
 	T_RUN(stolen_by_the_idle);
+	T_RUN(misjudged_as_brief);
 	return 0;
 }

@@ -6,6 +6,7 @@ getdents64(2), fallocate(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,21 +14,19 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import INT64_MAX, SyscallError
+from asynckvm.linux.files import host_calls
 from asynckvm.linux.files.open_file import CHUNK, OpenFile
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
-    from asynckvm.platform import HostFile, Machine
+    from asynckvm.platform import DirectFile, DirectFiles, HostFile, Machine
 
 # Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ, FIONREAD.
 _IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, 0x541B: 4}
-_GETDENTS64: Final = 217
-_library: Final = ctypes.CDLL(None, use_errno=True)
-_getdents64 = _library.syscall
-_getdents64.restype = ctypes.c_long
-_fallocate = _library.fallocate
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -40,6 +39,9 @@ class HostDescriptor(OpenFile):
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode) if regular is None else regular
         # Views of the file for mmap, by whether they may be stored to, with the bytes they cover.
         self._mapped: dict[bool, tuple[int, HostFile]] = {}
+        # Owns `fd` once vCPUs read it; and whoever moves the position holds it, so that a vCPU never sees it half way.
+        self._direct: DirectFile | None = None
+        self._still: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     @property
     def positioned(self) -> bool:
@@ -52,10 +54,12 @@ class HostDescriptor(OpenFile):
             fcntl.fcntl(self.fd, fcntl.F_SETFL, current & ~os.O_APPEND | flags & os.O_APPEND)
 
     def read(self, length: int) -> bytes:
-        return os.read(self.fd, min(length, CHUNK))
+        with self._still:
+            return os.read(self.fd, min(length, CHUNK))
 
     def write(self, data: bytes) -> int:
-        return os.write(self.fd, data)
+        with self._still:
+            return os.write(self.fd, data)
 
     def pread(self, length: int, offset: int) -> bytes:
         return os.pread(self.fd, min(length, CHUNK), offset)
@@ -64,7 +68,8 @@ class HostDescriptor(OpenFile):
         return os.pwrite(self.fd, data, offset)
 
     def seek(self, offset: int, whence: int) -> int:
-        return os.lseek(self.fd, offset, whence)
+        with self._still:
+            return os.lseek(self.fd, offset, whence)
 
     def truncate(self, length: int) -> None:
         os.ftruncate(self.fd, length)
@@ -77,7 +82,10 @@ class HostDescriptor(OpenFile):
         """The host writes back by itself; waiting for its disk would hold up everybody on the event loop."""
 
     def attributes(self) -> Attributes:
-        return Attributes.from_host(os.fstat(self.fd))
+        return Attributes.of_status(self.status())
+
+    def status(self) -> bytes:
+        return host_calls.status(self.fd)
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
         size = _IOCTL_QUERIES.get(request)
@@ -98,13 +106,22 @@ class HostDescriptor(OpenFile):
             self._mapped[writable] = length, file
         return file
 
+    def direct(self, files: DirectFiles) -> DirectFile | None:
+        if self._direct is None and self._regular and self.readable:
+            with contextlib.suppress(OutOfMemoryError):
+                self._direct = self._still = files.open(self.fd)
+        return self._direct
+
     def close(self) -> None:
         for _, file in self._mapped.values():
             file.close()
         self._mapped.clear()
         # Its number is somebody else's from now on: who still asks must not reach that.
         fd, self.fd = self.fd, -1
-        os.close(fd)
+        if self._direct is not None:
+            self._direct.close()
+        else:
+            os.close(fd)
 
 
 class HostDirectory(OpenFile):
@@ -125,7 +142,10 @@ class HostDirectory(OpenFile):
         raise SyscallError(errno.EISDIR)
 
     def attributes(self) -> Attributes:
-        return Attributes.from_host(os.fstat(self.fd))
+        return Attributes.of_status(self.status())
+
+    def status(self) -> bytes:
+        return host_calls.status(self.fd)
 
     def seek(self, offset: int, whence: int) -> int:
         if whence not in (os.SEEK_SET, os.SEEK_CUR) or not -INT64_MAX <= offset <= INT64_MAX:
@@ -136,11 +156,7 @@ class HostDirectory(OpenFile):
         """As for files."""
 
     def entries(self, capacity: int) -> bytes:
-        buffer = ctypes.create_string_buffer(min(capacity, CHUNK))
-        size: int = _getdents64(ctypes.c_long(_GETDENTS64), ctypes.c_int(self.fd), buffer, ctypes.c_size_t(len(buffer)))
-        if size < 0:
-            raise SyscallError(ctypes.get_errno())
-        return buffer.raw[:size]
+        return host_calls.entries(self.fd, min(capacity, CHUNK))
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1

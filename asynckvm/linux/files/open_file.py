@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.owner import Owner
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
-    from asynckvm.platform import HostFile, Machine
+    from asynckvm.platform import DirectFile, DirectFiles, HostFile, Machine
 
 # One host call moves at most this much, so that the event loop is never long without a turn.
 CHUNK: Final = 1 << 20
@@ -202,6 +202,10 @@ class OpenFile:
         """For fstat(2)."""
         raise SyscallError(errno.EBADF)
 
+    def status(self) -> bytes:
+        """The same as struct stat."""
+        return self.attributes().status
+
     def describe(self) -> bytes:
         """What /proc/self/fd shows for it, such as b"pipe:[12]"."""
         return self.location.path if self.location is not None else b"anon_inode:[file]"
@@ -213,6 +217,10 @@ class OpenFile:
     def ioctl(self, task: Task, request: int, argument: int) -> int:  # noqa: ARG002
         """ioctl(2); `argument` is the guest's word, often a pointer. The generic requests are answered before this."""
         raise SyscallError(errno.ENOTTY)
+
+    def direct(self, files: DirectFiles) -> DirectFile | None:  # noqa: ARG002
+        """The file for vCPUs to read by themselves, if nothing of it depends on who reads or when."""
+        return None
 
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:  # noqa: ARG002
         """The file for mmap(2), with at least `length` bytes of it backed; `writable` when a shared mapping may store to it."""

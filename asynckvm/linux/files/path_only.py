@@ -25,6 +25,9 @@ class PathOnly(OpenFile):
     def attributes(self) -> Attributes:
         return self.location.node.attributes()
 
+    def status(self) -> bytes:
+        return self.location.node.status()
+
     def read(self, length: int) -> bytes:  # noqa: ARG002
         raise SyscallError(errno.EBADF)
 

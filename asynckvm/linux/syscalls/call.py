@@ -6,7 +6,7 @@ The kinds serve decoding (a register becomes what its C type says), tracing and 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from asynckvm.errors import GuestError
@@ -38,6 +38,11 @@ def _unsigned(bits: int) -> Callable[[AddressSpace, int], int]:
     return lambda _, value: value & mask
 
 
+def _register(_: AddressSpace, value: int) -> int:
+    """The whole register, as the platform tells it."""
+    return value
+
+
 def _path(space: AddressSpace, address: int) -> bytes:
     path: bytes = space.read_string(address, PATH_MAX - 1)
     return path
@@ -46,10 +51,10 @@ def _path(space: AddressSpace, address: int) -> bytes:
 INT: Final = Kind(_signed(32))
 UINT: Final = Kind(_unsigned(32))
 LONG: Final = Kind(_signed(64))
-SIZE: Final = Kind(_unsigned(64))
+SIZE: Final = Kind(_register)
 FLAGS: Final = Kind(_unsigned(32), hex)
-LONG_FLAGS: Final = Kind(_unsigned(64), hex)
-POINTER: Final = Kind(_unsigned(64), lambda value: hex(value) if value else "NULL")
+LONG_FLAGS: Final = Kind(_register, hex)
+POINTER: Final = Kind(_register, lambda value: hex(value) if value else "NULL")
 FD: Final = INT
 PATH: Final = Kind(_path, repr)
 
@@ -63,10 +68,19 @@ class Call:
     kinds: tuple[Kind, ...]
     handler: Handler
     constant: bool = False
+    # What is to be decoded, by its place: most registers are arguments as they are.
+    _steps: tuple[tuple[int, Callable[[AddressSpace, int], Any]], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        steps = tuple((place, kind.decode) for place, kind in enumerate(self.kinds) if kind.decode is not _register)
+        object.__setattr__(self, "_steps", steps)
 
     def decode(self, space: AddressSpace, args: tuple[int, ...]) -> list[Any]:
         """The handler's arguments. Raises GuestMemoryError or GuestStringError for a bad path."""
-        return [kind.decode(space, value) for kind, value in zip(self.kinds, args, strict=False)]
+        values: list[Any] = list(args[: len(self.kinds)])
+        for place, decode in self._steps:
+            values[place] = decode(space, values[place])
+        return values
 
     def show(self, space: AddressSpace, args: tuple[int, ...]) -> str:
         """The call as a line of a trace: openat(-100, b'/etc/passwd', 0x0, 0)."""

@@ -97,8 +97,8 @@ async def _send(task: Task, socket: Socket, buffers: list[Buffer], message: Outg
     with Patience(task, socket, SO_SNDTIMEO, message.flags) as patience:
         if patience.none:
             message.flags |= MSG_DONTWAIT
-        if message.address and (outside := socket.outside(message.address)) is not None:
-            await socket.network.admit(outside)
+        while message.address and (deciding := socket.deciding(message.address, "send")) is not None:
+            await task.wait(deciding)
         if socket.kind == SOCK_STREAM:
             return await _send_stream(task, socket, buffers, message, patience)
         if sum(length for _, length in buffers) > _MESSAGE_MAX:

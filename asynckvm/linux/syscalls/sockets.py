@@ -209,8 +209,8 @@ async def connect(task: Task, fd: int, pointer: int, length: int) -> int:
     address = read_address(task, pointer, length)
     caller = caller_of(task)
     with Patience(task, connecting, SO_SNDTIMEO) as patience:
-        if (outside := connecting.outside(address)) is not None:
-            await network_of(task).admit(outside)
+        while (deciding := connecting.deciding(address, "connect")) is not None:
+            await task.wait(deciding)
         while True:
             try:
                 connecting.connect(address, caller)

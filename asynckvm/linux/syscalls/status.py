@@ -24,8 +24,9 @@ from asynckvm.linux.syscalls.paths import (
 from asynckvm.linux.vfs import Caller, Location, Statistics, resolve
 
 if TYPE_CHECKING:
-    from asynckvm.linux.attributes import Attributes
+    from asynckvm.linux.files import OpenFile
     from asynckvm.linux.task import Task
+    from asynckvm.linux.vfs import Node
 
 _AT_STATX_SYNC: Final = 0x6000
 _STAT_FLAGS: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH
@@ -42,8 +43,7 @@ class _RealUser(NamedTuple):
 
 
 def stat(task: Task, path: bytes, buffer: int) -> int:
-    task.space.write(buffer, structs.stat(resolve(caller_of(task), task.process.fs.directory, path).node.attributes()))
-    return 0
+    return newfstatat(task, AT_FDCWD, path, buffer, 0)
 
 
 def lstat(task: Task, path: bytes, buffer: int) -> int:
@@ -51,13 +51,13 @@ def lstat(task: Task, path: bytes, buffer: int) -> int:
 
 
 def fstat(task: Task, fd: int, buffer: int) -> int:
-    task.space.write(buffer, structs.stat(task.process.files.get(fd).attributes()))
+    task.space.write(buffer, task.process.files.get(fd).status())
     return 0
 
 
 def newfstatat(task: Task, directory: int, path: bytes, buffer: int, flags: int) -> int:
     check_flags(flags, _STAT_FLAGS)
-    task.space.write(buffer, structs.stat(_status(task, directory, path, flags)))
+    task.space.write(buffer, _find(task, directory, path, flags).status())
     return 0
 
 
@@ -65,14 +65,14 @@ def statx(task: Task, directory: int, path: bytes, flags: int, mask: int, buffer
     check_flags(flags, _STAT_FLAGS | _AT_STATX_SYNC)
     if mask >> 31 or flags & _AT_STATX_SYNC == _AT_STATX_SYNC:
         raise SyscallError(errno.EINVAL)
-    task.space.write(buffer, structs.statx(_status(task, directory, path, flags)))
+    task.space.write(buffer, structs.statx(_find(task, directory, path, flags).attributes()))
     return 0
 
 
-def _status(task: Task, directory: int, path: bytes, flags: int) -> Attributes:
+def _find(task: Task, directory: int, path: bytes, flags: int) -> Node | OpenFile:
     if not path and flags & AT_EMPTY_PATH and directory != AT_FDCWD:
-        return task.process.files.get(directory).attributes()
-    return locate(task, directory, path, flags).node.attributes()
+        return task.process.files.get(directory)
+    return locate(task, directory, path, flags).node
 
 
 def access(task: Task, path: bytes, mode: int) -> int:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.attributes import Attributes
     from asynckvm.linux.vfs import Statistics
 
-_STAT: Final = struct.Struct("<QQQIIIIQqqq6q24x")
 _STATX: Final = struct.Struct("<IIQIIIH2xQQQQ" + "qI4x" * 4 + "IIII" + "Q" + "104x")
 _STATX_BASIC: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
@@ -25,15 +24,6 @@ _STATFS: Final = struct.Struct("<7Q2i7Q")
 _USTAT: Final = struct.Struct("<i4xQ16x")
 _SYSINFO: Final = struct.Struct("<q3Q6QHH4xQQI4x")
 _RUSAGE: Final = struct.Struct("<4q14q")
-
-
-def stat(file: Attributes) -> bytes:
-    """struct stat, 144 bytes."""
-    times = [part for moment in (file.accessed, file.modified, file.changed) for part in divmod(moment, NANOSECONDS)]
-    return _STAT.pack(
-        file.device, file.inode, file.links, file.mode, file.user, file.group, 0, file.special,
-        file.size, file.block_size, file.blocks, *times,
-    )  # fmt: skip
 
 
 def statx(file: Attributes) -> bytes:

@@ -1,7 +1,8 @@
 """A user's terminal as a guest's: what is typed there goes to the master of a pseudoterminal, what the guest shows comes from it.
 
 The line discipline in between is the sandbox's own, so the host's terminal has to be in raw mode meanwhile; that, and SIGWINCH,
-is the business of who owns the host's terminal.
+is the business of who owns the host's terminal. The two descriptors may be pipes or sockets as well, of somebody who shows the
+terminal elsewhere.
 """
 
 from __future__ import annotations
@@ -12,22 +13,35 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.files.open_file import CHUNK
 from asynckvm.linux.streams import host_stream
+from asynckvm.linux.tty import requests
 from asynckvm.linux.tty import termios as t
-from asynckvm.linux.tty.termios import WindowSize
+from asynckvm.linux.tty.termios import Termios, WindowSize
 from asynckvm.linux.wait import wait
 
 if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
     from asynckvm.linux.files.open_file import OpenFile
     from asynckvm.linux.tty.pty import Master, Slave, Terminals
+    from asynckvm.linux.tty.terminal import Terminal
 
-_TIOCGWINSZ: Final = 0x5413
+# The other side of a terminal is closed; nobody reads the pipe or socket.
+_GONE: Final = frozenset({errno.EIO, errno.EPIPE, errno.ECONNRESET})
+# What is moved between two turns of the loop: every character that is typed or shown is looked at.
+_PIECE: Final = 4096
 
 
 class HostTerminal:
-    """`slave` is the guest's terminal, for its three standard streams. Descriptors stay the caller's. Thread: loop."""
+    """A terminal for programs, shown on `screen` and typed into from `keyboard`: host descriptors, which stay the caller's.
+
+        async with sandbox.terminal(0, 1) as terminal:
+            await sandbox.run(["bash"], terminal=terminal)
+
+    It begins with the modes and the size of the host's terminal, where there is one. When the host's side is gone, programs are
+    hung up on. Leaving it returns when everything is shown; a cancellation does not wait for that. Thread: loop.
+    """
 
     def __init__(self, terminals: Terminals, keyboard: int, screen: int) -> None:
         """OSError for a descriptor that cannot be used."""
@@ -40,69 +54,102 @@ class HostTerminal:
             raise
         self._master: Master = terminals.open_master(os.O_RDWR)
         self._master.hold()
-        self._master.terminal.locked = False
-        self.slave: Slave = terminals.slave_of(self._master.terminal)
+        self._pumps: list[asyncio.Task[None]] = []
+        self._leaving = False
+        self.terminal: Terminal = self._master.terminal
+        self.terminal.locked = False
+        if (image := _ask(keyboard, requests.TCGETS, t.BYTES)) is not None:
+            self.terminal.set_termios(Termios.unpack(image))
         self.resize()
+        # The programs' open file. It is held here: when all leave it others may come, only this object's end is the terminal's.
+        self.slave: Slave = terminals.slave_of(self.terminal)
+        self.slave.hold()
 
-    def resize(self) -> None:
-        """Take over the size of the host's terminal, if it is one; for SIGWINCH."""
-        try:
-            image = fcntl.ioctl(self._screen_fd, _TIOCGWINSZ, bytes(t.WINDOW_BYTES))
-        except OSError:
-            return
-        self._master.terminal.set_window(WindowSize.unpack(image))
+    def resize(self, rows: int | None = None, columns: int | None = None) -> None:
+        """To this size, or to that of the host's terminal if there is one; for SIGWINCH. The foreground job gets one too."""
+        if rows is not None and columns is not None:
+            self.terminal.set_window(WindowSize(rows, columns))
+        elif (image := _ask(self._screen_fd, requests.TIOCGWINSZ, t.WINDOW_BYTES)) is not None:
+            self.terminal.set_window(WindowSize.unpack(image))
 
-    async def run(self) -> None:
-        """Pass everything on until the guest's side is closed and everything is shown; forever while it is open."""
-        typing = asyncio.ensure_future(_pump(self._keyboard, self._master))
+    async def __aenter__(self) -> Self:
+        for way in (self._type(), self._show()):
+            pump = asyncio.ensure_future(way)
+            pump.add_done_callback(self._hang_up)
+            self._pumps.append(pump)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._leaving = True
+        self.terminal.master_queue.wake()
+        typing, showing = self._pumps
         try:
-            await _pump(self._master, self._screen)
-        finally:
             typing.cancel()
-            await asyncio.wait([typing])
-        if not typing.cancelled() and (error := typing.exception()) is not None:
-            raise error
+            if kind is None:
+                await asyncio.wait([showing])
+        finally:
+            showing.cancel()
+            self._master.release()
+            self.slave.release()
+            await asyncio.wait(self._pumps)
+            self._keyboard.close()
+            self._screen.close()
+        for pump in self._pumps:
+            if not pump.cancelled() and (failure := pump.exception()) is not None:
+                raise failure
 
-    def close(self) -> None:
-        """Hang up, and give everything back. Not while `run()` is under way."""
-        self._master.release()
-        self._keyboard.close()
-        self._screen.close()
+    def _hang_up(self, _: asyncio.Task[None]) -> None:
+        """Nobody types or nobody looks any more: as if the line broke."""
+        if not self._leaving:
+            self.terminal.disconnect()
 
-
-async def _pump(source: OpenFile, target: OpenFile) -> None:
-    """From one to the other, until the end of either."""
-    while True:
-        try:
-            data = source.read(CHUNK)
-        except BlockingIOError:
-            await wait((source.queue,))
-            continue
-        except (SyscallError, OSError) as error:
-            if _is_end(error):
+    async def _type(self) -> None:
+        while True:
+            try:
+                data = self._keyboard.read(_PIECE)
+            except BlockingIOError:
+                await wait((self._keyboard.queue,))
+                continue
+            except OSError as error:
+                if error.errno in _GONE:
+                    return
+                raise
+            if not data:
                 return
-            raise
-        if not data or not await _write(target, data):
-            return
-        await asyncio.sleep(0)
+            await _write(self._master, data)
+
+    async def _show(self) -> None:
+        while True:
+            try:
+                data = self._master.read(_PIECE)
+            except BlockingIOError:
+                if self._leaving:
+                    return
+                await wait((self._master.queue,))
+                continue
+            try:
+                await _write(self._screen, data)
+            except OSError as error:
+                if error.errno in _GONE:
+                    return
+                raise
 
 
-async def _write(target: OpenFile, data: bytes) -> bool:
-    """Write all of it; False when nobody is there any more."""
+async def _write(target: OpenFile, data: bytes) -> None:
+    """All of it; others have a turn after each piece."""
     done = 0
     while done < len(data):
         try:
             done += target.write(data[done:])
         except BlockingIOError:
             await wait((target.queue,))
-        except OSError as error:
-            if _is_end(error):
-                return False
-            raise
-    return True
+        else:
+            await asyncio.sleep(0)
 
 
-def _is_end(error: SyscallError | OSError) -> bool:
-    """A terminal whose other side is closed answers EIO, a pipe EPIPE."""
-    number = error.number if isinstance(error, SyscallError) else error.errno
-    return number in (errno.EIO, errno.EPIPE)
+def _ask(fd: int, request: int, size: int) -> bytes | None:
+    """What a terminal answers, None for what is none."""
+    try:
+        return fcntl.ioctl(fd, request, bytes(size))
+    except OSError:
+        return None

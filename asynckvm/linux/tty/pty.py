@@ -152,11 +152,11 @@ class Slave(OpenFile):
 
 
 class Terminals:
-    """The terminals of a sandbox. `send` is how they signal processes."""
+    """The terminals of a sandbox. `send` is how they signal processes, `user` owns their nodes."""
 
-    def __init__(self, send: Send, *, user: int = 0) -> None:
+    def __init__(self, send: Send) -> None:
+        self.user = 0
         self._send = send
-        self._user = user
         self._terminals: dict[int, Terminal] = {}
 
     @property
@@ -207,7 +207,7 @@ class Terminals:
         """Of the node in /dev/pts, and of every open file of it."""
         born = terminal.born_ns
         return Attributes(
-            _DEVPTS, _FIRST_INODE + terminal.number, stat.S_IFCHR | 0o620, user=self._user, group=_TTY_GROUP, block_size=1024,
+            _DEVPTS, _FIRST_INODE + terminal.number, stat.S_IFCHR | 0o620, user=self.user, group=_TTY_GROUP, block_size=1024,
             special=os.makedev(136, terminal.number), accessed=born, modified=born, changed=born,
         )  # fmt: skip
 

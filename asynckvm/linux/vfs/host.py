@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 import time
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -22,7 +23,7 @@ from asynckvm.linux.files.host import HostDescriptor, HostDirectory
 from asynckvm.linux.files.open_file import O_ACCESS
 from asynckvm.linux.vfs import host_names
 from asynckvm.linux.vfs.node import Change, Endpoint, Entry, FileSystem, Node, Owner, Statistics
-from asynckvm.linux.vfs.openat2 import LOOK, open_beneath, require
+from asynckvm.linux.vfs.openat2 import look_beneath, open_beneath, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +46,10 @@ _OPEN_FLAGS: Final = O_ACCESS | os.O_APPEND | os.O_TRUNC
 _BELIEVED_SECONDS: Final = 1.0
 _BELIEVED_MAX: Final = 1024
 _USER_XATTR: Final = b"user."
+_TYPE: Final = 0o170000  # S_IFMT
+_DIRECTORY: Final = stat.S_IFDIR
+# Device, inode and mode in struct stat.
+_HEAD: Final = struct.Struct("<QQ8xI")
 
 
 class HostTree(FileSystem):
@@ -88,7 +93,7 @@ class HostTree(FileSystem):
         self._believed_until = 0.0
         # The file's name, when it is one file only.
         self.base = name
-        self._root = HostEntry(self, name, None, stat.S_IFMT(status.st_mode))
+        self._root = HostEntry(self, name, stat.S_IFMT(status.st_mode))
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -109,13 +114,14 @@ class HostTree(FileSystem):
             found.f_namemax,
         )  # fmt: skip
 
-    def look(self, path: bytes) -> os.stat_result:
-        """The status of what `path` names, link or not. SyscallError."""
-        fd = open_beneath(self.fd, path or b".")
-        try:
-            return os.fstat(fd)
-        finally:
-            os.close(fd)
+    def look(self, path: bytes, *, follow: bool = False) -> HostEntry:
+        """What `path` names, or the first link on the way there. SyscallError."""
+        status, taken, target = look_beneath(self.fd, path or b".", follow=follow)
+        device, inode, mode = _HEAD.unpack_from(status)
+        entry = HostEntry(self, path[:taken], mode & _TYPE)
+        entry._identity = device, inode
+        entry._status, entry._target = status, target
+        return entry
 
     def check_search(self, path: bytes, caller: Caller) -> None:
         """Whether the caller may search each directory on the way to `path`. EACCES, ENOTDIR, ELOOP for a link among them."""
@@ -129,12 +135,12 @@ class HostTree(FileSystem):
             return
         end = 0
         while end >= 0:
-            attributes = Attributes.from_host(self.look(path[:end]))
-            if stat.S_ISLNK(attributes.mode):
+            directory = self.look(path[:end])
+            if directory.is_link:
                 raise SyscallError(errno.ELOOP)
-            if not stat.S_ISDIR(attributes.mode):
+            if not directory.is_directory:
                 raise SyscallError(errno.ENOTDIR)
-            caller.check(attributes, os.X_OK)
+            caller.check(directory.attributes(), os.X_OK)
             end = path.find(b"/", end + 1)
         self._believed.add(known)
 
@@ -142,16 +148,16 @@ class HostTree(FileSystem):
 class HostEntry(Entry, Node):
     """A name below the tree and what it leads to. `relative` is its path from the tree's directory, b"" for that itself."""
 
-    __slots__ = ("_endpoint", "_identity", "_made", "_status", "relative", "tree", "type")
+    __slots__ = ("_endpoint", "_identity", "_made", "_status", "_target", "relative", "tree", "type")
 
     leaps = True
 
-    def __init__(self, tree: HostTree, relative: bytes, status: os.stat_result | None, kind: int) -> None:
+    def __init__(self, tree: HostTree, relative: bytes, kind: int) -> None:
         self.tree = tree
         self.relative = relative
-        # What the walk just saw, for the call that walked; nothing of it is true any more afterwards.
-        self._status = status
-        self._identity = (status.st_dev, status.st_ino) if status is not None else None
+        # What the walk just saw, for the call that walked; only the identity is true any more afterwards.
+        self._status = self._target = b""
+        self._identity: tuple[int, int] | None = None
         # Kept by whoever keeps the entry; there is one for all entries of the inode.
         self._endpoint: Endpoint | None = None
         # Made by the call that is being answered: its maker may open it as it likes, whatever its mode.
@@ -182,7 +188,7 @@ class HostEntry(Entry, Node):
     def up(self) -> HostEntry | None:
         if self.relative in (b"", self.tree.base):
             return None
-        return HostEntry(self.tree, self.relative.rpartition(b"/")[0], None, stat.S_IFDIR)
+        return HostEntry(self.tree, self.relative.rpartition(b"/")[0], stat.S_IFDIR)
 
     @property
     def path(self) -> bytes:
@@ -193,16 +199,27 @@ class HostEntry(Entry, Node):
             return False
         return not other.relative or self.relative == other.relative or self.relative.startswith(other.relative + b"/")
 
-    def look(self, names: Sequence[bytes], caller: Caller) -> HostEntry:
+    def look(self, names: Sequence[bytes], caller: Caller, *, follow: bool) -> tuple[HostEntry, int]:
         if self.deleted:
             raise SyscallError(errno.ENOENT)
-        if self.type != stat.S_IFDIR:
+        if self.type != _DIRECTORY:
             raise SyscallError(errno.ENOTDIR)
         relative = self.below(b"/".join(names))
-        if not caller.is_root:
-            self.tree.check_search(relative, caller)
-        status = self.tree.look(relative)
-        return HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
+        try:
+            found = self.tree.look(relative, follow=follow)
+        except SyscallError:
+            # What the caller may not search, it is not told about either.
+            if caller.credentials.euid:
+                self.tree.check_search(relative, caller)
+            raise
+        if caller.credentials.euid:
+            self.tree.check_search(found.relative, caller)
+        left = len(relative) - len(found.relative)
+        if not left:
+            return found, len(names)
+        if len(found.relative) <= len(self.relative):
+            raise SyscallError(errno.ELOOP)  # this directory itself, or one above it, became a link
+        return found, len(names) - relative.count(b"/", -left)
 
     def names_to_mount(self, names: Sequence[bytes], points: Iterable[Entry]) -> int:
         path = self.below(b"/".join(names)) + b"/"
@@ -221,51 +238,46 @@ class HostEntry(Entry, Node):
 
     @property
     def identity(self) -> tuple[int, int]:
-        if self._identity is None:
-            os.close(self.reach())
-        assert self._identity is not None
-        return self._identity
+        return self._identity or self._see().identity
 
     def settle(self) -> None:
-        self._status = None
+        self._status = self._target = b""
         self._made = False
         if self.tree.writable:
             self.tree.kept[id(self)] = self
 
-    def reach(self, how: bytes = LOOK) -> int:
-        """An O_PATH descriptor of this very inode, owned by the caller. ESTALE when the name leads to another one by now."""
+    def reach(self, flags: int = os.O_PATH) -> int:
+        """A descriptor of this very inode, owned by the caller. ESTALE when the name leads to another one by now."""
         if self.deleted:
             raise SyscallError(errno.ENOENT)
-        fd = open_beneath(self.tree.fd, self.relative or b".", how)
-        status = os.fstat(fd)
-        found = (status.st_dev, status.st_ino)
+        return open_beneath(self.tree.fd, self.relative or b".", flags, self._identity or self._see().identity)
+
+    def _see(self, *, follow: bool = False) -> HostEntry:
+        """What is there now, which has to be this very inode, as in `reach`."""
+        if self.deleted:
+            raise SyscallError(errno.ENOENT)
+        now = self.tree.look(self.relative, follow=follow)
+        if now.relative != self.relative:
+            raise SyscallError(errno.ELOOP)
         if self._identity is None:
-            self._identity = found
-        elif self._identity != found:
-            os.close(fd)
+            self._identity = now.identity
+        elif self._identity != now.identity:
             raise SyscallError(errno.ESTALE)
-        return fd
+        return now
 
     def attributes(self) -> Attributes:
-        if self._status is not None:
-            return Attributes.from_host(self._status)
-        fd = self.reach()
-        try:
-            return Attributes.from_host(os.fstat(fd))
-        finally:
-            os.close(fd)
+        return Attributes.of_status(self.status())
+
+    def status(self) -> bytes:
+        return self._status or self._see()._status
 
     def lookup(self, entry: Entry, name: bytes, caller: Caller) -> Entry:  # noqa: ARG002
-        return self.look((name,), caller)
+        return self.look((name,), caller, follow=False)[0]
 
     def read_link(self, caller: Caller) -> bytes:  # noqa: ARG002
         if not self.is_link:
             raise SyscallError(errno.EINVAL)
-        fd = self.reach()
-        try:
-            return os.readlink(b"", dir_fd=fd)
-        finally:
-            os.close(fd)
+        return self._target or self._see(follow=True)._target
 
     def open(self, flags: int, location: Location) -> OpenFile:  # noqa: ARG002
         self._check_writable(flags)
@@ -285,18 +297,18 @@ class HostEntry(Entry, Node):
         self.tree.budget.refund_descriptor()
 
     def _open(self, flags: int) -> OpenFile:
-        fd = self.reach()
+        if self.type == _DIRECTORY:
+            return HostDirectory(self.reach(os.O_RDONLY | os.O_DIRECTORY), flags)
+        if self.type != stat.S_IFREG:
+            raise SyscallError(errno.ENXIO if self.type == stat.S_IFSOCK else errno.EACCES)
+        how = flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY
         try:
-            # By its descriptor: what is opened is what was looked at, whatever its name means by now.
-            if self.is_directory:
-                opened = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                return HostDirectory(opened, flags)
-            if self.type != stat.S_IFREG:
-                raise SyscallError(errno.ENXIO if self.type == stat.S_IFSOCK else errno.EACCES)
-            how = flags & _OPEN_FLAGS | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            return HostDescriptor(host_names.open_regular(fd, how, made=self._made), flags, regular=True)
-        finally:
-            os.close(fd)
+            fd = self.reach(how)
+        except SyscallError as error:
+            if error.number != errno.EACCES or not self._made:
+                raise
+            fd = host_names.open_made(self, how)
+        return HostDescriptor(fd, flags, regular=True)
 
     def _check_writable(self, flags: int) -> None:
         if not self.tree.writable and (flags & O_ACCESS != os.O_RDONLY or flags & os.O_TRUNC):
@@ -315,8 +327,7 @@ class HostEntry(Entry, Node):
         with host_names.directory(self) as fd:
             host_names.make(fd, name, mode, owner, target)
         relative = self.below(name)
-        status = self.tree.look(relative)
-        made = HostEntry(self.tree, relative, status, stat.S_IFMT(status.st_mode))
+        made = self.tree.look(relative)
         made._made = True
         return made
 
@@ -371,7 +382,7 @@ class HostEntry(Entry, Node):
             host_names.change(b"/proc/self/fd/%d" % fd, change, before)
         finally:
             os.close(fd)
-            self._status = None
+            self._status = b""
 
     def truncate(self, length: int) -> None:
         self._check_writable(os.O_WRONLY)
@@ -382,7 +393,7 @@ class HostEntry(Entry, Node):
             os.truncate(f"/proc/self/fd/{fd}", length)
         finally:
             os.close(fd)
-            self._status = None
+            self._status = b""
 
     def xattrs(self) -> Iterator[bytes]:
         if not (self.is_directory or self.type == stat.S_IFREG):

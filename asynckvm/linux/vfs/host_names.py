@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.vfs.node import NOW
-from asynckvm.linux.vfs.openat2 import ENTER, LOOK, open_beneath
+from asynckvm.linux.vfs.openat2 import open_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ def directory(entry: HostEntry | None) -> Iterator[int]:
         raise SyscallError(errno.EBUSY)  # the root of a tree has no name that could change
     if not entry.tree.writable:
         raise SyscallError(errno.EROFS)
-    fd = entry.reach(ENTER)
+    fd = entry.reach(os.O_PATH | os.O_DIRECTORY)
     try:
         yield fd
     finally:
@@ -62,7 +62,7 @@ def make(fd: int, name: bytes, mode: int, owner: Owner, target: bytes) -> None:
     if os.geteuid() == 0 and owner != (0, os.getegid()):
         os.chown(name, *owner, dir_fd=fd, follow_symlinks=False)
     if kind != stat.S_IFLNK:
-        made = open_beneath(fd, name, LOOK)
+        made = open_beneath(fd, name)
         try:
             # Whatever the umask of this process took away.
             os.chmod(f"/proc/self/fd/{made}", mode)  # noqa: PTH101
@@ -70,20 +70,19 @@ def make(fd: int, name: bytes, mode: int, owner: Owner, target: bytes) -> None:
             os.close(made)
 
 
-def open_regular(fd: int, flags: int, *, made: bool) -> int:
-    """Open the file behind the O_PATH descriptor `fd`; whatever its mode when it was just `made`."""
+def open_made(entry: HostEntry, flags: int) -> int:
+    """Open a regular file that was just made, whatever its mode."""
+    fd = entry.reach()
     path = f"/proc/self/fd/{fd}"
     try:
-        return os.open(path, flags)
-    except PermissionError:
-        if not made:
-            raise
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
         os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)  # noqa: PTH101
         try:
-            return os.open(path, flags)
+            return os.open(path, flags | os.O_CLOEXEC)
         finally:
             os.chmod(path, mode)  # noqa: PTH101
+    finally:
+        os.close(fd)
 
 
 def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> None:

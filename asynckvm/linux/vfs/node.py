@@ -113,8 +113,11 @@ class Entry:
             entry = entry.up()
         return False
 
-    def look(self, names: Sequence[bytes], caller: Caller) -> Entry:  # noqa: ARG002
-        """What several names (none . or ..) lead to, each searched for in the one before. ELOOP when one on the way is a link."""
+    def look(self, names: Sequence[bytes], caller: Caller, *, follow: bool) -> tuple[Entry, int]:  # noqa: ARG002
+        """What several names (none . or ..) lead to, each searched for in the one before, and how many of them did.
+
+        All of them, unless one on the way is a link: then it is what was found. `follow`: so will the caller, if it is the last.
+        """
         raise SyscallError(errno.ENOTDIR)
 
     def names_to_mount(self, names: Sequence[bytes], points: Iterable[Entry]) -> int:  # noqa: ARG002
@@ -168,6 +171,10 @@ class Node(abc.ABC):
 
     @abc.abstractmethod
     def attributes(self) -> Attributes: ...
+
+    def status(self) -> bytes:
+        """The same as struct stat."""
+        return self.attributes().status
 
     def settle(self) -> None:  # noqa: B027
         """The node is kept beyond this call: nothing about it may be remembered that others can change."""

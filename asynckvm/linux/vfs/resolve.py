@@ -1,13 +1,13 @@
 """From a path to a location: the walk of path_resolution(7), over links, mounts and `..`, with the caller's permissions.
 
 Everything a path can do to leave where it should stay ends here or in `openat2`. Names inside one tree of the host are handed
-to it several at a time; a link among them sends the walk back to single steps. Source: path_resolution(7), openat2(2),
-symlink(7).
+to it several at a time; the first link among them comes back. Source: path_resolution(7), openat2(2), symlink(7).
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -76,8 +76,9 @@ class Walk:
         """What `name` (neither . nor ..) is in `location`, with what is mounted there; a link is not followed."""
         if len(name) > NAME_MAX:
             raise SyscallError(errno.ENAMETOOLONG)
-        location = self.location
-        return self._cross(Location(location.mount, location.entry.node.lookup(location.entry, name, self.caller)))
+        mount, entry = self.location.mount, self.location.entry
+        found = Location(mount, entry.node.lookup(entry, name, self.caller))
+        return self._cross(found) if mount.children else found
 
     def follow(self, link: Location) -> bytes | None:
         """Follow `link`, found in `location`: the path to go on with from there, or None when `location` is the target now."""
@@ -111,7 +112,7 @@ class Walk:
             if self.flags & RESOLVE_NO_XDEV and self._root.mount is not self.location.mount:
                 raise SyscallError(errno.EXDEV)
             self.location = self._root
-        names = [name for name in path.split(b"/") if name]
+        names = list(filter(None, path.split(b"/")))
         self._names += len(names)
         if self._names > _NAMES_MAX:
             raise SyscallError(errno.ELOOP)
@@ -125,7 +126,7 @@ class Walk:
         while len(names) > keep:
             location = self.location
             if location.entry.leaps and names[-1] not in _DOTS:
-                found = self._leap(names, keep)
+                found = self._leap(names, keep, follow=follow)
             else:
                 name = names.pop()
                 if name == _SLASH:
@@ -146,31 +147,21 @@ class Walk:
             else:
                 self.location = found
 
-    def _leap(self, names: list[bytes], keep: int) -> Location:
+    def _leap(self, names: list[bytes], keep: int, *, follow: bool) -> Location:
         """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
         location = self.location
         entry, mount = location.entry, location.mount
-        first = len(names) - 1
-        while first > keep and names[first - 1] not in _DOTS:
-            first -= 1
-        taken = names[first:]
+        taken = names[keep:]
         taken.reverse()
+        if not _DOTS.isdisjoint(taken):
+            taken = list(itertools.takewhile(lambda name: name not in _DOTS, taken))
         if mount.children:
             taken = taken[: entry.names_to_mount(taken, mount.children)]
-        try:
-            found = entry.look(taken, self.caller)
-        except SyscallError as error:
-            if error.number != errno.ELOOP or len(taken) == 1:
-                raise
-            return self._step(names)
-        del names[-len(taken) :]
+        found, count = entry.look(taken, self.caller, follow=follow or len(taken) < len(names))
+        del names[-count:]
         if found.node.type == _LINK:
             self.location = Location(mount, found.up() or found)
         return self._cross(Location(mount, found)) if mount.children else Location(mount, found)
-
-    def _step(self, names: list[bytes]) -> Location:
-        self._check_search()
-        return self.child(names.pop())
 
     def _check_search(self) -> None:
         node = self.location.entry.node

@@ -52,6 +52,14 @@ int akvm_context_create(struct akvm_machine *machine, struct akvm_context **crea
 	return 0;
 }
 
+void akvm__context_free(struct akvm__context *context)
+{
+	if (context->direct_files)
+		akvm_direct_files_release(context->direct_files);
+	free(context->xsave);
+	free(context);
+}
+
 int akvm_context_destroy(struct akvm_context *public)
 {
 	struct akvm__context *context = akvm__context(public);
@@ -62,8 +70,7 @@ int akvm_context_destroy(struct akvm_context *public)
 	akvm__context_forget_fp(context);
 	machine->contexts[public->index] = NULL;
 	machine->free_contexts[machine->free_count++] = public->index;
-	free(context->xsave);
-	free(context);
+	akvm__context_free(context);
 	return 0;
 }
 
@@ -80,15 +87,21 @@ static bool polls(const struct akvm__vcpu *vcpu)
 	return !atomic_load(&vcpu->busy) && !atomic_load(&vcpu->mailbox.sleeping) && !atomic_load(&vcpu->mailbox.length);
 }
 
-/* Rather than wake a vCPU that sleeps, take one that is awake and without work: it would steal the context in a moment. */
+/* A vCPU that is awake, rather than wake the chosen one, which costs more than an exit: one that is without work, else one that
+ * can be expected to be without soon. */
 static uint32_t wakeful(const struct akvm_machine *machine, uint32_t vcpu)
 {
+	uint32_t found = vcpu;
+
 	if (!atomic_load(&machine->vcpus[vcpu]->mailbox.sleeping))
 		return vcpu;
-	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		if (polls(machine->vcpus[i]))
 			return i;
-	return vcpu;
+		if (akvm__vcpu_soon_free(machine->vcpus[i]) && !atomic_load(&machine->vcpus[i]->mailbox.length))
+			found = i;
+	}
+	return found;
 }
 
 /* Whether somebody is in the way there of `pinned`, which may be running itself by now: a kick would cut it short. */
@@ -120,7 +133,7 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 	if (akvm__mailbox_put(&machine->vcpus[vcpu]->mailbox, context)) {
 		/* An owner that is about to run something looks at its mailbox before it enters. */
 		if (!pinned)
-			akvm__vcpu_wake_a_thief(machine->vcpus[vcpu]);
+			akvm__vcpu_wake_a_thief(machine->vcpus[vcpu], false);
 		else if (must_make_way(machine->vcpus[vcpu], context))
 			error = akvm__vcpu_kick(machine->vcpus[vcpu]);
 		/* It would wait for a guest that nobody told to leave. */
@@ -145,6 +158,12 @@ int akvm_context_submit(struct akvm_context *public, uint32_t vcpu)
 	    !akvm__canonical(public->gs_base))
 		return akvm__fail("submit a context with non-canonical addresses", EINVAL);
 	return submit(context, vcpu, 0, false);
+}
+
+void akvm_machine_rouse(struct akvm_machine *machine)
+{
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		akvm__vcpu_wake_a_thief(machine->vcpus[i], true);
 }
 
 int akvm_context_operate(struct akvm_context *public, uint32_t vcpu, uint32_t operation)

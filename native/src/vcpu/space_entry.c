@@ -208,6 +208,7 @@ bool akvm__vcpu_reap_when_idle(struct akvm__vcpu *vcpu)
 
 	if (!atomic_load(due) || !atomic_exchange(due, false))
 		return false;
+	atomic_store(&vcpu->brief, false);
 	atomic_store(&vcpu->engaged, true);
 	reap(vcpu, true);
 	atomic_store(&vcpu->engaged, false);

@@ -32,12 +32,24 @@ static struct akvm__context *find_work(struct akvm__vcpu *vcpu)
 	return context;
 }
 
-/* Mail waits for a vCPU that is engaged; one that sleeps could steal it now. */
-void akvm__vcpu_wake_a_thief(const struct akvm__vcpu *owner)
+static bool is_brief(const struct akvm__context *context)
+{
+	return !context->operation && context->pub.ran_ns < BRIEF_NS &&
+	       (context->pub.kind == AKVM_EXIT_SYSCALL || context->pub.kind == AKVM_EXIT_FAULT);
+}
+
+/* With a context whose last run ended by itself and soon, while no core is to spare for one vCPU more. */
+bool akvm__vcpu_soon_free(const struct akvm__vcpu *vcpu)
+{
+	return atomic_load(&vcpu->engaged) && atomic_load(&vcpu->brief) &&
+	       atomic_load(&vcpu->machine->awake) >= vcpu->machine->spare_cpus;
+}
+
+void akvm__vcpu_wake_a_thief(const struct akvm__vcpu *owner, bool overdue)
 {
 	const struct akvm_machine *machine = owner->machine;
 
-	if (!atomic_load(&owner->engaged) || !atomic_load(&owner->mailbox.stealable))
+	if (!atomic_load(&owner->engaged) || !atomic_load(&owner->mailbox.stealable) || (!overdue && akvm__vcpu_soon_free(owner)))
 		return;
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct akvm__vcpu *vcpu = machine->vcpus[i];
@@ -135,8 +147,9 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	uint64_t started_ns = akvm__now_ns(), ended_ns;
 
+	atomic_store(&vcpu->brief, is_brief(context));
 	atomic_store(&vcpu->engaged, true);
-	akvm__vcpu_wake_a_thief(vcpu);
+	akvm__vcpu_wake_a_thief(vcpu, false);
 	atomic_store(&vcpu->current, context->pub.index);
 	atomic_store(&vcpu->current_generation, context->pub.generation);
 	atomic_store(&vcpu->started_ns, started_ns);
@@ -171,10 +184,7 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
  */
 static void announce(struct akvm__vcpu *vcpu, const struct akvm__context *next)
 {
-	bool brief = next && !next->operation && next->pub.ran_ns < BRIEF_NS &&
-		     (next->pub.kind == AKVM_EXIT_SYSCALL || next->pub.kind == AKVM_EXIT_FAULT);
-
-	if (!vcpu->unannounced || (brief && vcpu->unannounced < ANNOUNCE_NOW))
+	if (!vcpu->unannounced || (next && is_brief(next) && vcpu->unannounced < ANNOUNCE_NOW))
 		return;
 	vcpu->unannounced = 0;
 	akvm__doorbell_ring(&vcpu->machine->doorbell);

@@ -61,6 +61,8 @@ struct akvm__vcpu {
 	/* With a context, or with the dead: mail put meanwhile waits. Set before it looks at its mailbox once more, so that either
 	 * it or who put the mail wakes a thief. */
 	_Atomic bool engaged;
+	/* While engaged: the last run of its context ended by itself and soon, so this one may, too. */
+	_Atomic bool brief;
 
 	/* Guards `resident` and the FP registers of an idle vCPU. Innermost lock. */
 	pthread_mutex_t lock;
@@ -74,6 +76,7 @@ struct akvm__vcpu {
 	uint64_t cr3_space_id, cr3_generation;
 	struct akvm__pcids pcids;
 	bool must_reset;
+	uint8_t *bounce; /* AKVM_BOUNCE_BYTES on their way from a file to a guest */
 	/* Completions put into the ring and not rung for: see announce() in thread.c. */
 	uint32_t unannounced;
 	/* How long it polls for work before it sleeps, by what polling was worth lately. */
@@ -97,8 +100,11 @@ int akvm__vcpu_reset(struct akvm__vcpu *vcpu);
 int akvm__vcpu_start(struct akvm__vcpu *vcpu);
 /* 0 or -ETIMEDOUT. */
 int akvm__vcpu_join(struct akvm__vcpu *vcpu, uint64_t timeout_ns);
-/* Have its mail stolen, if it is engaged and some vCPU sleeps. Thread: the loop, or the owner. */
-void akvm__vcpu_wake_a_thief(const struct akvm__vcpu *owner);
+/* Have its mail stolen, if it is engaged and some vCPU sleeps; unless it is soon free, or the mail overdue. Thread: the loop, or
+ * the owner. */
+void akvm__vcpu_wake_a_thief(const struct akvm__vcpu *owner, bool overdue);
+/* A vCPU which its mail may better wait for than have another one woken: akvm_machine_rouse() sets right what was misjudged. */
+bool akvm__vcpu_soon_free(const struct akvm__vcpu *vcpu);
 
 /* run.c: what KVM_RUN came back with, every return and exit reason named. */
 enum akvm__run_result {

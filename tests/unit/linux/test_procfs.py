@@ -82,7 +82,7 @@ class Sandbox:
             fs=FileSystemContext(self.mounts, directory=location),
             program=SimpleNamespace(loaded=loaded, location=location, identity=(0, 0)),
             limits=Limits.default(10), actions=ActionTable(), pending=SignalQueue(), job=SimpleNamespace(stopped=0), tasks={},
-            children_ns=0, cpu_ns=25 * 10**6, started_ns=10**9, calls=collections.Counter({0: 3}), exited=False, dumpable=1,
+            children_ns=0, cpu_ns=25 * 10**6, started_ns=10**9, all_calls=collections.Counter({0: 3}), exited=False, dumpable=1,
             exit_signal=17, oom_adjustment=0, resident_max=0,
         )  # fmt: skip
         task: Any = SimpleNamespace(

@@ -19,9 +19,7 @@ from asynckvm.linux.files import DescriptorTable, OpenFile
 from asynckvm.linux.files.host import HostDescriptor
 from asynckvm.linux.streams import (
     Capture,
-    InputPipe,
     NonBlockingStream,
-    OutputPipe,
     ReadyStream,
     SocketStream,
     Source,
@@ -260,47 +258,6 @@ class TestHostQueue:
         waiting.cancel()
         await asyncio.wait([waiting])
         assert set(os.listdir("/proc/self/fd")) == before
-
-
-class TestPipesToThisProcess:
-    async def test_input(self) -> None:
-        stream = InputPipe()
-        async with asyncio.timeout(SECONDS):
-            writing = asyncio.create_task(stream.write(b"a" * 200_000))
-            received = b""
-            while len(received) < 200_000:
-                await until(stream.file, POLLIN)
-                received += stream.file.read(1 << 20)
-            await writing
-        stream.close()
-        stream.close()
-        assert received == b"a" * 200_000
-        assert stream.file.read(1) == b""
-        stream.file.close()
-        with pytest.raises(BrokenPipeError):
-            await stream.write(b"x")
-
-    async def test_output(self) -> None:
-        stream = OutputPipe()
-        stream.file.hold()
-
-        async def produce() -> None:
-            for number in range(5):
-                stream.file.write(b"%d" % number)
-                await asyncio.sleep(0)
-            stream.file.release()
-
-        async with asyncio.timeout(SECONDS):
-            producing = asyncio.create_task(produce())
-            assert b"".join([data async for data in stream]) == b"01234"
-            await producing
-
-    async def test_output_that_nobody_wants(self) -> None:
-        stream = OutputPipe()
-        stream.close()
-        stream.close()
-        with pytest.raises(BrokenPipeError):
-            stream.file.write(b"x")
 
 
 class Counted(OpenFile):

@@ -6,12 +6,9 @@ import asyncio
 import dataclasses
 import errno
 import os
-import pty
 import signal
 import stat
 import struct
-import termios
-import tty
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,13 +19,12 @@ from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.groups import ProcessGroup, Session
 from asynckvm.linux.signals.action import Action
 from asynckvm.linux.signals.numbers import SIG_IGN
-from asynckvm.linux.streams import host_stream
 from asynckvm.linux.syscalls import ioctl, poll, transfer
-from asynckvm.linux.tty import HostTerminal, Master, Slave, Terminals, requests
+from asynckvm.linux.tty import Master, Slave, Terminals, requests
 from asynckvm.linux.tty import termios as t
 from asynckvm.linux.tty.pty import TERMINALS_MAX
-from asynckvm.linux.wait import POLLHUP, POLLIN, READABLE, WRITABLE, wait
-from support.fake_tasks import DATA, SECONDS, lone_task, result
+from asynckvm.linux.wait import POLLHUP, POLLIN, READABLE, WRITABLE
+from support.fake_tasks import DATA, lone_task, result
 
 TIOCGPTN, TIOCSPTLCK = requests.TIOCGPTN, requests.TIOCSPTLCK
 
@@ -444,43 +440,3 @@ class TestRequests:
         assert world.sent == [(11, signal.SIGINT)]
         with pytest.raises(SyscallError, match="EINVAL"):
             ioctl.ioctl(task, fd, requests.TIOCSIG, signal.SIGKILL)
-
-
-class TestHostTerminal:
-    @pytest.mark.every_loop
-    async def test_everything_is_passed_on(self, world: World) -> None:
-        user, screen = pty.openpty()
-        tty.setraw(screen)
-        outside = host_stream(user)
-        terminal = HostTerminal(world.terminals, screen, screen)
-        slave = terminal.slave
-        slave.hold()
-        running = asyncio.create_task(terminal.run())
-        shown = b""
-        async with asyncio.timeout(SECONDS):
-            outside.write(b"hello\r")
-            while not slave.poll() & POLLIN:
-                await wait((slave.queue,))
-            assert slave.terminal.take(100) == b"hello\n"
-            slave.write(b"big" * 50_000)
-            slave.release()
-            while len(shown) < 7 or not running.done():
-                if outside.poll() & POLLIN:
-                    shown += outside.read(1 << 16)
-                await asyncio.sleep(0)
-            await running
-        terminal.close()
-        assert shown.startswith(b"hello\r\nbigbig")
-        outside.close()
-        for fd in (user, screen):
-            os.close(fd)
-
-    async def test_its_size_is_the_host_s(self, world: World) -> None:
-        user, screen = pty.openpty()
-        termios.tcsetwinsize(screen, (30, 100))
-        terminal = HostTerminal(world.terminals, screen, screen)
-        assert dataclasses.astuple(terminal.slave.terminal.window)[:2] == (30, 100)
-        terminal.close()
-        assert world.terminals.numbers == []
-        for fd in (user, screen):
-            os.close(fd)

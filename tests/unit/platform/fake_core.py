@@ -65,6 +65,7 @@ class FakeCore:
         self.opens = 0
         self.closes = 0
         self.polls = 0
+        self.rouses = 0
         self.on_poll: Callable[[], None] | None = None
         self.running: dict[int, Any] = {}  # vCPU -> native context, for akvm_vcpu_status
         self.live: dict[int, Any] = {}
@@ -181,6 +182,9 @@ class FakeCore:
                 return 1
             self.armed = True
             return 0
+
+    def akvm_machine_rouse(self, machine: Any) -> None:
+        self.rouses += 1
 
     def akvm_machine_poll(self, machine: Any, spin_ns: int) -> int:
         self.polls += 1
@@ -359,7 +363,9 @@ class FakeCore:
     def akvm_space_write(self, space: Any, address: int, buffer: Any, length: int, force: bool) -> int:
         count = self._copyable(address, length)
         if count > 0:
-            self._bytes(space)[address - self.START : address - self.START + count] = self.ffi.buffer(buffer, count)
+            self._bytes(space)[address - self.START : address - self.START + count] = (
+                buffer[:count] if isinstance(buffer, bytes) else self.ffi.buffer(buffer, count)
+            )
         return count
 
     def akvm_space_read_string(self, space: Any, address: int, buffer: Any, capacity: int) -> int:
@@ -379,6 +385,10 @@ class FakeCore:
             return -errno.ENOENT
         region.start, region.end, region.access = self.START, self.END, 3
         return 0
+
+    def akvm_space_room(self, space: Any, start: int, end: int, length: int, alignment: int) -> int:
+        places = range(-(-start // alignment) * alignment, end - length + 1, alignment)
+        return next((place for place in places if not self.akvm_space_mapped(space, place, length)), 0)
 
     def akvm_space_settled(self, space: Any) -> int:
         return int(self.settled)

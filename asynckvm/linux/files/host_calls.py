@@ -1,0 +1,48 @@
+"""What descriptors of the host are asked so often that each question is one native call. Source: fstat(2), getdents64(2)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from asynckvm.linux.errors import SyscallError
+from asynckvm.platform import binding
+
+_STATUS_BYTES: Final = 144
+
+
+class _Native:
+    """The native functions, and room for a status. Thread: loop."""
+
+    def __init__(self) -> None:
+        core = binding.load()
+        self.status = core.lib.akvm_fd_status
+        self.entries = core.lib.akvm_fd_entries
+        self.unpack = core.ffi.unpack
+        self.new = core.ffi.new
+        self.room = core.ffi.new("uint8_t[]", _STATUS_BYTES)
+        self.view = core.ffi.buffer(self.room)
+
+
+_native = functools.cache(_Native)
+
+
+def status(fd: int) -> bytes:
+    """struct stat."""
+    native = _native()
+    result = native.status(fd, native.room)
+    if result < 0:
+        raise SyscallError(-result)
+    return bytes(native.view)
+
+
+def entries(fd: int, capacity: int) -> bytes:
+    """The next struct linux_dirent64 records of a directory that fit."""
+    native = _native()
+    # Cleared: the kernel leaves out the bytes between records, and what was there is not for guests.
+    room = native.new("char[]", capacity)
+    result = native.entries(fd, room, capacity)
+    if result < 0:
+        raise SyscallError(-result)
+    records: bytes = native.unpack(room, result)
+    return records
