@@ -179,6 +179,7 @@ def build(
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
     try:
         _fill(builder, user, hostname, proc, devices)
+        builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
         for bind in binds:
             builder.bind(bind)
     except BaseException:
@@ -195,7 +196,6 @@ def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, 
     for name in _PROGRAMS:
         _share(builder, f"/{name}")
     _fill_etc(builder, user, hostname)
-    builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
     builder.give("/work", user)
     if user.uid != 0:
         builder.directory(user.home, 0o755)
