@@ -18,6 +18,7 @@ from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.direct_reads import DirectReads
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.account import OPEN_FILES, OpenFileAccount
+from asynckvm.linux.files.epoll import WatchAccount
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.ipc.messages import MessageQueues
@@ -90,6 +91,7 @@ class Kernel:
         self.semaphores = Semaphores()
         self.segments = Segments(self)
         self.aio_room = Room()
+        self.epoll_account = WatchAccount()
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * PAGE or machine.config.memory, self.memory_budget)
