@@ -118,8 +118,9 @@ class HostDescriptor(OpenFile):
         self._mapped.clear()
         # Its number is somebody else's from now on: who still asks must not reach that.
         fd, self.fd = self.fd, -1
-        if self._direct is not None:
-            self._direct.close()
+        direct, self._direct, self._still = self._direct, None, contextlib.nullcontext()
+        if direct is not None:
+            direct.close()
         else:
             os.close(fd)
 
