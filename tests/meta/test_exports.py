@@ -5,9 +5,9 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "asynckvm": "Bind CompletedProcess Limits ProcessError Reason Sandbox __version__",
+    "asynckvm": "AllowConnect Bind CompletedProcess Limits NetworkRequest ProcessError Reason Sandbox __version__",
     "asynckvm.linux": "ArgumentsTooLongError Cause ElfError ElfProblem ExitStatus signal_name",
-    "asynckvm.sandbox": "Bind CompletedProcess Limits ProcessError Reason Sandbox",
+    "asynckvm.sandbox": "AllowConnect Bind CompletedProcess Limits NetworkRequest ProcessError Reason Sandbox",
     "asynckvm.errors": """
         AsyncKvmError CapabilityError ClosedError DeviceMissingError DevicePermissionError GuestError GuestMemoryError
         GuestOperationError GuestStringError GuestTrapError HostError HostForkedError InternalError OutOfMemoryError

@@ -194,6 +194,15 @@ class FakeSpace:
         inside = (page for page in self.pages if page in pages) if len(pages) > len(self.pages) else filter(self.pages.get, pages)
         return sum(min(page + PAGE, address + length) - max(page, address) for page in inside)
 
+    def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
+        place = -(-start // alignment) * alignment
+        while place + length <= end:
+            taken = [page for page in self.pages if page < place + length and page + PAGE > place]
+            if not taken:
+                return place
+            place = -(-(max(taken) + PAGE) // alignment) * alignment
+        return None
+
     @property
     def resident(self) -> int:
         return len(self.pages)

@@ -12,6 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.errors import InternalError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.wait import READABLE, WRITABLE, WaitQueue
 
@@ -74,8 +75,10 @@ class OpenFile:
 
     def release(self) -> None:
         """One holder less; the last one closes the file."""
-        self._references -= 1
         if self._references <= 0:
+            raise InternalError(f"{type(self).__name__} is released more often than it was held")
+        self._references -= 1
+        if not self._references:
             for closing in list(self._closing):
                 closing(self)
             self._closing.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
@@ -50,6 +51,13 @@ class DescriptorTable:
         """EBADF when there is none."""
         file = self._slots.get(fd)
         if file is None:
+            raise SyscallError(errno.EBADF)
+        return file
+
+    def get_open(self, fd: int) -> OpenFile:
+        """As `get`, for calls that want the file itself: EBADF also for what O_PATH gave, a handle on a place."""
+        file = self.get(fd)
+        if file.flags & os.O_PATH:
             raise SyscallError(errno.EBADF)
         return file
 

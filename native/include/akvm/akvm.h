@@ -189,6 +189,9 @@ struct akvm_region {
 AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region);
 /* How many bytes of the range are mapped: all of them where there is no hole. No page is looked at. */
 AKVM_API uint64_t akvm_space_mapped(struct akvm_space *space, uint64_t address, uint64_t length);
+/* The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes up to `end` are not mapped; 0 when
+ * there is none. */
+AKVM_API uint64_t akvm_space_room(struct akvm_space *space, uint64_t start, uint64_t end, uint64_t length, uint64_t alignment);
 /* 1 when every vCPU that was inside has acknowledged all changes made so far. */
 AKVM_API int akvm_space_settled(struct akvm_space *space);
 /* Resident 4 KiB pages of private memory. */

@@ -354,6 +354,11 @@ def test_files_without_a_name(sandbox: Sandbox) -> None:
     assert output.references == 2
     again.release()
     assert output.references == 1
+    for last in range(3, 1500):  # of each other, and yet each but one step away
+        process.files.limit = last + 2
+        assert process.files.add(opened(process, b"/proc/self/fd/%d" % last, os.O_WRONLY)) == last + 1
+    assert process.files.get(1500).write(b"def") == 3
+    assert output.data == b"abcdef"
 
 
 # ---------------------------------------------------------------- devices
