@@ -250,18 +250,17 @@ class Counters(NamedTuple):
 
 
 class FakeDirectFile:
-    """Owns a descriptor. `held` while somebody moves its position."""
+    """Owns a descriptor. `held`: how often, while somebody moves its position."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.held = False
+        self.held = 0
 
     def __enter__(self) -> None:
-        assert not self.held
-        self.held = True
+        self.held += 1
 
     def __exit__(self, *_: object) -> None:
-        self.held = False
+        self.held -= 1
 
     def close(self) -> None:
         os.close(self.fd)
