@@ -9,8 +9,13 @@ _FIELD: Final = 65
 DOMAIN: Final = "(none)"
 
 
+def node() -> str:
+    """The name of the machine."""
+    return os.uname().nodename
+
+
 def utsname() -> bytes:
     """struct new_utsname: six fields of 65 bytes."""
     host = os.uname()
-    fields = (host.sysname, host.nodename, host.release, host.version, "x86_64", DOMAIN)
+    fields = (host.sysname, node(), host.release, host.version, "x86_64", DOMAIN)
     return b"".join(os.fsencode(text)[: _FIELD - 1].ljust(_FIELD, b"\0") for text in fields)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import UsageError
+from asynckvm.linux import uts
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.vfs import names, opening
 from asynckvm.linux.vfs.caller import Caller, FileSystemContext
@@ -158,14 +159,15 @@ class Builder:
 def build(
     *,
     user: User = User(),
-    hostname: str = "sandbox",
+    hostname: str | None = None,
     binds: Sequence[Bind] = (),
     proc: FileSystem | None = None,
     devices: FileSystem | None = None,
     size: int = SIZE,
     inodes: int = INODES,
 ) -> Mounts:
-    """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev.
+    """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev;
+    /etc names `hostname` as the machine itself, by default the one uname(2) tells.
 
     Raises OSError, UsageError and CapabilityError for what of the host cannot be shared.
     """
@@ -177,7 +179,7 @@ def build(
         builder.link(f"/{path}", target)
     for name in _PROGRAMS:
         _share(builder, f"/{name}")
-    _fill_etc(builder, user, hostname)
+    _fill_etc(builder, user, hostname or uts.node())
     builder.give("/work", user)
     if user.uid != 0:
         builder.directory(user.home, 0o755)
