@@ -55,7 +55,7 @@ def test_etc_knows_the_users_of_the_sandbox_only(files: Files) -> None:
 
 def test_the_name_of_the_machine_can_be_looked_up() -> None:
     """It is the one that programs get from uname(2), and looking it up must not fail inside."""
-    name = uts.utsname()[65:130].rstrip(b"\0")
+    name = uts.SystemNames().utsname()[65:130].rstrip(b"\0")
     files = Files(default.build())
     assert files.read(b"/etc/hostname") == name + b"\n"
     assert [line.split()[0] for line in files.read(b"/etc/hosts").splitlines() if name in line.split()] == [b"127.0.1.1"]
