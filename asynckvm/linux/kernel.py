@@ -34,6 +34,7 @@ from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.sockets.outside import SOCKETS, Outside
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
+from asynckvm.linux.uts import SystemNames
 from asynckvm.linux.vdso import Vdso
 from asynckvm.linux.vfs import Budget, Mounts, Tmpfs
 from asynckvm.model.memory import PAGE
@@ -84,6 +85,7 @@ class Kernel:
         self.processes: dict[int, Process] = {}
         self.tasks: dict[int, Task] = {}
         self.groups: dict[int, ProcessGroup] = {}
+        self.names = SystemNames()
         self.futexes = FutexTable()
         self.locks = LockTable()
         self.leases = LeaseTable()

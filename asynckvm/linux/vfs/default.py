@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import UsageError
+from asynckvm.linux import uts
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.vfs import names, opening
 from asynckvm.linux.vfs.caller import Caller, FileSystemContext
@@ -162,7 +163,7 @@ class Builder:
 def build(
     *,
     user: User = User(),
-    hostname: str = "sandbox",
+    hostname: str | None = None,
     binds: Sequence[Bind] = (),
     proc: FileSystem | None = None,
     devices: FileSystem | None = None,
@@ -170,8 +171,9 @@ def build(
     inodes: int = INODES,
     resolver: bool = False,
 ) -> Mounts:
-    """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev.
-    With `resolver`, programs look for names also where /etc/resolv.conf says, which is empty until somebody binds or writes one.
+    """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev;
+    /etc names `hostname` as the machine itself, by default the one uname(2) tells. With `resolver`, programs look for names also
+    where /etc/resolv.conf says, which is empty until somebody binds or writes one.
 
     Raises OSError, UsageError and CapabilityError for what of the host cannot be shared.
     """
@@ -195,7 +197,7 @@ def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, 
         builder.link(f"/{path}", target)
     for name in _PROGRAMS:
         _share(builder, f"/{name}")
-    _fill_etc(builder, user, hostname)
+    _fill_etc(builder, user, hostname or uts.node())
     builder.give("/work", user)
     if user.uid != 0:
         builder.directory(user.home, 0o755)
