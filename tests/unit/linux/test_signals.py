@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import struct
+import threading
 
 import pytest
 
@@ -55,13 +57,13 @@ def test_masks() -> None:
 
 
 def test_the_layout_of_siginfo_is_that_of_the_c_library() -> None:
-    """Sent to ourselves with sigqueue(3), and read back through sigwaitinfo(2)."""
+    """Sent to this thread, for there may be others, with pthread_sigqueue(3), and read back through sigwaitinfo(2)."""
     library = ctypes.CDLL(None, use_errno=True)
     number, value = signal.SIGRTMIN + 3, 0x1234_5678_9ABC_DEF0
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        library.sigqueue.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
-        assert library.sigqueue(ctypes.c_int(_own_pid()), ctypes.c_int(number), value) == 0
+        library.pthread_sigqueue.argtypes = (ctypes.c_ulong, ctypes.c_int, ctypes.c_void_p)
+        assert library.pthread_sigqueue(threading.get_ident(), number, value) == 0
         image = ctypes.create_string_buffer(infos.BYTES)
         mask = ctypes.c_uint64(bit(number))
         assert library.syscall(128, ctypes.byref(mask), image, None, 8) == number
@@ -69,14 +71,8 @@ def test_the_layout_of_siginfo_is_that_of_the_c_library() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     info = infos.unpack(number, image.raw)
     assert info is not None
-    assert (info.code, info.pid, info.value, info.layout) == (-1, _own_pid(), value, Layout.RT)
+    assert (info.code, info.pid, info.value, info.layout) == (-1, os.getpid(), value, Layout.RT)
     assert info.pack() == image.raw
-
-
-def _own_pid() -> int:
-    import os
-
-    return os.getpid()
 
 
 def test_constructors_and_properties_agree() -> None:
