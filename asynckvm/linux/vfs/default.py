@@ -171,25 +171,30 @@ def build(
     """
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
-    for path, mode in _DIRECTORIES.items():
-        builder.directory(f"/{path}", mode)
-    for path, target in _LINKS.items():
-        builder.link(f"/{path}", target)
-    for name in _PROGRAMS:
-        _share(builder, f"/{name}")
-    _fill_etc(builder, user, hostname)
-    builder.give("/work", user)
-    if user.uid != 0:
-        builder.directory(user.home, 0o755)
-        builder.give(user.home, user)
-    if proc is not None:
-        builder.mount(proc, "/proc")
-    if devices is not None:
-        builder.mount(devices, "/dev")
-    if builder.has("/dev/shm"):  # noqa: S108
-        builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
-    for bind in binds:
-        builder.bind(bind)
+    try:
+        for path, mode in _DIRECTORIES.items():
+            builder.directory(f"/{path}", mode)
+        for path, target in _LINKS.items():
+            builder.link(f"/{path}", target)
+        for name in _PROGRAMS:
+            _share(builder, f"/{name}")
+        _fill_etc(builder, user, hostname)
+        builder.give("/work", user)
+        if user.uid != 0:
+            builder.directory(user.home, 0o755)
+            builder.give(user.home, user)
+        if proc is not None:
+            builder.mount(proc, "/proc")
+        if devices is not None:
+            builder.mount(devices, "/dev")
+        if builder.has("/dev/shm"):  # noqa: S108
+            builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
+        for bind in binds:
+            builder.bind(bind)
+    except BaseException:
+        # Descriptors of the host are in it.
+        builder.mounts.close()
+        raise
     return builder.mounts
 
 
