@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 # Tiers in which every test runs guests, whether its author remembered the marker or not.
 KVM_TIERS = ("kvm", "programs", "sandbox", "fuzz", "soak")
-# Tiers whose tests judge how long things take, and so have the machine to themselves.
-ALONE_TIERS = ("stress", "soak")
+# Tests that judge how long things take, and so have the machine to themselves.
+ALONE = ("stress/test_kills.py", "stress/test_scale.py", "soak/test_soak.py")
 _ROOM = pytest.StashKey[quiet.Room]()
 _ROOM_FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
@@ -72,11 +72,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        tier = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if tier in KVM_TIERS:
-            item.add_marker(pytest.mark.kvm)
-        if tier in ALONE_TIERS:
-            item.add_marker(pytest.mark.alone)
+        if item.path.is_relative_to(TESTS):
+            path = item.path.relative_to(TESTS)
+            if path.parts[0] in KVM_TIERS:
+                item.add_marker(pytest.mark.kvm)
+            if str(path) in ALONE:
+                item.add_marker(pytest.mark.alone)
         if pace.PACE != 1:
             marker = item.get_closest_marker("timeout")
             seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
