@@ -228,6 +228,12 @@ class AddressSpace:
         _check_address(address, length)
         return int(self._lib.akvm_space_mapped(self.native, address, length))
 
+    def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
+        """The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes there are not mapped."""
+        _check_address(start, length)
+        _check_address(end, alignment)
+        return int(self._lib.akvm_space_room(self.native, start, end, length, alignment)) or None
+
     @property
     def resident(self) -> int:
         """Private pages of 4 KiB that exist."""

@@ -187,6 +187,18 @@ class Binding:
                 raise error
         return answers
 
+    def create_direct_file(self, fd: int) -> Handle:
+        """A direct file, which owns `fd`."""
+        out = self.ffi.new("struct akvm_direct_file **")
+        self.check(self.lib.akvm_direct_file_create(fd, out))
+        return out[0]
+
+    def create_direct_files(self, numbers: list[int]) -> Handle:
+        """A table of direct files, empty."""
+        out = self.ffi.new("struct akvm_direct_files **")
+        self.check(self.lib.akvm_direct_files_create(self.ffi.new("uint64_t[]", numbers), out))
+        return out[0]
+
     def drain_buffer(self, size: int) -> tuple[Handle, memoryview]:
         """Room for `size` indices: the pointer for `drain`, and a view to read them."""
         buffer = self.ffi.new("uint32_t[]", size)

@@ -24,6 +24,7 @@ from asynckvm.platform.capabilities import Capabilities, read_capabilities
 from asynckvm.platform.context import Context
 from asynckvm.platform.core import Core
 from asynckvm.platform.counters import MachineCounters, read_memory, read_vcpu
+from asynckvm.platform.direct_files import DirectFiles
 from asynckvm.platform.engine import Engine
 from asynckvm.platform.exit_log import ExitLog
 from asynckvm.platform.flight import FlightRecord, describe, read_flight
@@ -32,12 +33,13 @@ from asynckvm.platform.memory_budget import MemoryBudget
 from asynckvm.platform.retry import ATTEMPTS, Retrier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
 
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.operations import Operation
     from asynckvm.platform.binding import Binding, Handle
+    from asynckvm.platform.direct_files import DirectCall
     from asynckvm.platform.exit_log import ExitRecord
 
 __all__ = ["Machine", "open_machines"]
@@ -158,6 +160,10 @@ class Machine:
     def create_memory_budget(self, pages: int) -> MemoryBudget:
         """A bound for the memory of several address spaces together, in pages of 4 KiB."""
         return MemoryBudget(self._core, pages)
+
+    def create_direct_files(self, numbers: Mapping[DirectCall, int]) -> DirectFiles:
+        """A table for files that guests read on their vCPUs' threads; `numbers` are those of the system calls."""
+        return DirectFiles(self._core, numbers)
 
     def create_context(self, space: AddressSpace) -> Context:
         """A new guest thread in `space`, all registers zero. OverloadedError beyond MachineConfig.contexts."""

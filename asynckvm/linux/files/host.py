@@ -6,6 +6,7 @@ getdents64(2), fallocate(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import host_calls
@@ -20,7 +22,7 @@ from asynckvm.linux.files.open_file import CHUNK, OpenFile
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
-    from asynckvm.platform import HostFile, Machine
+    from asynckvm.platform import DirectFile, DirectFiles, HostFile, Machine
 
 # Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ, FIONREAD.
 _IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, 0x541B: 4}
@@ -37,6 +39,9 @@ class HostDescriptor(OpenFile):
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode) if regular is None else regular
         # Views of the file for mmap, by whether they may be stored to, with the bytes they cover.
         self._mapped: dict[bool, tuple[int, HostFile]] = {}
+        # Owns `fd` once vCPUs read it; and whoever moves the position holds it, so that a vCPU never sees it half way.
+        self._direct: DirectFile | None = None
+        self._still: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     @property
     def positioned(self) -> bool:
@@ -49,10 +54,12 @@ class HostDescriptor(OpenFile):
             fcntl.fcntl(self.fd, fcntl.F_SETFL, current & ~os.O_APPEND | flags & os.O_APPEND)
 
     def read(self, length: int) -> bytes:
-        return os.read(self.fd, min(length, CHUNK))
+        with self._still:
+            return os.read(self.fd, min(length, CHUNK))
 
     def write(self, data: bytes) -> int:
-        return os.write(self.fd, data)
+        with self._still:
+            return os.write(self.fd, data)
 
     def pread(self, length: int, offset: int) -> bytes:
         return os.pread(self.fd, min(length, CHUNK), offset)
@@ -61,7 +68,8 @@ class HostDescriptor(OpenFile):
         return os.pwrite(self.fd, data, offset)
 
     def seek(self, offset: int, whence: int) -> int:
-        return os.lseek(self.fd, offset, whence)
+        with self._still:
+            return os.lseek(self.fd, offset, whence)
 
     def truncate(self, length: int) -> None:
         os.ftruncate(self.fd, length)
@@ -98,13 +106,22 @@ class HostDescriptor(OpenFile):
             self._mapped[writable] = length, file
         return file
 
+    def direct(self, files: DirectFiles) -> DirectFile | None:
+        if self._direct is None and self._regular and self.readable:
+            with contextlib.suppress(OutOfMemoryError):
+                self._direct = self._still = files.open(self.fd)
+        return self._direct
+
     def close(self) -> None:
         for _, file in self._mapped.values():
             file.close()
         self._mapped.clear()
         # Its number is somebody else's from now on: who still asks must not reach that.
         fd, self.fd = self.fd, -1
-        os.close(fd)
+        if self._direct is not None:
+            self._direct.close()
+        else:
+            os.close(fd)
 
 
 class HostDirectory(OpenFile):

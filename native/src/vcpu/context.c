@@ -52,6 +52,14 @@ int akvm_context_create(struct akvm_machine *machine, struct akvm_context **crea
 	return 0;
 }
 
+void akvm__context_free(struct akvm__context *context)
+{
+	if (context->direct_files)
+		akvm_direct_files_release(context->direct_files);
+	free(context->xsave);
+	free(context);
+}
+
 int akvm_context_destroy(struct akvm_context *public)
 {
 	struct akvm__context *context = akvm__context(public);
@@ -62,8 +70,7 @@ int akvm_context_destroy(struct akvm_context *public)
 	akvm__context_forget_fp(context);
 	machine->contexts[public->index] = NULL;
 	machine->free_contexts[machine->free_count++] = public->index;
-	free(context->xsave);
-	free(context);
+	akvm__context_free(context);
 	return 0;
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import struct
 import threading
@@ -57,11 +56,12 @@ def test_masks() -> None:
 
 
 def test_the_layout_of_siginfo_is_that_of_the_c_library() -> None:
-    """Sent to this thread, for there may be others, with pthread_sigqueue(3), and read back through sigwaitinfo(2)."""
+    """Sent to ourselves with pthread_sigqueue(3), and read back through sigwaitinfo(2)."""
     library = ctypes.CDLL(None, use_errno=True)
     number, value = signal.SIGRTMIN + 3, 0x1234_5678_9ABC_DEF0
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
+        # To this very thread: another one of this process would not survive it.
         library.pthread_sigqueue.argtypes = (ctypes.c_ulong, ctypes.c_int, ctypes.c_void_p)
         assert library.pthread_sigqueue(threading.get_ident(), number, value) == 0
         image = ctypes.create_string_buffer(infos.BYTES)
@@ -71,8 +71,14 @@ def test_the_layout_of_siginfo_is_that_of_the_c_library() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     info = infos.unpack(number, image.raw)
     assert info is not None
-    assert (info.code, info.pid, info.value, info.layout) == (-1, os.getpid(), value, Layout.RT)
+    assert (info.code, info.pid, info.value, info.layout) == (-1, _own_pid(), value, Layout.RT)
     assert info.pack() == image.raw
+
+
+def _own_pid() -> int:
+    import os
+
+    return os.getpid()
 
 
 def test_constructors_and_properties_agree() -> None:

@@ -35,6 +35,8 @@ async def test_copies(machine: Machine, core: FakeCore) -> None:
     assert (space.read(START + 5, 5), child.read(START + 5, 5)) == (b"jello", b"hello")
     assert space.region(0) == Region(START, END, READ_WRITE, 0, 0)
     assert space.region(END) is None
+    assert space.room(START - 4096, END + 16384, 8192) == END
+    assert space.room(START, END + 4096, 8192) is None
     assert space.resident == 7
     space.limit(9)
     assert core.limit == 9
