@@ -347,10 +347,6 @@ class Memory(NamedTuple):
     frames_used: int = 1 << 10
 
 
-class MachineCounters(NamedTuple):
-    memory: Memory = Memory()
-
-
 class FakeMachine:
     """Every context it makes runs `script`."""
 
@@ -393,8 +389,8 @@ class FakeMachine:
     def dump(self) -> str:
         return "no machine"
 
-    def counters(self) -> MachineCounters:
-        return MachineCounters()
+    def memory_counters(self) -> Memory:
+        return Memory()
 
 
 def syscall(number: int, *args: int) -> Syscall:

@@ -18,14 +18,14 @@ from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import host_calls
-from asynckvm.linux.files.open_file import CHUNK, OpenFile
+from asynckvm.linux.files.open_file import CHUNK, FIONREAD, OpenFile
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
     from asynckvm.platform import DirectFile, DirectFiles, HostFile, Machine
 
-# Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ, FIONREAD.
-_IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, 0x541B: 4}
+# Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ and FIONREAD.
+_IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, FIONREAD: 4}
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -88,7 +88,7 @@ class HostDescriptor(OpenFile):
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
         size = _IOCTL_QUERIES.get(request)
-        if size is None:
+        if size is None or (self._regular and request != FIONREAD):
             raise SyscallError(errno.ENOTTY)
         task.space.write(argument, fcntl.ioctl(self.fd, request, bytes(size)))
         return 0
