@@ -26,9 +26,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asynckvm.sandbox import Bind, CompletedProcess, Limits, ProcessError, Reason, Sandbox
+    from asynckvm.sandbox import AllowConnect, Bind, CompletedProcess, Limits, NetworkRequest, ProcessError, Reason, Sandbox
 
-__all__ = ["Bind", "CompletedProcess", "Limits", "ProcessError", "Reason", "Sandbox", "__version__"]
+__all__ = [
+    "AllowConnect",
+    "Bind",
+    "CompletedProcess",
+    "Limits",
+    "NetworkRequest",
+    "ProcessError",
+    "Reason",
+    "Sandbox",
+    "__version__",
+]
 
 __version__ = "0.1.0"
 

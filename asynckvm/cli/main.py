@@ -18,10 +18,11 @@ _MOST_BYTES: Final = 1 << 40
 _DESCRIPTION = "Run untrusted Linux programs in KVM guest ring 3."
 _SANDBOX = """\
 PROGRAM gets a sandbox of its own: the programs and libraries of this host to read, everything else its own and gone afterwards,
-no network, and the three standard streams of this command. It is found through PATH, in the sandbox. Two things of the host are
-bound into it without being asked for, read-only, if the sandbox has no such path itself: the current directory (where PROGRAM
-starts, unless --cwd is given), and PROGRAM, if its name has a slash; so ./a.out works. Of the environment it gets only what
-describes the terminal, the language and the user; --env adds to that.
+no network but what --allow-connect says, and the three standard streams of this command, on a terminal as one of its own. It is
+found through PATH, in the sandbox. Two things of the host are bound into it without being asked for, read-only, if the sandbox
+has no such path itself: the current directory (where PROGRAM starts, unless --cwd is given), and PROGRAM, if its name has a
+slash; so ./a.out works. Of the environment it gets only what describes the terminal, the language and the user; --env adds to
+that.
 """
 # Those whose arguments are parsed where their work is done, with what is said about them.
 _OTHERS = {
@@ -60,7 +61,9 @@ def _run(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         parser.error(f"{chosen.command}: PROGRAM is missing")
     from asynckvm.cli import run  # noqa: PLC0415
 
-    options = run.Options(command, chosen.timeout, chosen.memory, chosen.env, chosen.bind, chosen.cwd, chosen.tty)
+    options = run.Options(
+        command, chosen.timeout, chosen.memory, chosen.env, chosen.bind, chosen.cwd, chosen.tty, chosen.allow_connect
+    )
     if chosen.command == "trace":
         from asynckvm.cli import trace  # noqa: PLC0415
 
@@ -112,6 +115,13 @@ def _add_program(commands: Any, name: str, about: str) -> argparse.ArgumentParse
     )
     parser.add_argument("--env", action="append", metavar="NAME[=VALUE]", default=[], help="pass on, or set, a variable")
     parser.add_argument("--cwd", metavar="DIR", help="where the program starts: a path of the sandbox")
+    parser.add_argument(
+        "--allow-connect",
+        action="append",
+        metavar="ADDR[/BITS]:PORT[/udp][=ADDR:PORT]",
+        default=[],
+        help="let programs reach these addresses outside, or what is said after =; PORT may be *; may be given again",
+    )
     parser.add_argument(
         "--tty",
         action=argparse.BooleanOptionalAction,

@@ -26,7 +26,7 @@ from asynckvm.errors import (
 )
 from asynckvm.linux import ArgumentsTooLongError, ElfError, ElfProblem
 from asynckvm.linux.report import Reporter, describe
-from asynckvm.sandbox import Bind, Limits, Reason, Sandbox
+from asynckvm.sandbox import AllowConnect, Bind, Limits, Reason, Sandbox
 from asynckvm.sandbox.sandbox import CLOSED
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Options:
     binds: Sequence[str] = ()
     cwd: str | None = None
     tty: bool | None = None
+    allow_connect: Sequence[str] = ()
     stats: bool = False
     json: bool = False
 
@@ -176,6 +177,7 @@ async def _run_sandbox(options: Options, streams: Sequence[int], watcher: Watche
         "cwd": options.cwd or os.getcwd(),  # noqa: PTH109
         "limits": Limits(memory=options.memory),
         "observer": watcher,
+        "network": AllowConnect(*options.allow_connect) if options.allow_connect else None,
     }
     async with Machine.open(memory=-(-options.memory // _FRAMES) * _FRAMES) as machine:
         async with Sandbox(machine=machine, **sandbox_options) as sandbox:

@@ -57,6 +57,8 @@ class Credentials:
         """For a new program: root has what the bounding set leaves it, others have nothing. Source: capabilities(7)."""
         allowed = self.bounding if self.ruid == 0 or self.euid == 0 else self.ambient
         effective = allowed if self.euid == 0 else self.ambient
+        if (self.permitted, self.effective, self.keep_capabilities) == (allowed, effective, False):
+            return self
         return replace(self, permitted=allowed, effective=effective, keep_capabilities=False)
 
     def replace(self, **changes: object) -> Credentials:

@@ -58,7 +58,7 @@ _COPIES: Final = frozenset({"read guest memory", "write guest memory", "read gue
 async def drive(task: Task) -> None:
     """Run one thread to its end. Raises ClosedError when the machine was closed under it."""
     try:
-        _give_constant_answers(task)
+        _prepare(task)
         while _undisturbed(task) or await _attend(task):
             task.in_guest = True
             try:
@@ -102,10 +102,12 @@ async def _attend(task: Task) -> bool:
     return not task.dying
 
 
-def _give_constant_answers(task: Task) -> None:
-    """Calls whose answer never changes are answered on the vCPU's thread, unless somebody wants to see them."""
-    if not task.process.kernel.observer.tracing:
+def _prepare(task: Task) -> None:
+    """Calls whose answer never changes, and those on plain files, are answered on the vCPU's thread, unless somebody traces."""
+    process, kernel = task.process, task.process.kernel
+    if not kernel.observer.tracing:
         task.context.answers = {call.number: call.handler(task) for call in CONSTANT}  # type: ignore[misc]
+        task.context.set_direct_files(kernel.direct_reads.of(process.files, process.fs.mounts.watches))
 
 
 def _call(task: Task, exit_: Syscall) -> int | Awaitable[int]:
@@ -145,7 +147,7 @@ def _answer(task: Task, context: Context, exit_: Syscall, result: int) -> None:
     if task.context is context:
         context.words[_RAX] = result & _MASK
     else:
-        _give_constant_answers(task)  # it executed a program
+        _prepare(task)  # it executed a program
 
 
 def _except(task: Task, exit_: Exit) -> None:

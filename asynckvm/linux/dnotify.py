@@ -52,6 +52,7 @@ class Notice:
             self._end()
             return
         self.mask |= mask
+        self._watches.heed(IN_ACCESS if mask & DN_ACCESS else 0)
         if self._watch is None:
             assert self._directory.location is not None
             self._watch = Watch(self, 0, self._directory.location.node.identity, 0)

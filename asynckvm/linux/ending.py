@@ -33,6 +33,7 @@ def end_task(task: Task) -> None:
     leave_memory(task)
     with contextlib.suppress(ClosedError):
         process.past_ns += task.cpu_ns
+        process.calls += task.direct_calls
     process.tasks.pop(task.tid, None)
     task.pending.discard(numbers.MASK_ALL)
     task.context.close()

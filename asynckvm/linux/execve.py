@@ -20,6 +20,7 @@ from asynckvm.linux.signals.altstack import AlternateStack
 from asynckvm.linux.stack import Auxiliary
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.task import NAME_BYTES
+from asynckvm.model.registers import RegisterIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +87,8 @@ def load(kernel: Kernel, prepared: loader.Executable, credentials: Credentials, 
     except BaseException:
         space.close()
         raise
-    context.registers = context.registers.replace(rip=loaded.entry, rsp=loaded.stack_pointer)
+    context.words[RegisterIndex.rip] = loaded.entry
+    context.words[RegisterIndex.rsp] = loaded.stack_pointer
     location = getattr(prepared.file, "location", None)
     identity = prepared.file.attributes().identity
     program = Program(prepared.name, location, identity, loaded)

@@ -15,8 +15,10 @@ from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
 from asynckvm.linux.aio import Room
 from asynckvm.linux.clock_page import ClockPage
+from asynckvm.linux.direct_reads import DirectReads
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.account import OPEN_FILES, OpenFileAccount
+from asynckvm.linux.files.epoll import WatchAccount
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.ipc.messages import MessageQueues
@@ -29,6 +31,7 @@ from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
 from asynckvm.linux.signals.queue import Account
 from asynckvm.linux.sockets.network import Network
+from asynckvm.linux.sockets.outside import SOCKETS, Outside
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
 from asynckvm.linux.uts import SystemNames
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.groups import ProcessGroup
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
+    from asynckvm.linux.sockets.policy import Policy
     from asynckvm.linux.task import Task
     from asynckvm.platform import AddressSpace, Machine
 
@@ -61,10 +65,18 @@ def _signal(processes: Iterable[Process], number: int) -> None:
 
 class Kernel:
     """`threads` bounds how many threads exist at a time, in all processes (EAGAIN); `open_files` how many files they have open
-    (ENFILE)."""
+    (ENFILE). `policy` says what of the outside network may be reached, by at most `host_sockets` at a time (ENOBUFS)."""
 
     def __init__(
-        self, machine: Machine, observer: Observer, *, threads: int = THREADS, memory_pages: int = 0, open_files: int = OPEN_FILES
+        self,
+        machine: Machine,
+        observer: Observer,
+        *,
+        threads: int = THREADS,
+        memory_pages: int = 0,
+        open_files: int = OPEN_FILES,
+        policy: Policy | None = None,
+        host_sockets: int = SOCKETS,
     ) -> None:
         self.machine = machine
         self.observer = observer
@@ -81,6 +93,7 @@ class Kernel:
         self.semaphores = Semaphores()
         self.segments = Segments(self)
         self.aio_room = Room()
+        self.epoll_account = WatchAccount()
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * PAGE or machine.config.memory, self.memory_budget)
@@ -90,9 +103,10 @@ class Kernel:
         self.pipe_pages = PipePages()
         self._clock_page = ClockPage(counter_exact=machine.capabilities.tsc_offset_exact)
         self.vdso = Vdso(machine, self._clock_page)
-        self.network = Network()
+        self.network = Network(Outside(policy, observer.policy_failed, limit=host_sockets))
         self.open_files = OpenFileAccount(open_files, self.network.flight.collect)
         self.terminals = Terminals(_signal)
+        self.direct_reads = DirectReads(machine)
         self._last_pid = _FIRST_PID - 1
         self._drivers: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -144,7 +158,7 @@ class Kernel:
 
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""
-        status = self.machine.counters().memory
+        status = self.machine.memory_counters()
         total, free = status.frames_total, status.frames_total - status.frames_used
         if self.memory_budget is not None:
             total = min(total, self.memory_budget.pages)
@@ -192,7 +206,6 @@ class Kernel:
             _, late = await asyncio.wait(self._drivers, timeout=_CLOSE_SECONDS)
             if late:
                 raise InternalError(f"{len(late)} guest threads did not end", self.machine.dump())
-        self.network.close()
         self.segments.close()
         self.shared_memory.close()
         self.mounts.close()
@@ -200,6 +213,7 @@ class Kernel:
             self.memory_budget.close()
         self.vdso.close()
         self._clock_page.close()
+        await self.network.close()
         self.observer.closed()
         if self._failure is not None and not isinstance(self._failure, ClosedError):
             raise self._failure

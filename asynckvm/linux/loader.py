@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from asynckvm.platform import AddressSpace, HostFile, Machine
 
 _AUXV_ENTRY: Final = struct.Struct("<QQ")
+# Where nearly all programs have their headers and their linker's name; so many such beginnings are remembered.
+_HEAD_BYTES: Final = 1024
+_HEADS: Final = 128
 # A script may name a script, and so on: this many files are looked at before the program itself must have been found.
 _FILES_MAX: Final = 6
 # Dynamic linkers are loaded up to this far below the top of the first window.
@@ -101,7 +104,8 @@ def prepare(
 
         running = name
         for _ in range(_FILES_MAX):
-            found = script.parse(file.pread(script.HEAD_BYTES, 0))
+            head = file.pread(_HEAD_BYTES, 0)
+            found = script.parse(head)
             if found is None:
                 break
             if not reachable:
@@ -113,7 +117,7 @@ def prepare(
             file = opening(running)
         else:
             raise ElfError(ElfProblem.SCRIPT_LOOP, f"more than {_FILES_MAX - 1}, the last one {os.fsdecode(running)}")
-        image = _parse(file)
+        image = _parse(file, head)
         linker = None
         if image.interpreter is not None:
             interpreter = opening(image.interpreter)
@@ -121,15 +125,35 @@ def prepare(
         return Executable(name, arguments, environment, file, image, linker, opened.pop_all())
 
 
-def _parse(file: OpenFile) -> elf.Image:
-    return elf.parse(lambda offset, length: file.pread(length, offset), file.attributes().size)
+def _parse(file: OpenFile, head: bytes) -> elf.Image:
+    size = file.attributes().size
+    try:
+        return _parse_head(head, size)
+    except _BehindHeadError:
+        return elf.parse(lambda offset, length: file.pread(length, offset), size)
+
+
+class _BehindHeadError(Exception):
+    """The beginning of a file does not tell what it asks for."""
+
+
+@functools.lru_cache(_HEADS)
+def _parse_head(head: bytes, size: int) -> elf.Image:
+    """Of a file that begins with these bytes, all of which are looked at: what was parsed once says the same of any such file."""
+
+    def read(offset: int, length: int) -> bytes:
+        if offset + length > len(head):
+            raise _BehindHeadError
+        return head[offset : offset + length]
+
+    return elf.parse(read, size)
 
 
 def _parse_linker(file: OpenFile, name: bytes) -> elf.Image:
     if file.attributes().size < elf.HEADER_BYTES:
         raise SyscallError(errno.EIO)
     try:
-        return _parse(file)
+        return _parse(file, file.pread(_HEAD_BYTES, 0))
     except ElfError as error:
         raise ElfError(ElfProblem.BAD_INTERPRETER, f"{os.fsdecode(name)} is {error}") from None
 
@@ -269,7 +293,7 @@ def _map_segment(space: AddressSpace, segment: elf.Segment, base: int, file: Hos
         space.map(file_end, memory_end - file_end, segment.access)
     # The rest of the last page of the file starts the zeroed part; where it is not writable, Linux leaves it as it is too.
     tail = min(file_end, start + segment.memory_bytes) - (start + segment.file_bytes)
-    if segment.file_bytes and tail > 0 and Access.WRITE in segment.access:
+    if segment.file_bytes and tail > 0 and segment.access & Access.WRITE:
         space.write(start + segment.file_bytes, bytes(file_end - start - segment.file_bytes), force=True)
 
 

@@ -111,20 +111,19 @@ class LockTable:
     async def lock_file(self, task: Task, file: OpenFile, *, exclusive: bool, waiting: bool) -> None:
         """EAGAIN when it is not to wait. A change of kind gives the old lock up first."""
         identity, locks = self._find(file)
-        file.hold()  # another thread may close it meanwhile
         try:
-            if locks.whole.get(file) == exclusive:
-                return
-            if locks.whole.pop(file, None) is not None:
-                locks.queue.wake()
-            while any(exclusive or held for held in locks.whole.values()):
-                if not waiting:
-                    raise SyscallError(errno.EAGAIN)
-                await self._wait(task, locks)
-            locks.whole[file] = exclusive
-            file.watch_close(self._file_closed)
+            with file.held():
+                if locks.whole.get(file) == exclusive:
+                    return
+                if locks.whole.pop(file, None) is not None:
+                    locks.queue.wake()
+                while any(exclusive or held for held in locks.whole.values()):
+                    if not waiting:
+                        raise SyscallError(errno.EAGAIN)
+                    await self._wait(task, locks)
+                locks.whole[file] = exclusive
+                file.watch_close(self._file_closed)
         finally:
-            file.release()
             self._tidy(identity, locks)
 
     def unlock_file(self, file: OpenFile) -> None:
@@ -144,27 +143,26 @@ class LockTable:
         """F_SETLK and F_SETLKW. EAGAIN, EDEADLK, ENOLCK."""
         identity, locks = self._find(file)
         owner = wanted.owner
-        file.hold()
         try:
-            while (held := locks.conflict(wanted)) is not None:
-                if not waiting:
-                    raise SyscallError(errno.EAGAIN)
-                self._check_ring(owner, held.owner)
-                self._waits[owner] = held.owner
-                try:
-                    await self._wait(task, locks)
-                finally:
-                    self._waits.pop(owner, None)
-            before = len(locks.ranges)
-            locks.put(wanted)
-            if isinstance(owner, OpenFile):
-                owner.watch_close(self._file_closed)
-            else:
-                owner.closing = self._descriptor_closed
-            if before:
-                locks.queue.wake()  # an exclusive lock may have become a shared one
+            with file.held():
+                while (held := locks.conflict(wanted)) is not None:
+                    if not waiting:
+                        raise SyscallError(errno.EAGAIN)
+                    self._check_ring(owner, held.owner)
+                    self._waits[owner] = held.owner
+                    try:
+                        await self._wait(task, locks)
+                    finally:
+                        self._waits.pop(owner, None)
+                before = len(locks.ranges)
+                locks.put(wanted)
+                if isinstance(owner, OpenFile):
+                    owner.watch_close(self._file_closed)
+                else:
+                    owner.closing = self._descriptor_closed
+                if before:
+                    locks.queue.wake()  # an exclusive lock may have become a shared one
         finally:
-            file.release()
             self._tidy(identity, locks)
 
     def unlock_range(self, file: OpenFile, owner: Owner, start: int, end: int) -> None:

@@ -15,7 +15,7 @@ from asynckvm.errors import GuestMemoryError, OutOfMemoryError, UsageError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.layout import PARTS_AT_ONCE, page_up
 from asynckvm.linux.locked import LockedRanges
-from asynckvm.linux.placement import Placement, in_user_space
+from asynckvm.linux.placement import find_room, in_user_space
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ class Memory:
         self.locked = LockedRanges()
         self.barriers = 0  # registrations of membarrier(2)
         # All that is mapped: RLIMIT_AS.
-        self.mapped_bytes = mapped if mapped is not None else self._mapped(USER_MIN, USER_MAX)
-        self._placement = Placement(space)
+        self.mapped_bytes = mapped if mapped is not None else space.mapped(USER_MIN, USER_MAX - USER_MIN)
         # (start, end, advice) of ranges a child gets otherwise.
         self._fork_advice: list[tuple[int, int, int]] = []
 
@@ -107,7 +106,6 @@ class Memory:
         twin.heap_end = self.heap_end
         twin.names = dict(self.names)
         twin.barriers = self.barriers
-        twin._placement = self._placement.copy(twin.space)
         try:
             twin._follow_advice(self._fork_advice)
         except BaseException:
@@ -133,7 +131,7 @@ class Memory:
             return self.heap_end
         old, new = page_up(self.heap_end), page_up(address)
         if new > old:
-            if not self._placement.is_free(old, new):
+            if self.space.mapped(old, new - old):
                 return self.heap_end
             try:
                 self.space.map(old, new - old, Access.READ | Access.WRITE)
@@ -154,8 +152,8 @@ class Memory:
         if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
             self._check_fixed(address, length, flags)
         else:
-            address = self._placement.find(address, length, low=bool(flags & _MAP_32BIT))
-        replaced = self._mapped(address, address + length) if flags & MAP_FIXED else 0
+            address = find_room(self.space, address, length, low=bool(flags & _MAP_32BIT))
+        replaced = self.space.mapped(address, length) if flags & MAP_FIXED else 0
         if flags & MAP_FIXED:
             self.locked.remove(address, address + length)
         if source is None:
@@ -164,17 +162,13 @@ class Memory:
             stable = not source.shared and bool(flags & _MAP_DENYWRITE)
             access = access_of(protection)
             self.space.map(address, length, access, source.file, source.offset, shared=source.shared, stable=stable)
-            if source.name and (region := self.space.region(address)) is not None:
-                self._name(region.file, source.name)
+            if source.name:
+                self._name(source.file.number, source.name)
         self.mapped_bytes += length - replaced
-        self._placement.note_mapped(address, length)
         if flags & _MAP_LOCKED:
             with contextlib.suppress(SyscallError):  # as in Linux, a lock that cannot be had is no reason to fail
                 self.locked.add(address, address + length)
         return address
-
-    def _mapped(self, address: int, end: int) -> int:
-        return self.space.mapped(address, end - address)
 
     def _name(self, file: int, name: bytes) -> None:
         if len(self.names) >= _NAMES_MAX:
@@ -188,11 +182,10 @@ class Memory:
         # Below the first address a program can map there is nothing to remove, which is a success.
         start = max(address, USER_MIN)
         if start < end:
-            mapped = self._mapped(start, end)
+            mapped = self.space.mapped(start, end - start)
             self.space.unmap(start, end - start)
             self.mapped_bytes -= mapped
             self.locked.remove(start, end)
-            self._placement.note_unmapped(start)
         return 0
 
     def protect(self, address: int, length: int, protection: int) -> int:
@@ -280,7 +273,7 @@ class Memory:
     def check_mapped(self, address: int, length: int) -> None:
         """ENOMEM when part of the range is not mapped."""
         end = page_up(address + length)
-        if end > USER_MAX or self._mapped(address, end) < end - address:
+        if end > USER_MAX or self.space.mapped(address, end - address) < end - address:
             raise SyscallError(errno.ENOMEM)
 
     def parts(self, address: int, end: int) -> Iterator[tuple[Region, int, int]]:
@@ -316,13 +309,12 @@ class Memory:
                 self.unmap(address + new, old - new)
             return address
         end, grown = address + old, address + new
-        if region.end == end and grown <= USER_MAX and self._placement.is_free(end, grown):
+        if region.end == end and grown <= USER_MAX and not self.space.mapped(end, grown - end):
             self._extend(region, end, grown - end)
-            self._placement.note_mapped(address, new)
             return address
         if not flags & MREMAP_MAYMOVE:
             raise SyscallError(errno.ENOMEM)
-        return self._move(region, address, old, new, self._placement.find(0, new))
+        return self._move(region, address, old, new, find_room(self.space, 0, new))
 
     def _move(self, region: Region, address: int, old: int, new: int, target: int) -> int:
         if new < old:
@@ -331,8 +323,6 @@ class Memory:
         self.space.move(address, target, kept)
         if new > old:
             self._extend(region._replace(start=target - (address - region.start)), target + old, new - old)
-        self._placement.note_mapped(target, new)
-        self._placement.note_unmapped(address)
         return target
 
     def _extend(self, region: Region, start: int, length: int) -> None:
@@ -358,7 +348,7 @@ class Memory:
             raise SyscallError(errno.ENOMEM)
         if address < USER_MIN:
             raise SyscallError(errno.EPERM)
-        if flags & MAP_FIXED_NOREPLACE and not self._placement.is_free(address, address + length):
+        if flags & MAP_FIXED_NOREPLACE and self.space.mapped(address, length):
             raise SyscallError(errno.EEXIST)
 
 

@@ -101,6 +101,7 @@ class Process:
         self.children_ns = 0
         self.resident_max = 0  # pages
         self.resident_max_children = 0
+        # System calls by number: those that threads now gone, or this kernel, were answered.
         self.calls: collections.Counter[int] = collections.Counter()
 
     @property
@@ -137,6 +138,11 @@ class Process:
     def cpu_ns(self) -> int:
         """Processor time used so far by all its threads."""
         return self.past_ns + sum(task.cpu_ns for task in self.tasks.values())
+
+    @property
+    def all_calls(self) -> collections.Counter[int]:
+        """System calls so far by number, without those whose answer never changes."""
+        return sum((task.direct_calls for task in self.tasks.values()), self.calls)
 
     def end(self, status: ExitStatus) -> None:
         """From now on every thread is on its way out. The first reason stays."""

@@ -1,9 +1,10 @@
 """What is logged about a guest: its abnormal end, system calls that do not exist here, and each call when a trace is asked for.
 
-structlog events `program_killed`, `kernel_error`, `records_left_out`, `syscall_missing` and `syscall`. Fields, stable: `pid`,
-`program`; of an end `signal`, `code` (si_code), `address` (si_addr), `access`, `rip`, `reason`; of an error of ours `number` (the
-last call), `error`, `traceback`; of a call `call`, `number`, `result`; of `records_left_out` numbers by event. structlog is
-imported when the first event is logged, because most programs end well and wait for nothing.
+structlog events `program_killed`, `kernel_error`, `policy_failed`, `records_left_out`, `syscall_missing` and `syscall`. Fields,
+stable: `pid`, `program`; of an end `signal`, `code` (si_code), `address` (si_addr), `access`, `rip`, `reason`; of an error of
+ours `number` (the last call), `error`, `traceback`; of a policy `request`, `error`; of a call `call`, `number`, `result`; of
+`records_left_out` numbers by event. structlog is imported when the first event is logged, because most programs end well and
+wait for nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from asynckvm.linux.status import Cause, signal_name
 if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.signals.info import SigInfo
+    from asynckvm.linux.sockets.policy import NetworkRequest
     from asynckvm.linux.status import ExitStatus
     from asynckvm.linux.syscalls.call import Call
     from asynckvm.linux.task import Task
@@ -40,7 +42,7 @@ _ERRORS: Final = 4095
 # Programs and numbers are the guests' own: they must not fill the log.
 _UNKNOWN_MAX: Final = 1000
 # How many records of a kind one kernel makes; further ones are counted.
-_BOUNDS: Final = {"program_killed": 100, "kernel_error": 20}
+_BOUNDS: Final = {"program_killed": 100, "kernel_error": 20, "policy_failed": 20}
 _TRACEBACK_MAX: Final = 16_384
 
 
@@ -65,6 +67,9 @@ class Observer(Protocol):
 
     def ended(self, process: Process, status: ExitStatus) -> None:
         """A process is gone."""
+
+    def policy_failed(self, request: NetworkRequest, error: Exception) -> None:
+        """A network policy raised, took too long or answered nonsense: that was a refusal."""
 
     def failed(self, task: Task, error: Exception) -> None:
         """A defect of asynckvm: what answers the thread has raised this. Its process ends."""
@@ -127,6 +132,12 @@ class Reporter:
         if key not in self._unknown and len(self._unknown) < _UNKNOWN_MAX:
             self._unknown.add(key)
             self._log.info("syscall_missing", pid=task.process.pid, program=os.fsdecode(task.name), number=number)
+
+    def policy_failed(self, request: NetworkRequest, error: Exception) -> None:
+        """An error of the policy's own."""
+        if self._has_room("policy_failed"):
+            address = f"{request.protocol}:{request.address}:{request.port}"
+            self._log.error("policy_failed", request=address, error=repr(error)[:_TRACEBACK_MAX])
 
     def calling(self, task: Task, call: Call, args: tuple[int, ...]) -> None:
         """Nothing: one event for each call."""

@@ -26,7 +26,6 @@ _STRINGS_BYTES_MAX: Final = 6 << 20
 PLATFORM: Final = b"x86_64\0"
 RANDOM_BYTES: Final = 16
 CLOCK_TICKS: Final = 100
-_ENTRY: Final = struct.Struct("<QQ")
 
 
 class Auxiliary(enum.IntEnum):
@@ -110,8 +109,8 @@ def build(
             words.append(position)
             position += len(text) + 1
         words.append(0)
-    pairs = [(key, entries[key]) for key in _ORDER if key in entries]
-    auxiliary = b"".join(_ENTRY.pack(key, value) for key, value in [*pairs, (Auxiliary.NULL, 0)])
+    numbers = [number for key in _ORDER if key in entries for number in (key, entries[key])]
+    auxiliary = struct.pack(f"<{len(numbers) + 2}Q", *numbers, Auxiliary.NULL, 0)
     pointer = (random_at - 8 * len(words) - len(auxiliary)) & ~15
     data = bytearray(top - pointer)
     struct.pack_into(f"<{len(words)}Q", data, 0, *words)

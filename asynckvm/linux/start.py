@@ -81,16 +81,13 @@ def start(kernel: Kernel, name: bytes, settings: Start) -> Process:
     try:
         pid = kernel.take_number()
         file = open_file(name)
-        file.hold()
-        try:
+        with file.held():
             stack = limits.soft(Limit.STACK)
             prepared = loader.prepare(file, open_file, name, settings.arguments, settings.environment, stack_limit=stack)
             try:
                 memory, context, program = execve.load(kernel, prepared, settings.credentials, stack)
             finally:
                 prepared.close()
-        finally:
-            file.release()
     except SyscallError as error:
         raise OSError(error.number, os.strerror(error.number), os.fsdecode(name)) from None
     session = Session(pid, None)

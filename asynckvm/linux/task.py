@@ -6,10 +6,12 @@ What drives it is `dispatch`; what threads share is `process`. Source: clone(2),
 from __future__ import annotations
 
 import asyncio
+import collections
 import time
 from typing import TYPE_CHECKING
 
 from asynckvm.linux import wait
+from asynckvm.linux.direct_reads import NUMBERS
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
 from asynckvm.linux.signals.altstack import AlternateStack
 from asynckvm.linux.signals.frame import Trap
@@ -69,6 +71,11 @@ class Task:
         return self._past_ns + self.context.counters.ran_ns
 
     @property
+    def direct_calls(self) -> collections.Counter[int]:
+        """System calls by number that its vCPU answered since its program began."""
+        return collections.Counter({NUMBERS[call]: count for call, count in self.context.direct_calls.items()})
+
+    @property
     def dying(self) -> bool:
         """It will not see ring 3 again."""
         return self.killed or self.process.ended is not None
@@ -87,6 +94,7 @@ class Task:
     def replace_context(self, context: Context) -> None:
         """execve(2): go on in another address space."""
         self._past_ns += self.context.counters.ran_ns
+        self.process.calls += self.direct_calls
         self.context.close()
         self.context = context
 

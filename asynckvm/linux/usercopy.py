@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from asynckvm.platform import AddressSpace
 
+# A buffer in guest memory: address and length.
+Buffer: TypeAlias = tuple[int, int]
 IOVECS_MAX: Final = 1024
 # Longest transfer of one call: Linux's MAX_RW_COUNT.
 TRANSFER_MAX: Final = 0x7FFF_F000
@@ -59,8 +64,8 @@ def write_timespec(space: AddressSpace, address: int, nanoseconds: int) -> None:
     space.write(address, _TIMESPEC.pack(*divmod(nanoseconds, NANOSECONDS)))
 
 
-def read_iovecs(space: AddressSpace, address: int, count: int) -> list[tuple[int, int]]:
-    """(address, length) of each buffer, cut to what one call may transfer; empty buffers are dropped."""
+def read_iovecs(space: AddressSpace, address: int, count: int) -> list[Buffer]:
+    """The buffers of a struct iovec array, cut to what one call may transfer; empty buffers are dropped."""
     if not 0 <= count <= IOVECS_MAX:
         raise SyscallError(errno.EINVAL)
     buffers, left = [], TRANSFER_MAX
@@ -71,3 +76,49 @@ def read_iovecs(space: AddressSpace, address: int, count: int) -> list[tuple[int
             buffers.append((base, taken))
             left -= taken
     return buffers
+
+
+def gather(space: AddressSpace, buffers: Sequence[Buffer], chunk: int) -> Iterator[bytes]:
+    """The buffers' bytes in pieces of at most `chunk`, at least one; what lies before a bad address still comes."""
+    gathered: list[bytes] = []
+    room = chunk
+    yielded = False
+    for address, length in buffers:
+        taken = 0
+        while taken < length:
+            piece = min(length - taken, room)
+            try:
+                gathered.append(space.read(address + taken, piece))
+            except GuestMemoryError as error:
+                if error.done:
+                    gathered.append(space.read(address + taken, error.done))
+                if gathered:
+                    yield b"".join(gathered)
+                raise
+            taken += piece
+            room -= piece
+            if not room:
+                yield b"".join(gathered)
+                yielded = True
+                gathered, room = [], chunk
+    if gathered or not yielded:
+        yield b"".join(gathered)
+
+
+def scatter(space: AddressSpace, buffers: Sequence[Buffer], start: int, data: bytes) -> int:
+    """Put `data` into the buffers behind their first `start` bytes; how much of it they took up to a bad address."""
+    stored = 0
+    try:
+        for address, length in buffers:
+            if start >= length:
+                start -= length
+                continue
+            piece = data[stored : stored + length - start]
+            if not piece:
+                break
+            space.write(address + start, piece)
+            stored += len(piece)
+            start = 0
+    except GuestMemoryError as error:
+        stored += error.done
+    return stored

@@ -2,7 +2,7 @@
 
 In the order in which an exit meets them: `context` (switch) -> `engine` (one turn) -> `scheduler` (pure
 decisions) -> `binding` (the one door to native code) -> vCPU threads -> `doorbell` -> `decode` -> back in `context`. Beside them:
-`machine` (open and close), `core` (what all objects of a machine share), `address_space`, `host_file`,
+`machine` (open and close), `core` (what all objects of a machine share), `address_space`, `host_file`, `direct_files`,
 `retry` (ring-0 operations), `watchdog`, `exit_log`, `counters`, `flight`. Nothing here knows a Linux system call number.
 """
 
@@ -15,6 +15,7 @@ from asynckvm.platform.address_space import AddressSpace
 from asynckvm.platform.capabilities import Capabilities
 from asynckvm.platform.context import Context, Restore
 from asynckvm.platform.counters import ContextCounters, MachineCounters, MemoryCounters, VcpuCounters, VcpuState
+from asynckvm.platform.direct_files import DirectCall, DirectFile, DirectFiles
 from asynckvm.platform.exit_log import ExitRecord, ExitStream
 from asynckvm.platform.flight import FlightRecord
 from asynckvm.platform.host_file import HostFile
@@ -31,6 +32,9 @@ __all__ = [
     "Capabilities",
     "Context",
     "ContextCounters",
+    "DirectCall",
+    "DirectFile",
+    "DirectFiles",
     "EngineConfig",
     "Exit",
     "ExitRecord",

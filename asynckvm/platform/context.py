@@ -17,9 +17,11 @@ from asynckvm.model.exits import InterruptReason, strongest
 from asynckvm.model.registers import REGISTER_NAMES, WORDS, Registers, entry_fault
 from asynckvm.platform.counters import ContextCounters
 from asynckvm.platform.decode import INTERRUPTED
+from asynckvm.platform.direct_files import DirectCall
 from asynckvm.platform.exit_log import ExitStream
 from asynckvm.platform.layout import (
     FIELD_RESTORE,
+    WORD_DIRECT_CALLS,
     WORD_EXITS,
     WORD_NATIVE_EXITS,
     WORD_TOTAL_NS,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from asynckvm.platform.address_space import AddressSpace
     from asynckvm.platform.binding import Handle
     from asynckvm.platform.core import Core
+    from asynckvm.platform.direct_files import DirectFiles
     from asynckvm.platform.engine import Engine
     from asynckvm.platform.exit_log import ExitLog
 
@@ -229,6 +232,18 @@ class Context:
         self._free_answers()
         self._answers_native = native if answers else None
         self._answers = dict(answers)
+
+    def set_direct_files(self, files: DirectFiles | None) -> None:
+        """The descriptors of its guest that are answered for on the vCPU thread; none at first."""
+        native = self._idle().native
+        binding = self._core.binding
+        binding.check(binding.lib.akvm_context_direct_files(native, binding.ffi.NULL if files is None else files.native))
+
+    @property
+    def direct_calls(self) -> dict[DirectCall, int]:
+        """How many system calls on direct files were answered on the vCPU thread so far."""
+        words = self._open().words
+        return {call: words[WORD_DIRECT_CALLS + call] for call in DirectCall}
 
     @property
     def counters(self) -> ContextCounters:

@@ -23,6 +23,7 @@ __all__ = [
     "FIELD_VCPU",
     "FIELD_VECTOR",
     "WORD_ADDRESS",
+    "WORD_DIRECT_CALLS",
     "WORD_EXITS",
     "WORD_KIND_VECTOR",
     "WORD_NATIVE_EXITS",
@@ -39,6 +40,7 @@ WORD_EXITS: Final = 23
 WORD_NATIVE_EXITS: Final = 24
 WORD_STARTED_NS: Final = 25
 WORD_KIND_VECTOR: Final = 26  # kind in the low half, vector in the high one: x86 is little-endian
+WORD_DIRECT_CALLS: Final = 32  # one word for each of enum akvm_direct_call
 
 # 32-bit fields.
 FIELD_KIND: Final = 52
@@ -54,4 +56,4 @@ FIELD_GENERATION: Final = 61
 FIELD_RESTORE: Final = 62
 FIELD_SUBMITTED: Final = 63
 
-CONTEXT_BYTES: Final = 256
+CONTEXT_BYTES: Final = 280

@@ -23,7 +23,8 @@ from asynckvm.platform.address_space import AddressSpace
 from asynckvm.platform.capabilities import Capabilities, read_capabilities
 from asynckvm.platform.context import Context
 from asynckvm.platform.core import Core
-from asynckvm.platform.counters import MachineCounters, read_memory, read_vcpu
+from asynckvm.platform.counters import MachineCounters, MemoryCounters, read_memory, read_vcpu
+from asynckvm.platform.direct_files import DirectFiles
 from asynckvm.platform.engine import Engine
 from asynckvm.platform.exit_log import ExitLog
 from asynckvm.platform.flight import FlightRecord, describe, read_flight
@@ -32,12 +33,13 @@ from asynckvm.platform.memory_budget import MemoryBudget
 from asynckvm.platform.retry import ATTEMPTS, Retrier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
 
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.operations import Operation
     from asynckvm.platform.binding import Binding, Handle
+    from asynckvm.platform.direct_files import DirectCall
     from asynckvm.platform.exit_log import ExitRecord
 
 __all__ = ["Machine", "open_machines"]
@@ -159,6 +161,10 @@ class Machine:
         """A bound for the memory of several address spaces together, in pages of 4 KiB."""
         return MemoryBudget(self._core, pages)
 
+    def create_direct_files(self, numbers: Mapping[DirectCall, int]) -> DirectFiles:
+        """A table for files that guests read on their vCPUs' threads; `numbers` are those of the system calls."""
+        return DirectFiles(self._core, numbers)
+
     def create_context(self, space: AddressSpace) -> Context:
         """A new guest thread in `space`, all registers zero. OverloadedError beyond MachineConfig.contexts."""
         self._core.check()
@@ -192,14 +198,19 @@ class Machine:
         """Log every exit that `wanted` accepts; None, as at the start, for none."""
         self._log.filter = wanted
 
+    def memory_counters(self) -> MemoryCounters:
+        """Those of its memory alone, which cost less."""
+        if not self._core.usable:
+            raise self._core.refusal()
+        return read_memory(self._core.binding, self._core.native)
+
     def counters(self) -> MachineCounters:
         """All counters, now. O(contexts)."""
         core, engine = self._core, self._engine
-        if not core.usable:
-            raise core.refusal()
+        memory = self.memory_counters()
         return MachineCounters(
             vcpus=tuple(read_vcpu(core.binding, core.native, vcpu) for vcpu in range(self.config.vcpus)),
-            memory=read_memory(core.binding, core.native),
+            memory=memory,
             fairness=engine.scheduler.fairness(time.monotonic_ns()),
             contexts=sum(not context.closed for context in self._contexts),
             waiting=engine.scheduler.waiting,

@@ -32,6 +32,7 @@ def build(kernel: Kernel, binds: Sequence[Bind], limits: Limits, credentials: Cr
         proc=ProcFileSystem(kernel),
         devices=DevFileSystem(kernel.terminals),
         size=limits.files,
+        resolver=kernel.network.outside.has_policy,
     )
     kernel.terminals.user = credentials.ruid
     default.Builder(kernel.mounts).mount(TerminalFileSystem(kernel.terminals), "/dev/pts")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.files import OpenFile
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
+    from asynckvm.linux.sockets.policy import Policy
 
     # Bytes to read; a host descriptor, which stays the caller's; an open file; None for /dev/null.
     Input: TypeAlias = bytes | int | OpenFile | None
@@ -56,7 +57,9 @@ class Sandbox:
 
     `machine`: one that several sandboxes share; without, the sandbox opens its own. `binds`: what it sees of the host beside
     the read-only default root. `env`: in place of ENVIRONMENT. `cwd`: where runs begin. `credentials`: who its programs are,
-    by default root of the sandbox when the host's user is, else a user of the same numbers.
+    by default root of the sandbox when the host's user is, else a user of the same numbers. `network`: a function or coroutine
+    function that is asked before anything leaves the sandbox, as `linux.sockets.policy` and `AllowConnect` say; without, nothing
+    does. Loopback addresses always stay inside.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Sandbox:
         limits: Limits | None = None,
         credentials: Credentials | None = None,
         observer: Observer | None = None,
+        network: Policy | None = None,
     ) -> None:
         self.limits = limits if limits is not None else Limits()
         self.env = dict(ENVIRONMENT if env is None else env)
@@ -79,6 +83,7 @@ class Sandbox:
         self._kernel: Kernel | None = None
         self._credentials = credentials if credentials is not None else root.default_credentials()
         self._observer = observer if observer is not None else Reporter()
+        self._network = network
 
     async def __aenter__(self) -> Self:
         if self._kernel is not None:
@@ -91,6 +96,8 @@ class Sandbox:
                 threads=self.limits.processes,
                 memory_pages=self.limits.memory // PAGE,
                 open_files=self.limits.open_files,
+                policy=self._network,
+                host_sockets=self.limits.host_sockets,
             )
             self._kernel.open()
             root.build(self._kernel, self._binds, self.limits, self._credentials)
@@ -279,5 +286,5 @@ def _result(args: Sequence[str | bytes], process: Process, captures: Sequence[Ca
         wall_time=wall_time,
         cpu_time=(process.cpu_ns + process.children_ns) / 1e9,
         peak_memory=max(process.resident_max, process.resident_max_children) * PAGE,
-        syscalls={name_of(number): count for number, count in process.calls.most_common()},
+        syscalls={name_of(number): count for number, count in process.all_calls.most_common()},
     )

@@ -3,7 +3,6 @@
  */
 #include "host_faults.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdatomic.h>
@@ -11,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "host/host.h"
+#include "open_files.h"
 #include "t.h"
 
 enum { RUNS = 16, KEPT = 256, WAIT_SECONDS = 30 };
@@ -97,6 +97,11 @@ static int handed_out(int fd)
 	if (fd >= 0)
 		atomic_fetch_add(&descriptors, 1);
 	return fd;
+}
+
+void faults_give(int fd)
+{
+	handed_out(fd);
 }
 
 /* ---------------------------------------------------------------- the host table */
@@ -193,6 +198,16 @@ static int host_madvise(void *address, size_t length, int advice)
 static int host_eventfd(unsigned int initial, int flags)
 {
 	return failed(strike("eventfd", 0)) ? -1 : handed_out(under->eventfd(initial, flags));
+}
+
+static ssize_t host_preadv2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+{
+	return failed(strike("preadv2", 0)) ? -1 : under->preadv2(fd, parts, count, offset, flags);
+}
+
+static off_t host_lseek(int fd, off_t offset, int whence)
+{
+	return failed(strike("lseek", 0)) ? -1 : under->lseek(fd, offset, whence);
 }
 
 static ssize_t host_write(int fd, const void *buffer, size_t count)
@@ -331,8 +346,10 @@ static const struct akvm__host failing = {
 	.eventfd = host_eventfd,
 	.write = host_write,
 	.pread = host_pread,
+	.preadv2 = host_preadv2,
 	.pwrite = host_pwrite,
 	.status_flags = host_status_flags,
+	.lseek = host_lseek,
 	.fstat = host_fstat,
 	.duplicate = host_duplicate,
 	.find_entry = host_find_entry,
@@ -352,23 +369,11 @@ static const struct akvm__host failing = {
 
 /* ---------------------------------------------------------------- plans */
 
-static long open_descriptors(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	long count = 0;
-
-	T_CHECK(folder != NULL);
-	while (readdir(folder))
-		count++;
-	closedir(folder);
-	return count;
-}
-
 void faults_install(void)
 {
 	T_CHECK(akvm__host != &failing);
 	under = akvm__host;
-	descriptors_before = open_descriptors();
+	descriptors_before = open_files_count();
 	akvm__host_replace(&failing);
 }
 
@@ -489,5 +494,5 @@ void faults_check_clean(void)
 	T_EQUAL(atomic_load(&threads), 0);
 	T_EQUAL(atomic_load(&descriptors), 0);
 	T_EQUAL(atomic_load(&mapped_bytes), 0);
-	T_EQUAL(open_descriptors(), descriptors_before);
+	T_EQUAL(open_files_count(), descriptors_before);
 }

@@ -34,6 +34,8 @@ const struct faults_target *faults_target(unsigned index);
 /* From now on the place fails with `error`: `skip` calls not, then `count`. */
 void faults_arm(unsigned target, int error, unsigned skip, unsigned count);
 void faults_disarm(void);
+/* A descriptor of the test's own that the core is going to close. */
+void faults_give(int fd);
 bool faults_armed(void);
 /* How many calls failed since faults_arm(). Thread: any. */
 unsigned faults_injected(void);

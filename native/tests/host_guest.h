@@ -79,4 +79,7 @@ bool work_operate(struct work *work, struct akvm_context *context, uint32_t vcpu
 void work_wait_running(struct work *work, struct akvm_context *context);
 void work_look_at_bystander(struct work *work);
 
+/* host_direct.c */
+void work_direct(struct work *work);
+
 #endif

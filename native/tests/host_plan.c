@@ -106,6 +106,16 @@ const struct plan_site plan_sites[] = {
 	SITE(vcpu/context.c, akvm_context_create, aligned_alloc, , 1, ERRNOS(ENOMEM), MUST, MUST, MUST, MUST, 0, "allocate XSAVE image")
 	SITE(vcpu/context.c, akvm_answers_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, MUST, MUST, 0, "allocate answers")
 
+	/* What the host refuses is the caller's to answer, as if it were no direct file. */
+	SITE(vcpu/direct_files.c, akvm_direct_file_create, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate direct file")
+	SITE(vcpu/direct_files.c, akvm_direct_file_release, close, , 1, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(vcpu/direct_files.c, akvm_direct_files_create, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate direct files")
+	SITE(vcpu/direct_files.c, grow, realloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate direct files")
+	SITE(vcpu/direct_files.c, read_straight, preadv2, , 1, ERRNOS(EAGAIN, EOPNOTSUPP, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(vcpu/direct_files.c, read_bounced, preadv2, , 1, ERRNOS(EIO, EINTR), NEVER, NEVER, MUST, MUST, EAGAIN, NULL)
+	SITE(vcpu/direct_files.c, read_bounced, lseek, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(vcpu/direct_files.c, with_position, lseek, , 1, ERRNOS(EINVAL, EOVERFLOW), NEVER, NEVER, MUST, MUST, EAGAIN, NULL)
+
 	SITE(vcpu/fpstate.c, take_out, ioctl, KVM_GET_XSAVE2, 1, ERRNOS(EIO, EFAULT), MAY, MAY, MUST, MUST, 0, NULL)
 	SITE(vcpu/fpstate.c, take_out, ioctl, KVM_GET_XSAVE, 1, ERRNOS(EIO, EFAULT), MAY, MAY, MUST, MUST, 0, NULL)
 	SITE(vcpu/fpstate.c, akvm__vcpu_load_fp, ioctl, KVM_SET_XSAVE, 1, ERRNOS(EINVAL, ENOMEM, EINTR), MUST, MUST, MUST, MUST, 0, NULL)
@@ -122,6 +132,7 @@ const struct plan_site plan_sites[] = {
 
 	/* The contexts it was to run are untouched; the vCPU is reset again before the next. */
 	SITE(vcpu/vcpu.c, akvm__vcpu_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate vCPU")
+	SITE(vcpu/vcpu.c, akvm__vcpu_create, aligned_alloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate bounce buffer")
 	SITE(vcpu/vcpu.c, set_up, ioctl, KVM_CREATE_VCPU, 1, ERRNOS(ENOMEM, EMFILE, EINVAL), MUST, MUST, NEVER, NEVER, 0, "KVM_CREATE_VCPU")
 	SITE(vcpu/vcpu.c, set_up, mmap, , 1, ERRNOS(ENOMEM, EAGAIN), MUST, MUST, NEVER, NEVER, 0, "mmap kvm_run")
 	SITE(vcpu/vcpu.c, set_up, madvise, MADV_DONTFORK, 1, ERRNOS(EINVAL, ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)

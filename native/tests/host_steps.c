@@ -423,7 +423,7 @@ static const struct {
 	{ "forked", forked },       { "files", files },           { "vectors", vectors },
 	{ "kicks", kicks },         { "operations", operations }, { "system calls", system_calls },
 	{ "shootdown", shootdown }, { "reaping", reaping },       { "events", events },
-	{ "input", input },         { "budgets", budgets },
+	{ "input", input },         { "budgets", budgets },       { "direct", work_direct },
 };
 const unsigned work_steps = sizeof(steps) / sizeof(steps[0]);
 

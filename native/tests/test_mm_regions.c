@@ -101,6 +101,25 @@ static void check(void)
 	}
 }
 
+/* What is mapped in a range, and the lowest room in it, by looking at every page. */
+static void questions(unsigned long long *seed)
+{
+	unsigned first = 1 + (unsigned)(t_random(seed) % (PAGES - 1)),
+		 end = first + (unsigned)(t_random(seed) % (PAGES - first + 1));
+	unsigned length = 1 + (unsigned)(t_random(seed) % 6), step = 1u << t_random(seed) % 4, mapped = 0, found = 0;
+
+	for (unsigned i = first; i < end; i++)
+		mapped += model[i].access != 0;
+	for (unsigned at = (first + step - 1) / step * step; at + length <= end && found == 0; at += step) {
+		found = at;
+		for (unsigned i = at; i < at + length; i++)
+			if (model[i].access != 0)
+				found = 0;
+	}
+	T_EQUAL(akvm__regions_mapped(&regions, first * PAGE, end * PAGE), mapped * PAGE);
+	T_EQUAL(akvm__regions_room(&regions, first * PAGE, end * PAGE, length * PAGE, step * PAGE), found * PAGE);
+}
+
 static void change(unsigned long long *seed, unsigned first, unsigned count)
 {
 	uint64_t start = first * PAGE, end = (first + count) * PAGE;
@@ -161,6 +180,7 @@ int main(int argc, char **argv)
 
 		snprintf(t_context, sizeof(t_context), "seed %llu turn %u", start, turn);
 		change(&seed, first, count < PAGES - first ? count : PAGES - first);
+		questions(&seed);
 		check();
 	}
 	as_many_as_allowed();

@@ -5,16 +5,17 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "asynckvm": "Bind CompletedProcess Limits ProcessError Reason Sandbox __version__",
+    "asynckvm": "AllowConnect Bind CompletedProcess Limits NetworkRequest ProcessError Reason Sandbox __version__",
     "asynckvm.linux": "ArgumentsTooLongError Cause ElfError ElfProblem ExitStatus signal_name",
-    "asynckvm.sandbox": "Bind CompletedProcess Limits ProcessError Reason Sandbox",
+    "asynckvm.sandbox": "AllowConnect Bind CompletedProcess Limits NetworkRequest ProcessError Reason Sandbox",
     "asynckvm.errors": """
         AsyncKvmError CapabilityError ClosedError DeviceMissingError DevicePermissionError GuestError GuestMemoryError
         GuestOperationError GuestStringError GuestTrapError HostError HostForkedError InternalError OutOfMemoryError
         OverloadedError SlotsExhaustedError UsageError
     """,
     "asynckvm.platform": """
-        Access AddressSpace Capabilities Context ContextCounters EngineConfig Exit ExitRecord ExitStream Fairness
+        Access AddressSpace Capabilities Context ContextCounters DirectCall DirectFile DirectFiles EngineConfig Exit ExitRecord
+        ExitStream Fairness
         Fault FlightRecord Flush HostFile Instruction InterruptReason Interrupted Machine MachineConfig
         MachineCounters MemoryBudget MemoryCounters Nothing Operation PAGE Priority ReadMsr Region RegisterIndex Registers Restore
         SchedulerConfig Syscall USER_MAX USER_MIN VcpuCounters VcpuState WriteMsr open_machines

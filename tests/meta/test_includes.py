@@ -26,7 +26,8 @@ PURE = {
     "assert", "free", "memchr", "memcmp", "memcpy", "memmove", "memset", "qsort", "sigfillset",
     "pthread_cond_destroy", "pthread_cond_init", "pthread_cond_signal", "pthread_cond_timedwait",
     "pthread_condattr_destroy", "pthread_condattr_init", "pthread_condattr_setclock",
-    "pthread_mutex_destroy", "pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_unlock",
+    "pthread_mutex_destroy", "pthread_mutex_init", "pthread_mutex_lock",
+    "pthread_mutex_trylock", "pthread_mutex_unlock",
 }  # fmt: skip
 # Keywords and what the compiler itself provides.
 LANGUAGE = re.compile(r"(?:if|for|while|switch|return|sizeof|defined|void|int|bool|_\w+|__\w+|atomic_\w+)$")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ from asynckvm.linux import ArgumentsTooLongError, ElfError
 from asynckvm.platform import Machine
 from asynckvm.sandbox import Bind, CompletedProcess, ProcessError, Reason, Sandbox
 from asynckvm.sandbox.sandbox import CLOSED
+from support import descriptors
 
 
 def shell(script: str) -> list[str]:
@@ -168,6 +170,18 @@ async def test_bad_arguments(sandbox: Sandbox, machine: Machine) -> None:
         await sandbox.run(["cat"], input=987)
     with pytest.raises(UsageError):
         await sandbox.__aenter__()
+
+
+async def test_a_sandbox_that_cannot_be_entered_leaves_nothing_open(machine: Machine) -> None:
+    before = descriptors.count()
+    gc.disable()
+    try:
+        for binds in (["/nowhere/at/all"], ["/etc/passwd:/proc/x"], ["/etc/passwd:/usr/bin/absent"]):
+            with pytest.raises(OSError):  # noqa: PT011  whichever
+                await Sandbox(machine=machine, binds=binds).__aenter__()
+            assert descriptors.count() == before
+    finally:
+        gc.enable()
 
 
 async def test_a_closed_sandbox(machine: Machine) -> None:

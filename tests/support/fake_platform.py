@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -16,6 +16,7 @@ from asynckvm.errors import GuestMemoryError, GuestStringError, OutOfMemoryError
 from asynckvm.model.exits import Exit, Instruction, Interrupted, InterruptReason, Syscall
 from asynckvm.model.memory import PAGE, USER_MAX, USER_MIN, Access, Region
 from asynckvm.model.registers import REGISTER_NAMES, WORDS, Registers
+from asynckvm.platform import DirectCall
 
 Script: TypeAlias = Callable[["FakeSpace"], Generator[Exit, int, None]]
 
@@ -193,6 +194,15 @@ class FakeSpace:
         inside = (page for page in self.pages if page in pages) if len(pages) > len(self.pages) else filter(self.pages.get, pages)
         return sum(min(page + PAGE, address + length) - max(page, address) for page in inside)
 
+    def room(self, start: int, end: int, length: int, alignment: int = PAGE) -> int | None:
+        place = -(-start // alignment) * alignment
+        while place + length <= end:
+            taken = [page for page in self.pages if page < place + length and page + PAGE > place]
+            if not taken:
+                return place
+            place = -(-(max(taken) + PAGE) // alignment) * alignment
+        return None
+
     @property
     def resident(self) -> int:
         return len(self.pages)
@@ -239,6 +249,46 @@ class Counters(NamedTuple):
     ran_ns: int
 
 
+class FakeDirectFile:
+    """Owns a descriptor. `held`: how often, while somebody moves its position."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.held = 0
+
+    def __enter__(self) -> None:
+        self.held += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.held -= 1
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.fd = -1
+
+
+class FakeDirectFiles:
+    """What vCPUs would read by themselves."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, FakeDirectFile] = {}
+        self.closed = False
+
+    def open(self, fd: int) -> FakeDirectFile:
+        return FakeDirectFile(fd)
+
+    def add(self, descriptor: int, file: FakeDirectFile) -> None:
+        assert not self.closed
+        self.files[descriptor] = file
+
+    def remove(self, descriptor: int) -> None:
+        assert not self.closed
+        self.files.pop(descriptor, None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class FakeContext:
     """Runs a script. An interrupt is seen before the next exit, as on the real thing."""
 
@@ -246,6 +296,8 @@ class FakeContext:
         self.space = space
         self.words = memoryview(bytearray(8 * WORDS)).cast("Q")
         self.answers: dict[int, int] = {}
+        self.direct_files: FakeDirectFiles | None = None
+        self.direct_calls: dict[DirectCall, int] = {}
         self.exits = 0
         self.interrupts = 0
         self.closed = False
@@ -279,6 +331,9 @@ class FakeContext:
         for position, value in enumerate(registers.words()):
             self.words[position] = value
 
+    def set_direct_files(self, files: FakeDirectFiles | None) -> None:
+        self.direct_files = files
+
     @property
     def counters(self) -> Counters:
         return Counters(self.exits, 0, 1000 * self.exits)
@@ -290,10 +345,6 @@ class FakeContext:
 class Memory(NamedTuple):
     frames_total: int = 1 << 18
     frames_used: int = 1 << 10
-
-
-class MachineCounters(NamedTuple):
-    memory: Memory = Memory()
 
 
 class FakeMachine:
@@ -321,6 +372,10 @@ class FakeMachine:
     def create_memory_budget(self, pages: int) -> FakeBudget:
         return FakeBudget(pages)
 
+    def create_direct_files(self, numbers: Mapping[DirectCall, int]) -> FakeDirectFiles:
+        assert set(numbers) == set(DirectCall)
+        return FakeDirectFiles()
+
     def create_context(self, space: FakeSpace) -> FakeContext:
         self.contexts.append(FakeContext(space, self.script))
         return self.contexts[-1]
@@ -334,8 +389,8 @@ class FakeMachine:
     def dump(self) -> str:
         return "no machine"
 
-    def counters(self) -> MachineCounters:
-        return MachineCounters()
+    def memory_counters(self) -> Memory:
+        return Memory()
 
 
 def syscall(number: int, *args: int) -> Syscall:

@@ -20,6 +20,8 @@ from asynckvm.linux.files.open_file import FIONREAD
 from asynckvm.linux.wait import READABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asynckvm.linux.files.open_file import OpenFile
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
@@ -79,6 +81,9 @@ class Watches:
         self.instances = 0
         self.count = 0
         self._cookies = itertools.count(1)
+        # Whether somebody ever wanted to know of accesses; and who is to hear that first.
+        self.has_accesses = False
+        self.before_accesses: Callable[[], None] | None = None
 
     def add(self, watch: Watch) -> None:
         """ENOSPC when there are too many."""
@@ -86,6 +91,13 @@ class Watches:
             raise SyscallError(errno.ENOSPC)
         self.count += 1
         self.files.setdefault(watch.identity, {})[watch.owner] = watch
+
+    def heed(self, mask: int) -> None:
+        """Somebody is about to watch for that."""
+        if mask & IN_ACCESS and not self.has_accesses:
+            self.has_accesses = True
+            if self.before_accesses is not None:
+                self.before_accesses()
 
     def remove(self, watch: Watch) -> None:
         self.count -= 1
@@ -172,6 +184,7 @@ class Inotify(AnonymousFile):
     def add(self, identity: tuple[int, int], mask: int) -> int:
         """Watch a file, or change what is watched of it; the number of the watch. ENOSPC, EEXIST."""
         flags = mask & (IN_ALL_EVENTS | IN_ONESHOT | IN_EXCL_UNLINK)
+        self._all.heed(mask)
         watch = self._all.files.get(identity, {}).get(self)
         if watch is not None:
             if mask & IN_MASK_CREATE:

@@ -12,6 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.errors import InternalError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.wait import READABLE, WRITABLE, WaitQueue
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.owner import Owner
     from asynckvm.linux.task import Task
     from asynckvm.linux.vfs import Location
-    from asynckvm.platform import HostFile, Machine
+    from asynckvm.platform import DirectFile, DirectFiles, HostFile, Machine
 
 # One host call moves at most this much, so that the event loop is never long without a turn.
 CHUNK: Final = 1 << 20
@@ -54,6 +55,8 @@ class OpenFile:
     account: OpenFileAccount | None = None
     # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
     maps_zeros = False
+    # Inside it no vCPU moves the position. Not for long, and not while waiting.
+    still: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
@@ -74,8 +77,10 @@ class OpenFile:
 
     def release(self) -> None:
         """One holder less; the last one closes the file."""
-        self._references -= 1
         if self._references <= 0:
+            raise InternalError(f"{type(self).__name__} is released more often than it was held")
+        self._references -= 1
+        if not self._references:
             for closing in list(self._closing):
                 closing(self)
             self._closing.clear()
@@ -214,6 +219,10 @@ class OpenFile:
     def ioctl(self, task: Task, request: int, argument: int) -> int:  # noqa: ARG002
         """ioctl(2); `argument` is the guest's word, often a pointer. The generic requests are answered before this."""
         raise SyscallError(errno.ENOTTY)
+
+    def direct(self, files: DirectFiles) -> DirectFile | None:  # noqa: ARG002
+        """The file for vCPUs to read by themselves, if nothing of it depends on who reads or when."""
+        return None
 
     def map_file(self, machine: Machine, *, writable: bool, length: int) -> HostFile:  # noqa: ARG002
         """The file for mmap(2), with at least `length` bytes of it backed; `writable` when a shared mapping may store to it."""

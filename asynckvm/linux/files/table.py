@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from asynckvm.linux.files.open_file import OpenFile
+    from asynckvm.platform import DirectFiles
 
 # Soft limit of a new process, and the bound of all: Linux's default RLIMIT_NOFILE.
 DESCRIPTORS: Final = 1024
@@ -28,6 +30,8 @@ class DescriptorTable:
         self.users = 1
         # Called with each file that a descriptor is closed of: locks of a process go then. Not copied.
         self.closing: Callable[[DescriptorTable, OpenFile], None] | None = None
+        # Those of the files that vCPUs read by themselves, once processes run with this table.
+        self.direct: DirectFiles | None = None
         self._slots: dict[int, OpenFile] = {}
         self._close_on_exec: set[int] = set()
         self._lowest = 0  # all below are taken
@@ -47,6 +51,13 @@ class DescriptorTable:
         """EBADF when there is none."""
         file = self._slots.get(fd)
         if file is None:
+            raise SyscallError(errno.EBADF)
+        return file
+
+    def get_open(self, fd: int) -> OpenFile:
+        """As `get`, for calls that want the file itself: EBADF also for what O_PATH gave, a handle on a place."""
+        file = self.get(fd)
+        if file.flags & os.O_PATH:
             raise SyscallError(errno.EBADF)
         return file
 
@@ -92,6 +103,8 @@ class DescriptorTable:
     def close(self, fd: int) -> None:
         file = self.get(fd)
         del self._slots[fd]
+        if self.direct is not None:
+            self.direct.remove(fd)
         self._close_on_exec.discard(fd)
         self._lowest = min(self._lowest, fd)
         if self.closing is not None:
@@ -110,6 +123,7 @@ class DescriptorTable:
     def share(self) -> DescriptorTable:
         """One user more."""
         self.users += 1
+        self.end_direct()
         return self
 
     def copy(self) -> DescriptorTable:
@@ -126,8 +140,23 @@ class DescriptorTable:
         """One user less; the last one closes all files."""
         self.users -= 1
         if self.users <= 0:
+            self.end_direct()
             for fd in list(self._slots):
                 self.close(fd)
+
+    def begin_direct(self, files: DirectFiles) -> None:
+        """Let vCPUs read what they can by themselves; `files` becomes the table's own."""
+        self.direct = files
+        for fd in self._slots:
+            self._offer(fd)
+
+    def end_direct(self) -> None:
+        """From now on every call on the files is seen."""
+        if self.direct is not None:
+            for fd in self._slots:
+                self.direct.remove(fd)
+            self.direct.close()
+            self.direct = None
 
     def closes_on_exec(self, fd: int) -> bool:
         self.get(fd)
@@ -148,3 +177,8 @@ class DescriptorTable:
         self._slots[fd] = file
         if close_on_exec:
             self._close_on_exec.add(fd)
+        self._offer(fd)
+
+    def _offer(self, fd: int) -> None:
+        if self.direct is not None and (file := self._slots[fd].direct(self.direct)) is not None:
+            self.direct.add(fd, file)

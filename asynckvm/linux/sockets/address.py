@@ -28,6 +28,9 @@ ANY: Final = bytes(16)
 ANY4: Final = _MAPPED + bytes(4)
 LOOPBACK: Final = bytes(15) + b"\x01"
 LOOPBACK4: Final = _MAPPED + b"\x7f\0\0\x01"
+# A socket's own address towards the outside (RFC 5737, RFC 3849): the host's addresses are none of a guest's business.
+OUTWARD: Final = bytes.fromhex("20010db8") + bytes(11) + b"\x01"
+OUTWARD4: Final = _MAPPED + bytes((192, 0, 2, 1))
 _BROADCASTS: Final = frozenset({_MAPPED + b"\xff" * 4, _MAPPED + b"\x7f\xff\xff\xff"})
 
 

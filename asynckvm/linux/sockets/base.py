@@ -30,12 +30,12 @@ from asynckvm.linux.sockets.abi import (
     SOL_SOCKET,
 )
 from asynckvm.linux.sockets.message import NOBODY, Outgoing
-from asynckvm.linux.wait import ANYTHING
+from asynckvm.linux.wait import ANYTHING, WaitQueue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Literal
 
-    from asynckvm.linux.sockets.address import Endpoint
     from asynckvm.linux.sockets.message import Caller, Credentials, Incoming
     from asynckvm.linux.sockets.network import Network
     from asynckvm.linux.task import Task
@@ -97,8 +97,9 @@ class Socket(OpenFile):
         """What accept(2) tells of the other side."""
         return self.peer_name()
 
-    def outside(self, address: bytes) -> Endpoint | None:  # noqa: ARG002
-        """Where `address` leads if that is outside the sandbox: then the network's policy is asked first."""
+    def deciding(self, address: bytes, action: Literal["connect", "send"]) -> WaitQueue | None:  # noqa: ARG002
+        """Before a connect(2) or a message to `address`: what to wait on while the network's policy thinks about it, then ask
+        again. None when the call can be made."""
         return None
 
     def shutdown(self, how: int) -> None:  # noqa: ARG002

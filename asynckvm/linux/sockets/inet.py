@@ -1,7 +1,7 @@
 """What TCP and UDP sockets have in common: addresses, ports, and the options of IP.
 
-Nothing leaves the sandbox: a packet to this machine's own addresses is handed to the socket it is meant for, and every other
-address is unreachable. Source: ip(7), ipv6(7); inet_bind() of net/ipv4/af_inet.c.
+A packet to this machine's own addresses is handed to the socket it is meant for and never leaves the sandbox; about every other
+address the network's policy is asked. Source: ip(7), ipv6(7); inet_bind() of net/ipv4/af_inet.c.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from asynckvm.linux.sockets import options
 from asynckvm.linux.sockets.abi import (
     AF_INET,
     AF_INET6,
-    AF_UNSPEC,
     IPPROTO_IP,
     IPPROTO_IPV6,
     IPV6_V6ONLY,
@@ -27,9 +26,10 @@ from asynckvm.linux.sockets.address import (
     ANY4,
     LOOPBACK,
     LOOPBACK4,
+    OUTWARD,
+    OUTWARD4,
     Endpoint,
     endpoint_address,
-    family_of,
     parse_endpoint,
 )
 from asynckvm.linux.sockets.base import Socket
@@ -136,21 +136,15 @@ class InetSocket(Socket):
 
     # ------------------------------------------------------------ ways
 
-    def outside(self, address: bytes) -> Endpoint | None:
-        if family_of(address) == AF_UNSPEC:
-            return None
-        endpoint = self.parse(address)
-        here = endpoint.local().is_loopback or endpoint.is_broadcast or endpoint.is_multicast
-        return None if here else endpoint
-
     def parse(self, address: bytes) -> Endpoint:
         """The endpoint of a connect(2) or a sendto(2)."""
         return parse_endpoint(self.family, address)
 
     def route(self, address: bytes) -> Endpoint:
-        """Where a packet to `address` goes: ENETUNREACH unless that is in the sandbox."""
+        """Where a packet to `address` goes, outside unless that is a loopback address. ENETUNREACH when to several, or no way."""
         endpoint = self.parse(address).local()
-        if not endpoint.is_loopback or (self.family == AF_INET6 and endpoint.is_v4 and not self.dual_stack):
+        several = endpoint.is_multicast or (endpoint.is_broadcast and not endpoint.is_loopback)
+        if several or (self.family == AF_INET6 and endpoint.is_v4 and not self.dual_stack):
             raise SyscallError(errno.ENETUNREACH)
         return endpoint
 
@@ -158,7 +152,9 @@ class InetSocket(Socket):
         """The local endpoint as `remote` sees it."""
         if not self.local.is_any:
             return self.local
-        return Endpoint(LOOPBACK4 if remote.is_v4 else LOOPBACK, self.local.port)
+        if remote.is_loopback:
+            return Endpoint(LOOPBACK4 if remote.is_v4 else LOOPBACK, self.local.port)
+        return Endpoint(OUTWARD4 if remote.is_v4 else OUTWARD, self.local.port)
 
     # ------------------------------------------------------------ options
 

@@ -1,8 +1,7 @@
-"""The network of one sandbox: names, ports and memory that all its sockets share, and the policy about everything outside.
+"""The network of one sandbox: names, ports and memory that all its sockets share.
 
-There is one interface, lo. Other addresses can be reached by nobody: a connection to them asks the policy, and without a grant
-ends as on a machine without a network. Bounds: the memory of all queues, connections nobody
-accepted, and the descriptors in flight.
+There is one interface, lo; what leads out is `outside`'s. Bounds: the memory of all queues, connections nobody accepted, and the
+descriptors in flight.
 Source: unix(7), ip(7); bind conflicts: inet_csk_bind_conflict() of net/ipv4/inet_connection_sock.c.
 """
 
@@ -10,16 +9,16 @@ from __future__ import annotations
 
 import collections
 import errno
-import inspect
 import itertools
 from typing import TYPE_CHECKING, Final, Protocol
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.address import ANY, Endpoint
+from asynckvm.linux.sockets.outside import Outside
 from asynckvm.linux.sockets.rights import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Iterator
 
 # net.ipv4.ip_local_port_range.
 _EPHEMERAL: Final = range(32768, 61000)
@@ -27,12 +26,6 @@ _EPHEMERAL: Final = range(32768, 61000)
 _AUTOBIND: Final = 1 << 20
 _BUFFERS: Final = 64 << 20
 _PENDING: Final = 16384
-
-
-class Policy(Protocol):
-    """Who says which outside addresses a guest may reach."""
-
-    def connect(self, address: Endpoint) -> bool | Awaitable[bool]: ...
 
 
 class Bound(Protocol):
@@ -140,8 +133,8 @@ def _overlap(socket: Bound, endpoint: Endpoint, other: Bound) -> bool:
 class Network:
     """What the sockets of one kernel share."""
 
-    def __init__(self, policy: Policy | None = None, *, buffers: int = _BUFFERS) -> None:
-        self.policy = policy
+    def __init__(self, outside: Outside | None = None, *, buffers: int = _BUFFERS) -> None:
+        self.outside = outside if outside is not None else Outside()
         self.budget = Budget(buffers)
         self.flight = InFlight()
         self.tcp = Ports(listens=True)
@@ -184,18 +177,7 @@ class Network:
     def unbind_name(self, kind: int, name: bytes) -> None:
         self._abstract.pop((kind, name), None)
 
-    # ------------------------------------------------------------ outside
-
-    async def admit(self, address: Endpoint) -> None:
-        """Ask the policy about an outside address: EACCES when it refuses, ENETUNREACH when there is none to ask."""
-        if self.policy is None:
-            raise SyscallError(errno.ENETUNREACH)
-        answer = self.policy.connect(address)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        if not answer:
-            raise SyscallError(errno.EACCES)
-
-    def close(self) -> None:
-        """The kernel ends: what is still in flight is released."""
+    async def close(self) -> None:
+        """The kernel ends, every socket is closed: what is still in flight is released, and what leads out ends."""
         self.flight.close()
+        await self.outside.close()

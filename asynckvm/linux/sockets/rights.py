@@ -45,9 +45,7 @@ class Rights:
         """No longer in flight: the message was received, by now with holders of its own, or thrown away. Twice is once."""
         files, self.files = self.files, ()
         if files:
-            self._flight.landed(self, len(files))
-            for file in files:
-                file.release()
+            self._flight.landed(self, files)
 
     def copy(self) -> Rights:
         """For MSG_PEEK: the same files once more."""
@@ -60,6 +58,8 @@ class InFlight:
     def __init__(self) -> None:
         self._rights: dict[Rights, None] = {}
         self._sweep_at = _FIRST_SWEEP
+        self._landed: collections.deque[OpenFile] = collections.deque()
+        self._releasing = False
         self.count = 0
 
     def send(self, files: Sequence[OpenFile], holder: Holder, limit: int | None) -> Rights:
@@ -75,9 +75,19 @@ class InFlight:
             self.count += len(rights.files)
         return rights
 
-    def landed(self, rights: Rights, count: int) -> None:
+    def landed(self, rights: Rights, files: Sequence[OpenFile]) -> None:
+        """Release the files, one after the other: closing one may drop the messages in its queue, and so on, ever deeper."""
         del self._rights[rights]
-        self.count -= count
+        self.count -= len(files)
+        self._landed.extend(files)
+        if self._releasing:
+            return
+        self._releasing = True
+        try:
+            while self._landed:
+                self._landed.popleft().release()
+        finally:
+            self._releasing = False
 
     def collect(self) -> None:
         """Drop the rights that lie in the queues of sockets which themselves can only be reached from such queues."""

@@ -1,8 +1,8 @@
-"""TCP inside the sandbox: two sockets and a byte stream each way, with the states and errors that programs can see.
+"""TCP: two sockets and a byte stream each way, with the states and errors that programs can see.
 
 No segments, windows or timers: what one side sends the other has at once, as over lo. A connection is made when there is room in
-the listener's backlog, and until then is on its way. Errors are those of tcp_reset() and inet_stream_connect().
-Source: tcp(7), connect(2), listen(2), shutdown(2).
+the listener's backlog, and until then is on its way. Of a connection to the outside the other end is kept by a `Link`. Errors are
+those of tcp_reset() and inet_stream_connect(). Source: tcp(7), connect(2), listen(2), shutdown(2).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from asynckvm.linux.sockets.abi import (
 from asynckvm.linux.sockets.address import Endpoint, endpoint_address, family_of
 from asynckvm.linux.sockets.base import shutdown_bits
 from asynckvm.linux.sockets.inet import InetSocket, best_match
+from asynckvm.linux.sockets.link import Link
 from asynckvm.linux.sockets.message import NOBODY, Incoming
 from asynckvm.linux.sockets.stream import Channel
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLPRI, POLLRDHUP, READABLE, WRITABLE
@@ -69,6 +70,7 @@ class TcpSocket(InetSocket):
         self.inbox = Channel(network.budget)
         self.peer: TcpSocket | None = None
         # Weak, so that sockets which are closed meanwhile leave nothing behind.
+        self.link: Link | None = None
         self.on_way: weakref.WeakKeyDictionary[TcpSocket, None] = weakref.WeakKeyDictionary()
         self._listening = False
         self._connecting = False  # connect(2) has not told its outcome yet
@@ -151,18 +153,24 @@ class TcpSocket(InetSocket):
         if self._listening or self.peer is not None:
             raise SyscallError(errno.EISCONN)
         remote = self.route(address)
+        passage = None if remote.is_loopback else self.network.outside.ask("connect", "tcp", remote)
         fresh = not self.local.port
         local = self.local if not self.local.is_any else Endpoint(self.source_for(remote).host, self.local.port)
         if fresh:
             try:
                 self.ports.bind(self, local)
             except SyscallError:
+                if passage is not None:
+                    passage.close()
                 raise SyscallError(errno.EADDRNOTAVAIL) from None
         else:
             self.local = local
         self.remote = remote
         self._connecting, self._dead, self._ended, self.shut = True, False, False, 0
-        self.knock()
+        if passage is None:
+            self.knock()
+        else:
+            self.link = Link(self.network.outside, passage, self, TcpSocket(self.network, self.family))
         raise SyscallError(errno.EINPROGRESS)
 
     def knock(self) -> None:
@@ -187,6 +195,23 @@ class TcpSocket(InetSocket):
             listener.queue.wake(READABLE)
             self.queue.wake(WRITABLE)
 
+    def join(self, peer: TcpSocket) -> None:
+        """The outside has answered; `peer` stands for it."""
+        peer.peer, self.peer = self, peer
+        peer.inbox.inline = True
+        self.queue.wake(WRITABLE)
+
+    def break_off(self, link: Link, error: int) -> None:
+        """The way to the outside is broken, or never was; an earlier one may be no concern any more."""
+        if self.link is link:
+            self.reset(errno.EPIPE if self.state == TCP_CLOSE_WAIT else error)
+
+    def _give_up(self) -> None:
+        """An attempt to reach the outside, if there is one under way."""
+        link, self.link = self.link, None
+        if link is not None and self.peer is None:
+            link.cancel()
+
     def _tell_outcome(self) -> None:
         """A connect(2) after the one that began: done, still on the way, or failed; then another attempt may be made."""
         if self.state == TCP_SYN_SENT:
@@ -201,6 +226,7 @@ class TcpSocket(InetSocket):
         """connect(2) to AF_UNSPEC: as a new socket, with its port if that was asked for."""
         if self._listening:
             self._stop_listening()
+        self._give_up()
         self.reset_peer()
         self.inbox.clear()
         self.peer = self.remote = None
@@ -253,9 +279,12 @@ class TcpSocket(InetSocket):
                 self.reset_peer()
             elif not self.shut & SEND_SHUTDOWN:
                 self.peer.end()
+        self._give_up()
         self.inbox.clear()
         self.shut = SHUTDOWN_MASK
         super().close()
+        if self.peer is not None:
+            self.peer.queue.wake()
 
     # ------------------------------------------------------------ bytes
 

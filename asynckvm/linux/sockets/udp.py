@@ -1,4 +1,4 @@
-"""UDP inside the sandbox: messages from socket to socket, by port, lost when a receiver has no room.
+"""UDP: messages from socket to socket, by port, lost when a receiver has no room; to the outside by a `Flow` for each address.
 
 Source: udp(7), ip(7), ipv6(7), RFC 3542 for what is told along with a message.
 """
@@ -35,15 +35,18 @@ from asynckvm.linux.sockets.abi import (
 from asynckvm.linux.sockets.address import Endpoint, endpoint_address, family_of, parse_endpoint
 from asynckvm.linux.sockets.base import shutdown_bits
 from asynckvm.linux.sockets.datagrams import Datagram, Datagrams
+from asynckvm.linux.sockets.flow import Flow
 from asynckvm.linux.sockets.inet import InetSocket, best_match
 from asynckvm.linux.sockets.message import NOBODY, Control, Incoming
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
     from asynckvm.linux.sockets.network import Network
+    from asynckvm.linux.wait import WaitQueue
 
 _LEVELS: Final = {
     IPPROTO_UDP: {SOL_SOCKET: options.SOCKET, IPPROTO_UDP: options.UDP},
@@ -82,6 +85,7 @@ class UdpSocket(InetSocket):
         super().__init__(network, family, SOCK_DGRAM, protocol, owner, ports=ports, levels=_LEVELS[protocol])
         self.inbox = Datagrams(network.budget)
         self._asked = self.unbound  # what bind(2) gave
+        self._flows: dict[Endpoint, Flow] = {}
 
     # ------------------------------------------------------------ names
 
@@ -100,6 +104,26 @@ class UdpSocket(InetSocket):
             raise SyscallError(errno.EACCES)
         return super().route(address)
 
+    def deciding(self, address: bytes, action: Literal["connect", "send"]) -> WaitQueue | None:
+        if family_of(address) == AF_UNSPEC:
+            return None
+        remote = self.route(address)
+        if remote.is_loopback or not remote.port:
+            return None
+        flow = self._flows.get(remote)
+        if flow is None:
+            outside = self.network.outside
+            flow = self._flows[remote] = Flow(outside, outside.ask(action, "udp", remote), self, remote)
+        if flow.error:
+            del self._flows[remote]
+            raise SyscallError(flow.error)
+        return None if flow.is_decided else flow.decided
+
+    def _keep_flows(self, kept: Endpoint | None) -> None:
+        """The others are nobody's any more."""
+        for remote in [remote for remote in self._flows if remote != kept]:
+            self._flows.pop(remote).cancel()
+
     def connect(self, address: bytes, caller: Caller) -> None:  # noqa: ARG002
         if family_of(address) == AF_UNSPEC:
             self.remote = None
@@ -112,6 +136,7 @@ class UdpSocket(InetSocket):
         self.autobind()
         self.local = self.source_for(remote)
         self.remote = remote
+        self._keep_flows(remote)
         self.queue.wake(WRITABLE)
 
     # ------------------------------------------------------------ messages
@@ -131,6 +156,11 @@ class UdpSocket(InetSocket):
         if self.shut & SEND_SHUTDOWN:
             raise SyscallError(errno.EPIPE)
         self.autobind()
+        if not remote.is_loopback:
+            if (flow := self._flows.get(remote)) is None:
+                raise SyscallError(errno.ENETUNREACH)
+            flow.send(message.data)
+            return len(message.data)
         source = self.source_for(remote)
         receiver = best_match(self.ports.at(remote.port), remote, source)
         if isinstance(receiver, UdpSocket):
@@ -173,6 +203,11 @@ class UdpSocket(InetSocket):
             except SyscallError:
                 return
             self.queue.wake(READABLE)
+
+    def arrive_from(self, remote: Endpoint, data: bytes) -> None:
+        """A message from the outside."""
+        address = endpoint_address(self.family, remote)
+        self.arrive(_Packet(data, address, destination=self.source_for(remote), time=time.time_ns()))
 
     def receive(self, length: int, flags: int) -> Incoming:
         if flags & MSG_ERRQUEUE:
@@ -220,6 +255,7 @@ class UdpSocket(InetSocket):
     def close(self) -> None:
         super().close()
         self.shut = SHUTDOWN_MASK
+        self._keep_flows(None)
         self.inbox.clear()
 
     def poll(self) -> int:

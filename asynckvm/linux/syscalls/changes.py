@@ -78,8 +78,7 @@ def _set_owner(task: Task, location: Location, user: int, group: int) -> None:
 
 def _opened(task: Task, fd: int) -> Location:
     """The place of an open file, which an O_PATH descriptor does not let one change."""
-    if task.process.files.get(fd).flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    task.process.files.get_open(fd)
     return location_of(task, fd)
 
 

@@ -47,9 +47,7 @@ def dup3(task: Task, fd: int, target: int, flags: int) -> int:
 
 def fcntl(task: Task, fd: int, command: int, argument: int) -> int | Awaitable[int]:
     files = task.process.files
-    file = files.get(fd)
-    if file.flags & os.O_PATH and command not in _OF_PATHS:
-        raise SyscallError(errno.EBADF)
+    file = files.get(fd) if command in _OF_PATHS else files.get_open(fd)
     if command in (_F_DUPFD, _F_DUPFD_CLOEXEC):
         lowest = argument & 0xFFFF_FFFF
         if lowest >= files.limit:
@@ -98,9 +96,7 @@ def lseek(task: Task, fd: int, offset: int, whence: int) -> int:
 def ftruncate(task: Task, fd: int, length: int) -> int:
     if length < 0:
         raise SyscallError(errno.EINVAL)
-    file = task.process.files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    file = task.process.files.get_open(fd)
     if not file.writable or not stat.S_ISREG(file.attributes().mode):
         raise SyscallError(errno.EINVAL)
     file.truncate(length)
@@ -123,9 +119,7 @@ def fallocate(task: Task, fd: int, mode: int, offset: int, length: int) -> int:
 
 
 def fadvise64(task: Task, fd: int, offset: int, length: int, advice: int) -> int:  # noqa: ARG001
-    file = task.process.files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    file = task.process.files.get_open(fd)
     if stat.S_ISFIFO(file.attributes().mode):
         raise SyscallError(errno.ESPIPE)
     if length < 0 or not 0 <= advice <= 5:
@@ -144,9 +138,7 @@ def readahead(task: Task, fd: int, offset: int, count: int) -> int:  # noqa: ARG
 
 def fsync(task: Task, fd: int) -> int:
     """And fdatasync(2)."""
-    file = task.process.files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    file = task.process.files.get_open(fd)
     file.sync()
     return 0
 
@@ -157,9 +149,7 @@ def sync(task: Task) -> int:  # noqa: ARG001
 
 
 def syncfs(task: Task, fd: int) -> int:
-    file = task.process.files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    task.process.files.get_open(fd)
     return 0
 
 

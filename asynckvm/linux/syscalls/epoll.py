@@ -31,16 +31,14 @@ def epoll_create(task: Task, size: int) -> int:
 def epoll_create1(task: Task, flags: int) -> int:
     if flags & ~os.O_CLOEXEC:
         raise SyscallError(errno.EINVAL)
-    return task.process.files.add(Epoll(), close_on_exec=bool(flags))
+    return task.process.files.add(Epoll(account=task.process.kernel.epoll_account), close_on_exec=bool(flags))
 
 
 def epoll_ctl(task: Task, epfd: int, operation: int, fd: int, event: int) -> int:
     events = data = 0
     if operation != _DEL:
         events, data = _EVENT.unpack(task.space.read(event, _EVENT.size))
-    epoll, file = task.process.files.get(epfd), task.process.files.get(fd)
-    if (epoll.flags | file.flags) & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    epoll, file = task.process.files.get_open(epfd), task.process.files.get_open(fd)
     if not isinstance(epoll, Epoll):
         raise SyscallError(errno.EPERM if not file.pollable else errno.EINVAL)
     if operation == _ADD:
@@ -75,16 +73,14 @@ async def _wait(task: Task, epfd: int, address: int, count: int, until: int | No
     epoll = task.process.files.get(epfd)
     if not isinstance(epoll, Epoll):
         raise SyscallError(errno.EINVAL)
-    epoll.hold()
     try:
-        waiting = until != AT_ONCE
-        while not (found := epoll.events(task, min(count, _REPORTED_MAX))) and waiting:
-            waiting = await task.wait(epoll.queue, until=until)
+        with epoll.held():
+            waiting = until != AT_ONCE
+            while not (found := epoll.events(task, min(count, _REPORTED_MAX))) and waiting:
+                waiting = await task.wait(epoll.queue, until=until)
     except SyscallError as error:
         # Never made again: how much of the time is left would be lost.
         raise error.instead_of_restart(errno.EINTR) from None
-    finally:
-        epoll.release()
     if found:
         task.space.write(address, b"".join([_EVENT.pack(events, item.data) for item, events in found]))
         epoll.report(found)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.open_file import FIONREAD
 from asynckvm.linux.usercopy import read_uint32
 
@@ -25,9 +23,7 @@ _FIOQSIZE: Final = 0x5460
 
 def ioctl(task: Task, fd: int, request: int, argument: int) -> int:
     files = task.process.files
-    file = files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    file = files.get_open(fd)
     if request in (_FIOCLEX, _FIONCLEX):
         files.set_close_on_exec(fd, value=request == _FIOCLEX)
     elif request in (_FIONBIO, _FIOASYNC):

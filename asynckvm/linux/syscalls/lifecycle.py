@@ -25,7 +25,6 @@ from asynckvm.linux.syscalls.paths import (
     location_of,
     start_of,
 )
-from asynckvm.linux.usercopy import read_uint64
 from asynckvm.linux.vfs import opening
 from asynckvm.model.memory import PAGE, USER_MAX
 
@@ -43,6 +42,7 @@ _SIGINFO: Final = struct.Struct("<iii4xiIi100x")
 # Read at most; what of it a stack has room for is checked when it is laid out.
 _STRINGS_BYTES: Final = 6 << 20
 _STRINGS_AT_ONCE: Final = 256
+_POINTERS_AT_ONCE: Final = 32
 
 
 # ---------------------------------------------------------------- making
@@ -108,8 +108,7 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
             name = b"/dev/fd/%d/%s" % (directory, path)
             reachable = not process.files.closes_on_exec(directory)
         file = opening.find_program(caller, start, path, follow=not flags & AT_SYMLINK_NOFOLLOW)
-    file.hold()
-    try:
+    with file.held():
         budget = [_STRINGS_BYTES]
         argv, envp = await _strings(task, arguments, budget), await _strings(task, environment, budget)
 
@@ -117,8 +116,6 @@ async def execveat(task: Task, directory: int, path: bytes, arguments: int, envi
             return opening.find_program(caller, process.fs.directory, interpreter)
 
         await execve.execute(task, file, open_file, name, argv, envp, reachable=reachable)
-    finally:
-        file.release()
     return 0
 
 
@@ -126,20 +123,22 @@ async def _strings(task: Task, address: int, budget: list[int]) -> list[bytes]:
     """A NULL-terminated array of strings, none for NULL. E2BIG beyond what execve(2) takes; others run in between."""
     found: list[bytes] = []
     while address:
-        pointer = read_uint64(task.space, address)
-        if not pointer:
-            break
-        try:
-            text = task.space.read_string(pointer, STRING_BYTES_MAX)
-        except GuestStringError:
-            raise SyscallError(errno.E2BIG) from None
-        budget[0] -= len(text) + 9
-        if budget[0] < 0:
-            raise SyscallError(errno.E2BIG)
-        found.append(text)
-        address += 8
-        if len(found) % _STRINGS_AT_ONCE == 0:
-            await task.turn()
+        # As many pointers as there are for sure, when this one is there: what follows the page may be missing.
+        count = min(max((PAGE - address % PAGE) // 8, 1), _POINTERS_AT_ONCE)
+        for pointer in struct.unpack(f"<{count}Q", task.space.read(address, 8 * count)):
+            if not pointer:
+                return found
+            try:
+                text = task.space.read_string(pointer, STRING_BYTES_MAX)
+            except GuestStringError:
+                raise SyscallError(errno.E2BIG) from None
+            budget[0] -= len(text) + 9
+            if budget[0] < 0:
+                raise SyscallError(errno.E2BIG)
+            found.append(text)
+            if len(found) % _STRINGS_AT_ONCE == 0:
+                await task.turn()
+        address += 8 * count
     return found
 
 

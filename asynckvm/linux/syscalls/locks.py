@@ -30,12 +30,10 @@ _FLOCK: Final = struct.Struct("<hh4xqqi4x")
 
 
 def flock(task: Task, fd: int, operation: int) -> int | Awaitable[int]:
-    file = task.process.files.get(fd)
     kind = operation & ~_LOCK_NB
     if kind not in (_LOCK_SH, _LOCK_EX, _LOCK_UN):
         raise SyscallError(errno.EINVAL)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    file = task.process.files.get_open(fd)
     if kind == _LOCK_UN:
         task.process.kernel.locks.unlock_file(file)
         return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import GuestMemoryError, SlotsExhaustedError
@@ -47,13 +46,11 @@ def mmap(task: Task, address: int, length: int, protection: int, flags: int, fd:
     memory = task.memory
     if offset % PAGE:
         raise SyscallError(errno.EINVAL)
-    file = None if flags & MAP_ANONYMOUS else task.process.files.get(fd)
+    file = None if flags & MAP_ANONYMOUS else task.process.files.get_open(fd)
     mapped = mapping_length(length)
     check_map_flags(flags)
     _check_limit(task, mapped)
     shared = flags & MAP_TYPE != MAP_PRIVATE
-    if file is not None and file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
     if file is not None and (not file.readable or (shared and protection & PROT_WRITE and not file.writable)):
         raise SyscallError(errno.EACCES)
     if file is None or file.maps_zeros:

@@ -34,11 +34,9 @@ from asynckvm.linux.sockets.message import Incoming, Outgoing
 from asynckvm.linux.syscalls.control import ControlWriter, Header, carried, read_control, read_header, write_header
 from asynckvm.linux.syscalls.sockets import Patience, caller_of, get_socket, read_address, write_address
 from asynckvm.linux.syscalls.transfer import broken_pipe
-from asynckvm.linux.usercopy import TRANSFER_MAX, read_timespec, write_timespec
+from asynckvm.linux.usercopy import TRANSFER_MAX, Buffer, gather, read_timespec, scatter, write_timespec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from asynckvm.linux.sockets.base import Socket
     from asynckvm.linux.task import Task
 
@@ -95,12 +93,12 @@ async def _send_header(task: Task, socket: Socket, header: Header, flags: int) -
         return await _send(task, socket, header.buffers, message)
 
 
-async def _send(task: Task, socket: Socket, buffers: list[tuple[int, int]], message: Outgoing) -> int:
+async def _send(task: Task, socket: Socket, buffers: list[Buffer], message: Outgoing) -> int:
     with Patience(task, socket, SO_SNDTIMEO, message.flags) as patience:
         if patience.none:
             message.flags |= MSG_DONTWAIT
-        if message.address and (outside := socket.outside(message.address)) is not None:
-            await socket.network.admit(outside)
+        while message.address and (deciding := socket.deciding(message.address, "send")) is not None:
+            await task.wait(deciding)
         if socket.kind == SOCK_STREAM:
             return await _send_stream(task, socket, buffers, message, patience)
         if sum(length for _, length in buffers) > _MESSAGE_MAX:
@@ -113,10 +111,10 @@ async def _send(task: Task, socket: Socket, buffers: list[tuple[int, int]], mess
                 await patience.wait()
 
 
-async def _send_stream(task: Task, socket: Socket, buffers: list[tuple[int, int]], message: Outgoing, patience: Patience) -> int:
+async def _send_stream(task: Task, socket: Socket, buffers: list[Buffer], message: Outgoing, patience: Patience) -> int:
     done = 0
     try:
-        for piece in _pieces(task, buffers):
+        for piece in gather(task.space, buffers, CHUNK):
             taken = 0
             while taken < len(piece) or not piece:
                 try:
@@ -139,23 +137,6 @@ async def _send_stream(task: Task, socket: Socket, buffers: list[tuple[int, int]
             broken_pipe(task)
         raise
     return done
-
-
-def _pieces(task: Task, buffers: list[tuple[int, int]]) -> Iterator[bytes]:
-    """The bytes of the buffers, at most CHUNK at once; one empty piece if there are none."""
-    piece, empty = bytearray(), True
-    for address, length in buffers:
-        taken = 0
-        while taken < length:
-            step = min(length - taken, CHUNK - len(piece))
-            piece += task.space.read(address + taken, step)
-            taken += step
-            if len(piece) == CHUNK:
-                yield bytes(piece)
-                empty = False
-                piece.clear()
-    if piece or empty:
-        yield bytes(piece)
 
 
 # ---------------------------------------------------------------- receiving
@@ -218,7 +199,7 @@ def _result(socket: Socket, incoming: Incoming, flags: int) -> int:
     return incoming.length if socket.kind == SOCK_STREAM or flags & MSG_TRUNC else len(incoming.data)
 
 
-async def _receive(task: Task, socket: Socket, buffers: list[tuple[int, int]], flags: int) -> Incoming:
+async def _receive(task: Task, socket: Socket, buffers: list[Buffer], flags: int) -> Incoming:
     """Receive into the buffers. Of a stream, `length` is how much was put there, and `data` the beginning of it."""
     length = sum(length for _, length in buffers)
     with Patience(task, socket, SO_RCVTIMEO, flags) as patience:
@@ -236,7 +217,7 @@ async def _receive(task: Task, socket: Socket, buffers: list[tuple[int, int]], f
     return incoming
 
 
-async def _receive_stream(task: Task, socket: Socket, buffers: list[tuple[int, int]], flags: int, patience: Patience) -> Incoming:
+async def _receive_stream(task: Task, socket: Socket, buffers: list[Buffer], flags: int, patience: Patience) -> Incoming:
     """Until there is something, or for MSG_WAITALL and SO_RCVLOWAT until there is enough of it."""
     length = sum(length for _, length in buffers)
     target = length if flags & MSG_WAITALL else max(min(socket.setting(SO_RCVLOWAT), length), 1)
@@ -264,21 +245,9 @@ async def _receive_stream(task: Task, socket: Socket, buffers: list[tuple[int, i
     return whole
 
 
-def _scatter(task: Task, buffers: list[tuple[int, int]], skipped: int, incoming: Incoming) -> None:
+def _scatter(task: Task, buffers: list[Buffer], skipped: int, incoming: Incoming) -> None:
     """Put the data into the buffers, behind the first `skipped` bytes of them; without room for it the rights are lost."""
-    data, taken = incoming.data, 0
-    try:
-        for address, length in buffers:
-            if skipped >= length:
-                skipped -= length
-                continue
-            part = data[taken : taken + length - skipped]
-            if not part:
-                break
-            task.space.write(address + skipped, part)
-            taken += len(part)
-            skipped = 0
-    except BaseException:
+    if scatter(task.space, buffers, skipped, incoming.data) < len(incoming.data):
         if incoming.rights is not None:
             incoming.rights.drop()
-        raise
+        raise SyscallError(errno.EFAULT)

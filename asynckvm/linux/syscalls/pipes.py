@@ -44,16 +44,13 @@ def add_pair(task: Task, address: int, pair: tuple[OpenFile, OpenFile], *, close
     """Two new files, or none: their descriptors as two ints at `address`."""
     files = task.process.files
     first, second = pair
-    second.hold()
-    try:
+    with second.held():
         one = files.add(first, close_on_exec=close_on_exec)
         try:
             two = files.add(second, close_on_exec=close_on_exec)
         except SyscallError:
             files.close(one)
             raise
-    finally:
-        second.release()
     try:
         task.space.write(address, _PAIR.pack(one, two))
     except GuestMemoryError:

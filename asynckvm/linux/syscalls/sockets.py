@@ -43,9 +43,7 @@ def network_of(task: Task) -> Network:
 
 def get_socket(task: Task, fd: int) -> Socket:
     """EBADF, or ENOTSOCK for another kind of file."""
-    file = task.process.files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    file = task.process.files.get_open(fd)
     if not isinstance(file, Socket):
         raise SyscallError(errno.ENOTSOCK)
     return file
@@ -153,18 +151,16 @@ def socketpair(task: Task, family: int, kind: int, protocol: int, pointer: int) 
     kind, flags = _split_type(kind)
     first, second = families.pair(network_of(task), family, kind, protocol, credentials_of(task))
     files = task.process.files
-    second.hold()  # it must not outlive a failure, and not be closed by success
     fds: list[int] = []
     try:
-        fds.append(_install(task, first, flags))
-        fds.append(_install(task, second, flags))
-        task.space.write(pointer, struct.pack("<ii", *fds))
+        with second.held():  # it must not outlive a failure
+            fds.append(_install(task, first, flags))
+            fds.append(_install(task, second, flags))
+            task.space.write(pointer, struct.pack("<ii", *fds))
     except BaseException:
         for fd in fds:
             files.close(fd)
         raise
-    finally:
-        second.release()
     return 0
 
 
@@ -213,8 +209,8 @@ async def connect(task: Task, fd: int, pointer: int, length: int) -> int:
     address = read_address(task, pointer, length)
     caller = caller_of(task)
     with Patience(task, connecting, SO_SNDTIMEO) as patience:
-        if (outside := connecting.outside(address)) is not None:
-            await network_of(task).admit(outside)
+        while (deciding := connecting.deciding(address, "connect")) is not None:
+            await task.wait(deciding)
         while True:
             try:
                 connecting.connect(address, caller)

@@ -20,10 +20,10 @@ from asynckvm.linux.files.inotify import IN_ACCESS, IN_MODIFY
 from asynckvm.linux.limits import INFINITY, Limit
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
-from asynckvm.linux.usercopy import TRANSFER_MAX, read_iovecs
+from asynckvm.linux.usercopy import TRANSFER_MAX, gather, read_iovecs, scatter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from asynckvm.linux.task import Task
 
@@ -41,17 +41,18 @@ def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]
     # Who reads makes a difference to a terminal, for one: such files are asked at length.
     if length > CHUNK or type(file).read_for is not _ANYBODY:
         return read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], None)
-    try:
-        data = file.read(length)
-    except BlockingIOError:
-        return read_buffers(task, file, [(address, length)], None)
-    try:
-        task.process.memory.space.write(address, data)
-    except GuestMemoryError as error:
-        _rewind(file, error.done - len(data))
-        if not error.done:
-            raise
-        return error.done
+    with file.still:
+        try:
+            data = file.read(length)
+        except BlockingIOError:
+            return read_buffers(task, file, [(address, length)], None)
+        try:
+            task.process.memory.space.write(address, data)
+        except GuestMemoryError as error:
+            _rewind(file, error.done - len(data))
+            if not error.done:
+                raise
+            return error.done
     if file.location is not None:
         _tell(task, file, IN_ACCESS)
     return len(data)
@@ -89,8 +90,7 @@ def _write_now(task: Task, file: OpenFile, data: bytes) -> int | Awaitable[int]:
 
 
 async def readv(task: Task, fd: int, vector: int, count: int) -> int:
-    file = readable(task, fd)
-    return await read_buffers(task, file, read_iovecs(task.space, vector, count), None)
+    return await read_buffers(task, readable(task, fd), read_iovecs(task.space, vector, count), None)
 
 
 def writev(task: Task, fd: int, vector: int, count: int) -> int | Awaitable[int]:
@@ -129,13 +129,11 @@ async def pwrite64(task: Task, fd: int, address: int, length: int, offset: int) 
 
 
 async def preadv(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = _seekable(readable, task, fd)
-    return await read_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
+    return await preadv2(task, fd, vector, count, checked_offset(offset), 0, 0)
 
 
 async def pwritev(task: Task, fd: int, vector: int, count: int, offset: int) -> int:
-    file = _seekable(writable, task, fd)
-    return await write_buffers(task, file, read_iovecs(task.space, vector, count), checked_offset(offset))
+    return await pwritev2(task, fd, vector, count, checked_offset(offset), 0, 0)
 
 
 async def preadv2(task: Task, fd: int, vector: int, count: int, offset: int, high: int, flags: int) -> int:  # noqa: ARG001
@@ -250,15 +248,16 @@ async def read_buffers(
         try:
             while True:
                 left = min(total - done, CHUNK)
-                if offset is None and waiting and not done:
-                    data = await file.read_for(task, left)
-                else:
-                    data = file.read(left) if offset is None else file.pread(left, offset + done)
-                stored = _store(task, buffers, done, data)
+                with file.still:  # what has a position does not wait
+                    if offset is None and waiting and not done:
+                        data = await file.read_for(task, left)
+                    else:
+                        data = file.read(left) if offset is None else file.pread(left, offset + done)
+                    stored = scatter(task.space, buffers, done, data)
+                    if stored < len(data) and offset is None:
+                        _rewind(file, stored - len(data))
                 done += stored
                 if stored < len(data):
-                    if offset is None:
-                        _rewind(file, stored - len(data))
                     if not done:
                         raise SyscallError(errno.EFAULT)
                     return done
@@ -270,33 +269,6 @@ async def read_buffers(
             if not done:
                 raise
     return done
-
-
-def _store(task: Task, buffers: Sequence[tuple[int, int]], start: int, data: bytes) -> int:
-    """How many of the bytes the guest had room for."""
-    space, stored = task.process.memory.space, 0
-    try:
-        for address, piece in _scattered(buffers, start, data):
-            space.write(address, piece)
-            stored += len(piece)
-    except GuestMemoryError as error:
-        stored += error.done
-    return stored
-
-
-def _scattered(buffers: Sequence[tuple[int, int]], start: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Which piece of `data` goes where, when `start` bytes of the buffers are full."""
-    taken = 0
-    for address, length in buffers:
-        if start >= length:
-            start -= length
-            continue
-        piece = data[taken : taken + length - start]
-        if not piece:
-            return
-        yield address + start, piece
-        taken += len(piece)
-        start = 0
 
 
 def _rewind(file: OpenFile, distance: int) -> None:
@@ -315,7 +287,7 @@ async def write_buffers(
     done = 0
     with file.held():
         try:
-            for data in _gather(task, buffers):
+            for data in gather(task.space, buffers, CHUNK):
                 if done:
                     await task.turn()
                 position = None if offset is None else offset + done
@@ -329,34 +301,6 @@ async def write_buffers(
             if not done:
                 raise
     return done
-
-
-def _gather(task: Task, buffers: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-    """The buffers' bytes in pieces of at most CHUNK; what lies before a bad address still comes. At least one piece."""
-    space = task.process.memory.space
-    gathered: list[bytes] = []
-    room = CHUNK
-    yielded = False
-    for address, length in buffers:
-        taken = 0
-        while taken < length:
-            piece = min(length - taken, room)
-            try:
-                gathered.append(space.read(address + taken, piece))
-            except GuestMemoryError as error:
-                if error.done:
-                    gathered.append(space.read(address + taken, error.done))
-                if gathered:
-                    yield b"".join(gathered)
-                raise
-            taken += piece
-            room -= piece
-            if not room:
-                yield b"".join(gathered)
-                yielded = True
-                gathered, room = [], CHUNK
-    if gathered or not yielded:
-        yield b"".join(gathered)
 
 
 async def _write_all(task: Task, file: OpenFile, data: bytes, offset: int | None, done: int, *, waiting: bool = True) -> int:

@@ -66,9 +66,7 @@ def fremovexattr(task: Task, fd: int, name: int) -> int:
 
 
 def _opened(task: Task, fd: int) -> Location:
-    file = task.process.files.get(fd)
-    if file.flags & os.O_PATH:
-        raise SyscallError(errno.EBADF)
+    file = task.process.files.get_open(fd)
     if file.location is None:
         raise SyscallError(errno.EOPNOTSUPP)
     return location_of(task, fd)

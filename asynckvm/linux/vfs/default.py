@@ -49,7 +49,7 @@ _DIRECTORIES: Final = {
 }  # fmt: skip
 _LINKS: Final = {"var/run": "/run", "var/lock": "/run/lock", "etc/mtab": "../proc/self/mounts"}
 _NSSWITCH: Final = (
-    "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\nprotocols: files\nservices: files\n"
+    "passwd: files\ngroup: files\nshadow: files\nnetworks: files\nprotocols: files\nservices: files\nhosts: files{resolver}\n"
 )
 
 
@@ -126,11 +126,8 @@ class Builder:
         data = content.encode() if isinstance(content, str) else content
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         file = opening.open_file(self._caller, self._fs.root, os.fsencode(path), flags, mode)
-        file.hold()
-        try:
+        with file.held():
             file.write(data)
-        finally:
-            file.release()
         return self.find(path)
 
     def give(self, path: str, user: User) -> None:
@@ -140,20 +137,27 @@ class Builder:
         set_mode(self._caller, self.find(path), mode)
 
     def mount(self, fs: FileSystem, path: str, flags: int = 0) -> None:
-        """The mount point is made when it lacks."""
-        if not self.has(path):
-            if fs.root.node.is_directory:
-                self.directory(path)
-            else:
-                self.directory(os.path.dirname(path))  # noqa: PTH120
-                self.file(path, b"")
-        self.mounts.add(fs, self.find(path), flags)
+        """The mount point is made when it lacks. Closes the file system when that cannot be."""
+        try:
+            if not self.has(path):
+                if fs.root.node.is_directory:
+                    self.directory(path)
+                else:
+                    self.directory(os.path.dirname(path))  # noqa: PTH120
+                    self.file(path, b"")
+            self.mounts.add(fs, self.find(path), flags)
+        except BaseException:
+            fs.close()
+            raise
 
     def bind(self, bind: Bind) -> None:
         if not bind.target.startswith("/"):
             raise UsageError(f"a directory is bound at an absolute path, not at {bind.target!r}")
         tree = HostTree(bind.source, writable=bind.writable, budget=self.budget)
-        self.mount(tree, bind.target, 0 if bind.writable else ST_RDONLY)
+        try:
+            self.mount(tree, bind.target, 0 if bind.writable else ST_RDONLY)
+        except SyscallError as error:
+            raise OSError(error.number, "nothing can be bound there", bind.target) from None
 
 
 def build(
@@ -165,14 +169,28 @@ def build(
     devices: FileSystem | None = None,
     size: int = SIZE,
     inodes: int = INODES,
+    resolver: bool = False,
 ) -> Mounts:
     """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev;
-    /etc names `hostname` as the machine itself, by default the one uname(2) tells.
+    /etc names `hostname` as the machine itself, by default the one uname(2) tells. With `resolver`, programs look for names also
+    where /etc/resolv.conf says, which is empty until somebody binds or writes one.
 
     Raises OSError, UsageError and CapabilityError for what of the host cannot be shared.
     """
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
+    try:
+        _fill(builder, user, hostname, proc, devices)
+        builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
+        for bind in binds:
+            builder.bind(bind)
+    except BaseException:
+        builder.mounts.close()  # with its descriptors of the host, at once
+        raise
+    return builder.mounts
+
+
+def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, devices: FileSystem | None) -> None:
     for path, mode in _DIRECTORIES.items():
         builder.directory(f"/{path}", mode)
     for path, target in _LINKS.items():
@@ -189,10 +207,7 @@ def build(
     if devices is not None:
         builder.mount(devices, "/dev")
     if builder.has("/dev/shm"):  # noqa: S108
-        builder.mount(Tmpfs(budget, mode=0o1777), "/dev/shm")  # noqa: S108
-    for bind in binds:
-        builder.bind(bind)
-    return builder.mounts
+        builder.mount(Tmpfs(builder.budget, mode=0o1777), "/dev/shm")  # noqa: S108
 
 
 def _share(builder: Builder, path: str) -> None:
@@ -219,7 +234,6 @@ def _fill_etc(builder: Builder, user: User, hostname: str) -> None:
     builder.file("/etc/group", "".join(f"{name}:x:{gid}:\n" for gid, name in groups.items()))
     builder.file("/etc/hostname", f"{hostname}\n")
     builder.file("/etc/hosts", f"127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost\n")
-    builder.file("/etc/nsswitch.conf", _NSSWITCH)
     builder.file("/etc/resolv.conf", "")
     builder.file("/etc/host.conf", "multi on\n")
 

@@ -29,6 +29,8 @@ struct akvm_space;
 struct akvm_file;
 struct akvm_budget;
 struct akvm_answers;
+struct akvm_direct_file;
+struct akvm_direct_files;
 
 /* How the machine learns what this KVM really does: each field was found by running a guest (see src/machine/probe.c). */
 struct akvm_capabilities {
@@ -187,6 +189,9 @@ struct akvm_region {
 AKVM_API int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_region *region);
 /* How many bytes of the range are mapped: all of them where there is no hole. No page is looked at. */
 AKVM_API uint64_t akvm_space_mapped(struct akvm_space *space, uint64_t address, uint64_t length);
+/* The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes up to `end` are not mapped; 0 when
+ * there is none. */
+AKVM_API uint64_t akvm_space_room(struct akvm_space *space, uint64_t start, uint64_t end, uint64_t length, uint64_t alignment);
 /* 1 when every vCPU that was inside has acknowledged all changes made so far. */
 AKVM_API int akvm_space_settled(struct akvm_space *space);
 /* Resident 4 KiB pages of private memory. */
@@ -224,6 +229,8 @@ AKVM_API void akvm_file_close(struct akvm_file *file);
 AKVM_API uint32_t akvm_file_references(struct akvm_file *file);
 /* Regions of all spaces that show the object now. */
 AKVM_API uint32_t akvm_file_mappings(struct akvm_file *file);
+/* What regions of it have as `file`. Never 0. */
+AKVM_API uint32_t akvm_file_number(const struct akvm_file *file);
 
 /* ---------------------------------------------------------------- contexts */
 
@@ -274,6 +281,9 @@ enum akvm_restore {
 	AKVM_RESTORE_PARTIAL, /* SYSRET: RCX and R11 are lost */
 };
 
+/* System calls on direct files, see below. */
+enum akvm_direct_call { AKVM_DIRECT_READ, AKVM_DIRECT_PREAD, AKVM_DIRECT_SEEK, AKVM_DIRECT_CALLS };
+
 /* A guest thread as data. The caller may read and write it whenever it is not submitted; the first 20 words are the registers
  * the guest runs with, the rest is filled in at the exit. */
 struct akvm_context {
@@ -297,6 +307,8 @@ struct akvm_context {
 	uint32_t generation; /* counts runs */
 	uint32_t restore;    /* enum akvm_restore, set by the caller */
 	uint32_t submitted;  /* 1 from submit until drained */
+	/* By enum akvm_direct_call: those that the caller never saw. Counted as they happen. */
+	uint64_t direct_calls[AKVM_DIRECT_CALLS];
 };
 
 /* -EAGAIN when contexts_max are alive. Thread: loop. */
@@ -325,6 +337,32 @@ AKVM_API int akvm_answers_set(struct akvm_answers *answers, uint32_t number, int
 AKVM_API int akvm_answers_clear(struct akvm_answers *answers, uint32_t number);
 AKVM_API void akvm_answers_destroy(struct akvm_answers *answers);
 AKVM_API int akvm_context_answers(struct akvm_context *context, struct akvm_answers *answers);
+
+/* ---------------------------------------------------------------- direct files */
+
+/* Regular files of the host that a guest reads by descriptor without the caller: the thread of the vCPU answers read(2), pread64(2)
+ * and lseek(2) on them, as long as nothing unusual is met. Then, and when more than AKVM_DIRECT_BYTES_MAX bytes are asked for, the
+ * call reaches the caller as any other, and nothing was done. A file's position is that of the host's open file. A read that the
+ * host's page cache does not serve keeps the vCPU's thread, and nobody else, until the disk has answered. */
+enum { AKVM_DIRECT_FILES_MAX = 4096, AKVM_DIRECT_BYTES_MAX = 1 << 20 };
+
+/* `fd`, which must be open for reading, becomes the object's own: it is closed when the caller has released the object, no table
+ * has it and no call on it is under way. -ENOMEM, and it stays the caller's. Thread: any. */
+AKVM_API int akvm_direct_file_create(int fd, struct akvm_direct_file **file);
+AKVM_API void akvm_direct_file_release(struct akvm_direct_file *file);
+/* Between the two no guest moves the position. Waits for one call of a guest at most. Thread: any. */
+AKVM_API void akvm_direct_file_lock(struct akvm_direct_file *file);
+AKVM_API void akvm_direct_file_unlock(struct akvm_direct_file *file);
+
+/* Which descriptors are direct files, none at first. `numbers`: those of the system calls, by enum akvm_direct_call. -ENOMEM.
+ * Contexts hold it too. Thread: any. */
+AKVM_API int akvm_direct_files_create(const uint64_t *numbers, struct akvm_direct_files **files);
+AKVM_API void akvm_direct_files_release(struct akvm_direct_files *files);
+/* NULL: the descriptor is no direct file any more. A call that began before ends with the file it began with, as close(2) has it.
+ * -EINVAL for a descriptor of AKVM_DIRECT_FILES_MAX and above, -ENOMEM for one that is new. Thread: any; guests may run. */
+AKVM_API int akvm_direct_files_set(struct akvm_direct_files *files, uint32_t descriptor, struct akvm_direct_file *file);
+/* The table for a context's calls; NULL for none, as at the start. -EBUSY while submitted. Thread: loop. */
+AKVM_API int akvm_context_direct_files(struct akvm_context *context, struct akvm_direct_files *files);
 
 /* ---------------------------------------------------------------- ring-0 operations */
 

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <stdbool.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 
 struct akvm__host {
@@ -28,7 +29,9 @@ struct akvm__host {
 	int (*eventfd)(unsigned int initial, int flags);
 	ssize_t (*write)(int fd, const void *buffer, size_t count);
 	ssize_t (*pread)(int fd, void *buffer, size_t count, off_t offset);
+	ssize_t (*preadv2)(int fd, const struct iovec *parts, int count, off_t offset, int flags);
 	ssize_t (*pwrite)(int fd, const void *buffer, size_t count, off_t offset);
+	off_t (*lseek)(int fd, off_t offset, int whence);
 	int (*fstat)(int fd, struct stat *status);
 	int (*status_flags)(int fd); /* fcntl(F_GETFL) */
 	int (*duplicate)(int fd);    /* fcntl(F_DUPFD_CLOEXEC) */

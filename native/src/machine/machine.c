@@ -150,10 +150,8 @@ static void release(struct akvm_machine *machine)
 		akvm__vcpu_free(machine->vcpus[i]);
 	free(machine->vcpus);
 	for (uint32_t i = 0; machine->contexts && i < machine->config.contexts_max; i++) {
-		if (machine->contexts[i]) {
-			free(machine->contexts[i]->xsave);
-			free(machine->contexts[i]);
-		}
+		if (machine->contexts[i])
+			akvm__context_free(machine->contexts[i]);
 	}
 	free(machine->contexts);
 	free(machine->free_contexts);

@@ -58,6 +58,23 @@ struct akvm__vma *akvm__regions_at(const struct akvm__regions *regions, uint64_t
 	return &regions->array[index];
 }
 
+uint64_t akvm__regions_room(const struct akvm__regions *regions, uint64_t start, uint64_t end, uint64_t length,
+			    uint64_t alignment)
+{
+	for (uint32_t index = akvm__regions_find(regions, start);; index++) {
+		uint64_t aligned = (start + alignment - 1) & ~(alignment - 1);
+
+		if (aligned < start || aligned >= end || end - aligned < length)
+			return 0;
+		start = aligned;
+		if (index == regions->count ||
+		    (regions->array[index].start >= start && regions->array[index].start - start >= length))
+			return start;
+		if (regions->array[index].end > start)
+			start = regions->array[index].end;
+	}
+}
+
 bool akvm__regions_cover(const struct akvm__regions *regions, uint64_t start, uint64_t end)
 {
 	for (uint32_t index = akvm__regions_find(regions, start); start < end; index++) {

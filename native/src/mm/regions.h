@@ -36,6 +36,10 @@ struct akvm__vma *akvm__regions_at(const struct akvm__regions *regions, uint64_t
 bool akvm__regions_cover(const struct akvm__regions *regions, uint64_t start, uint64_t end);
 /* Bytes of [start, end) that lie in regions. */
 uint64_t akvm__regions_mapped(const struct akvm__regions *regions, uint64_t start, uint64_t end);
+/* The lowest multiple of `alignment`, a power of two, in [start, end) from which `length` bytes up to `end` lie in no region; 0 when
+ * there is none. */
+uint64_t akvm__regions_room(const struct akvm__regions *regions, uint64_t start, uint64_t end, uint64_t length,
+			    uint64_t alignment);
 /* Put a boundary at address. Returns the file that now has one reference too few, or NULL. Needs room for one. */
 struct akvm_file *akvm__regions_split(struct akvm__regions *regions, uint64_t address);
 /* Remove regions [first, last). */

@@ -346,6 +346,16 @@ int akvm_space_region(struct akvm_space *space, uint64_t address, struct akvm_re
 	return error;
 }
 
+uint64_t akvm_space_room(struct akvm_space *space, uint64_t start, uint64_t end, uint64_t length, uint64_t alignment)
+{
+	uint64_t found;
+
+	akvm__space_begin(space);
+	found = akvm__regions_room(&space->regions, start, end, length, alignment);
+	akvm__space_end(space);
+	return found;
+}
+
 int akvm_space_present(struct akvm_space *space, uint64_t address, uint64_t pages, uint8_t *out)
 {
 	uint64_t length = pages * AKVM__PAGE;

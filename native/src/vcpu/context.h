@@ -26,6 +26,7 @@ struct akvm__context {
 	/* Owned by the loop while not submitted, by the running vCPU thread while submitted. */
 	struct akvm_space *space;
 	struct akvm_answers *answers;
+	struct akvm_direct_files *direct_files; /* NULL, or a reference */
 	struct akvm__selectors selectors;
 	uint32_t restore;   /* enum akvm_restore of the next entry: the caller's, unless this run goes on amid its code */
 	uint32_t operation; /* 0: run the guest; else 1 + enum akvm_operation */
@@ -51,6 +52,9 @@ static inline struct akvm__context *akvm__context(struct akvm_context *context)
 {
 	return (struct akvm__context *)context;
 }
+
+/* The record and what it holds, when no vCPU knows it any more. */
+void akvm__context_free(struct akvm__context *context);
 
 /* Interrupts requested for the current run. */
 static inline uint32_t akvm__context_interrupts(struct akvm__context *context)

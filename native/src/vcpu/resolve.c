@@ -6,6 +6,7 @@
 
 #include "host/host.h"
 #include "machine/machine.h"
+#include "vcpu/direct_files.h"
 #include "vcpu/vcpu.h"
 
 enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_INT80 = 0x80 };
@@ -292,7 +293,7 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 												   : &vcpu->counters.shootdowns);
 		return true;
 	case AKVM_EVENT_SYSCALL:
-		if (resolve_syscall(context))
+		if (resolve_syscall(context) || akvm__direct_call(vcpu, context))
 			return true;
 		finish(context, AKVM_EXIT_SYSCALL);
 		return false;

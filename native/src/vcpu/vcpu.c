@@ -10,6 +10,7 @@
 
 #include "host/host.h"
 #include "machine/machine.h"
+#include "vcpu/direct_files.h"
 #include "vcpu/segments.h"
 
 enum {
@@ -28,6 +29,8 @@ enum { FMASK = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18 };
 
 /* Parts of one instruction's input or output: some for an access that crosses pages, one for each element of a string. */
 enum { INPUT_PARTS_MAX = 4096 };
+
+enum { BOUNCE_ALIGNMENT = 4096 };
 
 enum { EFER_SCE = 1, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 /* PE, MP, ET, NE, WP, AM, PG. */
@@ -194,6 +197,9 @@ int akvm__vcpu_create(struct akvm_machine *machine, uint32_t index, struct akvm_
 	pthread_mutex_init(&vcpu->lock, NULL);
 	akvm__mailbox_create(&vcpu->mailbox);
 	*created = vcpu;
+	vcpu->bounce = AKVM__HOST->aligned_alloc(BOUNCE_ALIGNMENT, AKVM_BOUNCE_BYTES);
+	if (!vcpu->bounce)
+		return akvm__fail("allocate bounce buffer", ENOMEM);
 	error = akvm__ring_create(&vcpu->completions, machine->config.contexts_max);
 	if (error)
 		return error;
@@ -209,5 +215,6 @@ void akvm__vcpu_free(struct akvm__vcpu *vcpu)
 	akvm__ring_free(&vcpu->completions);
 	akvm__mailbox_free(&vcpu->mailbox);
 	pthread_mutex_destroy(&vcpu->lock);
+	free(vcpu->bounce);
 	free(vcpu);
 }

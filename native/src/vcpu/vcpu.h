@@ -76,6 +76,7 @@ struct akvm__vcpu {
 	uint64_t cr3_space_id, cr3_generation;
 	struct akvm__pcids pcids;
 	bool must_reset;
+	uint8_t *bounce; /* AKVM_BOUNCE_BYTES on their way from a file to a guest */
 	/* Completions put into the ring and not rung for: see announce() in thread.c. */
 	uint32_t unannounced;
 	/* How long it polls for work before it sleeps, by what polling was worth lately. */

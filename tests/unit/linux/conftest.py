@@ -1,4 +1,4 @@
-"""`start`: guests written in Python, see support/scripted.py."""
+"""`start`: guests written in Python, see support/scripted.py; `worlds` and `serve`: see support/outside_worlds.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.outside_worlds import nothing_left, serve, worlds
 from support.scripted import Scripted
+
+__all__ = ["nothing_left", "serve", "start", "worlds"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable

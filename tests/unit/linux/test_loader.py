@@ -286,3 +286,27 @@ def test_a_program_where_the_stack_belongs() -> None:
 
 def test_the_signal_stack_covers_the_processors_state() -> None:
     assert vector(load_bytes(elf())[1])[Auxiliary.MINSIGSTKSZ] == 1376
+
+
+def test_a_file_that_was_changed_in_place_is_another_program() -> None:
+    """Nothing of a file is believed but its bytes: neither its number, nor its size, nor its times need tell of a change."""
+    first, second = elf(entry=0x400100, size=0x2000), elf(entry=0x400108, size=0x2000)
+    assert [load_bytes(data)[1].entry for data in (first, second, first)] == [0x400100, 0x400108, 0x400100]
+    with_linker = dynamic(size=0x2000)
+    assert prepared(with_linker, Files(**{"ld.so": LINKER})).image.interpreter == b"/ld.so"
+    assert prepared(with_linker.replace(b"/ld.so", b"/LD.so"), Files(**{"LD.so": LINKER})).image.interpreter == b"/LD.so"
+    # Shorter by now than its headers say, which are the same.
+    assert number(lambda: prepared(elf(Header(file_bytes=0x1800), size=0x1700))) == errno.ENOEXEC
+    assert prepared(elf(Header(file_bytes=0x1800, memory_bytes=0x1800), size=0x1800)).image.segments[0].file_bytes == 0x1800
+    assert number(lambda: prepared(elf(Header(file_bytes=0x1800, memory_bytes=0x1800), size=0x1700))) == errno.ENOEXEC
+
+
+@pytest.mark.parametrize("offset", [64, 900, 1000, 1024, 0x1800])
+def test_headers_may_lie_anywhere_in_a_file(offset: int) -> None:
+    plain = elf(entry=0x400108, size=0x2000)
+    table, head = plain[64:120], bytearray(plain[:64])
+    head[32:40] = offset.to_bytes(8, "little")
+    data = bytearray(plain)
+    data[:120] = head + bytes(56)
+    data[offset : offset + 56] = table
+    assert load_bytes(bytes(data))[1].entry == 0x400108

@@ -14,7 +14,7 @@ from asynckvm.linux import clock
 from asynckvm.linux.credentials import Credentials
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.limits import INFINITY, Limit
-from asynckvm.linux.syscalls import limits, scheduling
+from asynckvm.linux.syscalls import lifecycle, limits, scheduling
 from asynckvm.linux.syscalls.prctl import arch_prctl, personality, prctl
 from asynckvm.model.memory import USER_MAX
 from asynckvm.model.registers import RegisterIndex
@@ -259,3 +259,18 @@ class TestClocks:
         for number in (2, 5, 99):
             with fails(errno.EINVAL):
                 clock.deadline(number, 0, absolute=False)
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 100])
+async def test_arguments_may_end_where_memory_does(task: Any, count: int) -> None:
+    """Pointers are read several at a time, and never one that need not be there."""
+    task.space.write(DATA, b"text\0")
+    start = END - 8 * (count + 1)
+    for shift in (0, 3):
+        task.space.write(start - shift, struct.pack(f"<{count + 1}Q", *[DATA] * count, 0))
+        assert await lifecycle._strings(task, start - shift, [1 << 20]) == [b"text"] * count
+    task.space.write(start, struct.pack(f"<{count + 1}Q", *[DATA] * (count + 1)))
+    with pytest.raises(GuestMemoryError):
+        await lifecycle._strings(task, start, [1 << 20])
+    with fails(errno.E2BIG):
+        await lifecycle._strings(task, start, [13 * count])

@@ -84,7 +84,7 @@ class Sandbox:
             fs=FileSystemContext(self.mounts, directory=location),
             program=SimpleNamespace(loaded=loaded, location=location, identity=(0, 0)),
             limits=Limits.default(10), actions=ActionTable(), pending=SignalQueue(), job=SimpleNamespace(stopped=0), tasks={},
-            children_ns=0, cpu_ns=25 * 10**6, started_ns=10**9, calls=collections.Counter({0: 3}), exited=False, dumpable=1,
+            children_ns=0, cpu_ns=25 * 10**6, started_ns=10**9, all_calls=collections.Counter({0: 3}), exited=False, dumpable=1,
             exit_signal=17, oom_adjustment=0, resident_max=0,
         )  # fmt: skip
         task: Any = SimpleNamespace(
@@ -356,6 +356,11 @@ def test_files_without_a_name(sandbox: Sandbox) -> None:
     assert output.references == 2
     again.release()
     assert output.references == 1
+    for last in range(3, 1500):  # of each other, and yet each but one step away
+        process.files.limit = last + 2
+        assert process.files.add(opened(process, b"/proc/self/fd/%d" % last, os.O_WRONLY)) == last + 1
+    assert process.files.get(1500).write(b"def") == 3
+    assert output.data == b"abcdef"
 
 
 # ---------------------------------------------------------------- devices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import struct
+import threading
 
 import pytest
 
@@ -55,13 +56,14 @@ def test_masks() -> None:
 
 
 def test_the_layout_of_siginfo_is_that_of_the_c_library() -> None:
-    """Sent to ourselves with sigqueue(3), and read back through sigwaitinfo(2)."""
+    """Sent to ourselves with pthread_sigqueue(3), and read back through sigwaitinfo(2)."""
     library = ctypes.CDLL(None, use_errno=True)
     number, value = signal.SIGRTMIN + 3, 0x1234_5678_9ABC_DEF0
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
-        library.sigqueue.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
-        assert library.sigqueue(ctypes.c_int(_own_pid()), ctypes.c_int(number), value) == 0
+        # To this very thread: another one of this process would not survive it.
+        library.pthread_sigqueue.argtypes = (ctypes.c_ulong, ctypes.c_int, ctypes.c_void_p)
+        assert library.pthread_sigqueue(threading.get_ident(), number, value) == 0
         image = ctypes.create_string_buffer(infos.BYTES)
         mask = ctypes.c_uint64(bit(number))
         assert library.syscall(128, ctypes.byref(mask), image, None, 8) == number

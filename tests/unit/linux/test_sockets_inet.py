@@ -194,29 +194,6 @@ def test_nothing_outside() -> None:
     world.close()
 
 
-@pytest.mark.parametrize(("answer", "number"), [(False, errno.EACCES), (True, errno.ENETUNREACH)])
-@pytest.mark.parametrize("waits", [False, True])
-def test_policy(answer: bool, number: int, waits: bool) -> None:
-    """A grant leads nowhere as long as nothing leads outside."""
-    asked = []
-
-    class Policy:
-        def connect(self, address: Any) -> Any:
-            asked.append(address)
-
-            async def later() -> bool:
-                return answer
-
-            return later() if waits else answer
-
-    world = Sandbox()
-    world.network.policy = Policy()
-    fails(number, world.socket(V4, TCP).connect, ("192.0.2.1", 80))
-    assert asked[0].port == 80
-    assert asked[0].host.endswith(bytes([192, 0, 2, 1]))
-    world.close()
-
-
 # ---------------------------------------------------------------- TCP
 
 

@@ -478,3 +478,20 @@ def _close(world: Any, fd: int) -> None:
         world.task.process.files.close(fd)
     else:
         os.close(fd)
+
+
+def test_a_long_chain_of_messages_in_each_others_sockets() -> None:
+    """The end of one socket is the end of the next, as many as there may be; natively too, but for a bound of its own."""
+    world = Sandbox()
+    account = world.task.process.files.account
+    carried, kept = world.socketpair(UNIX, socket.SOCK_DGRAM)
+    kept.close()
+    for _ in range(900):
+        sender, receiver = world.socketpair(UNIX, socket.SOCK_DGRAM)
+        sender.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [carried.fileno()]))])
+        sender.close()
+        carried.close()
+        carried = receiver
+    assert account.count == world.network.flight.count + 1 == 901
+    carried.close()
+    assert account.count == world.network.flight.count == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from asynckvm.errors import InternalError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import DescriptorTable, OpenFile
 from asynckvm.linux.files.host import HostDescriptor
@@ -167,7 +168,7 @@ class TestHostStreams:
             assert stream.pread(5, 8) == b"three"
             assert file.read(3) == b"two"
             assert stream.seek(0, os.SEEK_SET) == 0
-            with pytest.raises(OSError, match="Inappropriate"):
+            with pytest.raises(SyscallError, match="ENOTTY"):
                 stream.ioctl(task, 0x5401, DATA)
             stream.close()
             assert file.read(3) == b"one"
@@ -266,6 +267,18 @@ class Counted(OpenFile):
 
     def close(self) -> None:
         self.closed += 1
+
+
+def test_a_file_is_released_as_often_as_it_was_held() -> None:
+    file = Counted()
+    with pytest.raises(InternalError, match="Counted"):
+        file.release()
+    file.hold()
+    file.release()
+    assert (file.closed, file.references) == (1, 0)
+    with pytest.raises(InternalError):
+        file.release()
+    assert (file.closed, file.references) == (1, 0)
 
 
 class TestDescriptorTable:

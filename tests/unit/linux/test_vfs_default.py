@@ -15,6 +15,7 @@ from asynckvm.errors import UsageError
 from asynckvm.linux import uts
 from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.vfs import HostTree, Tmpfs, default
+from support import descriptors
 from support.sandbox_files import Files, failure
 
 
@@ -131,8 +132,12 @@ def test_binds(tmp_path: Path) -> None:
     for bind in (default.Bind(tmp_path, "relative"), default.Bind("/proc", "/mnt"), default.Bind("/dev/null", "/mnt")):
         with pytest.raises(UsageError):
             default.build(binds=[bind])
-    with pytest.raises(FileNotFoundError):
+    gc.collect()
+    before = descriptors.count()
+    with pytest.raises(FileNotFoundError) as raised:
         default.build(binds=[default.Bind(tmp_path / "missing", "/mnt")])
+    # Although the exception still knows all that was built.
+    assert (descriptors.count(), raised.traceback != []) == (before, True)
 
 
 def test_held_places_follow_renames_in_a_bind(tmp_path: Path) -> None:

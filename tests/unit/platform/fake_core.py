@@ -386,6 +386,10 @@ class FakeCore:
         region.start, region.end, region.access = self.START, self.END, 3
         return 0
 
+    def akvm_space_room(self, space: Any, start: int, end: int, length: int, alignment: int) -> int:
+        places = range(-(-start // alignment) * alignment, end - length + 1, alignment)
+        return next((place for place in places if not self.akvm_space_mapped(space, place, length)), 0)
+
     def akvm_space_settled(self, space: Any) -> int:
         return int(self.settled)
 
@@ -400,6 +404,9 @@ class FakeCore:
         self.opened = (fd, writable, length)
         out[0] = self.ffi.cast("struct akvm_file *", 9)
         return 0
+
+    def akvm_file_number(self, file: Any) -> int:
+        return 9
 
     def akvm_file_close(self, file: Any) -> None:
         self.files -= 1

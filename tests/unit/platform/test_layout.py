@@ -7,11 +7,12 @@ from unit.platform.fake_core import interface
 
 from asynckvm.model import exits, memory, operations
 from asynckvm.model.registers import REGISTER_NAMES, RegisterIndex
-from asynckvm.platform import Restore, VcpuState, decode, layout
+from asynckvm.platform import DirectCall, Restore, VcpuState, decode, layout
 
 WORDS = [name for name in layout.__all__ if name.startswith("WORD_")]
 FIELDS = [name for name in layout.__all__ if name.startswith("FIELD_")]
 ENUMS = {
+    "AKVM_DIRECT": DirectCall,
     "AKVM_EXIT": exits.ExitKind,
     "AKVM_FAULT": exits.FaultDetail,
     "AKVM_RESTORE": Restore,

@@ -212,8 +212,10 @@ class _Shared(OpenFile):
 
     def __init__(self, file: OpenFile, flags: int) -> None:
         super().__init__(flags)
+        if isinstance(file, _Shared):
+            file = file._file  # one step, however often this is repeated
         file.hold()
-        self._file = file
+        self._file: OpenFile = file
         self.queue = file.queue
 
     @property

@@ -134,7 +134,8 @@ def setgroups(process: Process, task: Task | None) -> Iterable[bytes]:  # noqa: 
 
 def io(process: Process, task: Task | None) -> Iterable[bytes]:  # noqa: ARG001
     """Bytes are not counted; calls are."""
-    reads, writes = sum(process.calls[n] for n in (0, 17, 19)), sum(process.calls[n] for n in (1, 18, 20))
+    calls = process.all_calls
+    reads, writes = sum(calls[n] for n in (0, 17, 19)), sum(calls[n] for n in (1, 18, 20))
     names = (b"rchar", 0), (b"wchar", 0), (b"syscr", reads), (b"syscw", writes)
     rest = ((name, 0) for name in (b"read_bytes", b"write_bytes", b"cancelled_write_bytes"))
     return [b"%s: %d\n" % row for row in (*names, *rest)]
@@ -245,7 +246,7 @@ def status(process: Process, task: Task | None) -> Iterator[bytes]:
     count = processors(process.kernel)
     yield b"Cpus_allowed:\t%x\nCpus_allowed_list:\t%s\n" % ((1 << count) - 1, b"0-%d" % (count - 1) if count > 1 else b"0")
     yield b"Mems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t%d\nnonvoluntary_ctxt_switches:\t0\n" % (
-        process.calls.total()
+        process.all_calls.total()
     )
 
 
