@@ -123,6 +123,14 @@ def test_it_is_restored_after_a_crash(build: Build) -> None:
         assert user.shown.endswith(b"\r\n"), "the message about it"
 
 
+def test_what_is_said_about_it_has_its_line_ends() -> None:
+    with Typist([sys.executable, "-m", "asynckvm", "trace", "--", "sh", "-c", "echo shown"]) as user:
+        assert user.wait() == 0
+        assert user.is_as_before
+        assert b"\r\nshown\r\n" in b"\r\n" + user.shown
+        assert user.shown.count(b"\r\n") == user.shown.count(b"\n") > 10
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
 def test_it_is_restored_after_a_signal_to_the_command(number: signal.Signals) -> None:
     with Typist([*RUN, "--", "sh", "-c", "stty raw -echo; echo ready; sleep 100"]) as user:

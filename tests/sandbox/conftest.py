@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 
@@ -50,6 +51,7 @@ async def machine() -> AsyncIterator[Machine]:
         while machine.counters().memory.spaces:
             assert time.monotonic() < until, counters
             await asyncio.sleep(0.01)
+        gc.collect()  # what earlier tests have left is none of this one's
         before = held(machine)
         yield machine
         await nothing_is_left(machine, before)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from asynckvm.linux.sockets.policy import NetworkRequest
 from asynckvm.linux.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, wait
 from support.fake_tasks import SECONDS
-from support.outside_worlds import FAR, SO_ERROR, TCP, UDP, V4, V6, echo, receive, until
+from support.outside_worlds import FAR, SO_ERROR, TCP, UDP, V4, V6, Handler, echo, receive, until
 from support.socket_worlds import fails
 
 # ---------------------------------------------------------------- what is asked
@@ -300,3 +303,63 @@ async def test_a_world_that_ends_meanwhile(worlds: Any) -> None:
         world.tcp()
         async with asyncio.timeout(SECONDS):
             await world.end()
+
+
+def acts(random: Random) -> list[Callable[[Any], Any]]:
+    """What may be done to a socket."""
+    return [
+        lambda sock: sock.connect(FAR),
+        lambda sock: sock.connect(bytes(16)),  # AF_UNSPEC
+        lambda sock: sock.send(bytes(random.randrange(300_000)), socket.MSG_NOSIGNAL),
+        lambda sock: sock.recv(random.randrange(300_000)),
+        lambda sock: sock.shutdown(random.randrange(3)),
+        lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((random.randrange(2), 0, 0, 0, 0, 0, 0, 0))),
+        lambda sock: sock.poll(),
+        lambda sock: sock.close(),
+    ]
+
+
+def whims(random: Random) -> Handler:
+    """A server that does now this, now that."""
+
+    async def whim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(random.randrange(6)):
+            if random.random() < 0.5:
+                writer.write(bytes(random.randrange(200_000)))
+            if random.random() < 0.3:
+                writer.transport.abort()
+            await (reader.read(random.randrange(1, 100_000)) if random.random() < 0.5 else asyncio.sleep(0))
+
+    return whim
+
+
+@pytest.mark.every_loop
+async def test_random_lives(worlds: Any, serve: Any) -> None:
+    """Many connections that send, read, close halves, reset, and give up at any moment, to servers that do the same."""
+    random = Random(1)
+
+    async def think(answer: Any) -> Any:
+        for _ in range(random.randrange(3)):
+            await asyncio.sleep(0)
+        return answer
+
+    near = await serve(whims(random))
+    answers: list[Callable[[], Any]] = [lambda: near, lambda: think(near), lambda: False]
+
+    def answer() -> Any:
+        return random.choice(answers)()
+
+    world = worlds(answer, limit=16)
+    actions = acts(random)
+    socks = [world.socket(V4, TCP) for _ in range(20)]
+    for _ in range(3000):
+        index = random.randrange(len(socks))
+        with contextlib.suppress(OSError):
+            random.choice(actions)(socks[index])
+        if socks[index].fd < 0:
+            socks[index] = world.socket(V4, TCP)
+        assert 0 <= world.network.outside.used <= 16
+        if random.random() < 0.4:
+            await asyncio.sleep(0)
+    assert len(world.policy.asked) > 100
+    assert world.failures == []

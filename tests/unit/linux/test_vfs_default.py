@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from asynckvm.errors import UsageError
+from asynckvm.linux import uts
 from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.vfs import HostTree, Tmpfs, default
 from support import descriptors
@@ -51,6 +52,14 @@ def test_etc_knows_the_users_of_the_sandbox_only(files: Files) -> None:
     assert b"box" in files.read(b"/etc/hosts")
     assert files.read(b"/etc/resolv.conf") == b""
     assert files.stat(b"/etc/passwd").mode == stat.S_IFREG | 0o644
+
+
+def test_the_name_of_the_machine_can_be_looked_up() -> None:
+    """It is the one that programs get from uname(2), and looking it up must not fail inside."""
+    name = uts.SystemNames().utsname()[65:130].rstrip(b"\0")
+    files = Files(default.build())
+    assert files.read(b"/etc/hostname") == name + b"\n"
+    assert [line.split()[0] for line in files.read(b"/etc/hosts").splitlines() if name in line.split()] == [b"127.0.1.1"]
 
 
 def test_who_may_write_where(files: Files) -> None:
