@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import hypothesis
 import pytest
 import uvloop
 
-from support import hangs, kvm, pace
+from support import hangs, kvm, pace, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 # Tiers in which every test runs guests, whether its author remembered the marker or not.
 KVM_TIERS = ("kvm", "programs", "sandbox", "fuzz", "soak")
+# Tests that judge how long things take, and so have the machine to themselves.
+ALONE = ("stress/test_kills.py", "stress/test_scale.py", "soak/test_soak.py")
+_ROOM = pytest.StashKey[quiet.Room]()
+_ROOM_FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 # Examples are found again from the printed blob; time limits per example would only measure the neighbours.
 hypothesis.settings.register_profile("asynckvm", deadline=None, print_blob=True)
@@ -34,10 +39,45 @@ def pytest_report_header() -> str:
     return f"asynckvm: uvloop {uvloop.__version__}, {os.cpu_count()} CPUs, KVM {required}, pace {pace.PACE}"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A process that runs a part of the tests beside others learns here where their room is."""
+    if folder := getattr(config, "workerinput", {}).get("room"):
+        config.stash[_ROOM] = quiet.Room(folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if room := config.stash.get(_ROOM, None):
+        room.close()
+    if folder := config.stash.get(_ROOM_FOLDER, None):
+        folder.cleanup()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """pytest-xdist starts a process."""
+    if _ROOM_FOLDER not in node.config.stash:
+        node.config.stash[_ROOM_FOLDER] = tempfile.TemporaryDirectory(prefix="asynckvm-tests-")
+    node.workerinput["room"] = node.config.stash[_ROOM_FOLDER].name
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """First of all, so that no test's time passes while it waits for others."""
+    room = item.config.stash.get(_ROOM, None)
+    if room is None:
+        return (yield)
+    with room.entered(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in KVM_TIERS:
-            item.add_marker(pytest.mark.kvm)
+        if item.path.is_relative_to(TESTS):
+            path = item.path.relative_to(TESTS)
+            if path.parts[0] in KVM_TIERS:
+                item.add_marker(pytest.mark.kvm)
+            if str(path) in ALONE:
+                item.add_marker(pytest.mark.alone)
         if pace.PACE != 1:
             marker = item.get_closest_marker("timeout")
             seconds = float(marker.args[0] if marker else item.config.getini("timeout"))

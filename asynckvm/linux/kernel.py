@@ -18,6 +18,7 @@ from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.direct_reads import DirectReads
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.account import OPEN_FILES, OpenFileAccount
+from asynckvm.linux.files.epoll import WatchAccount
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.ipc.messages import MessageQueues
@@ -33,6 +34,7 @@ from asynckvm.linux.sockets.network import Network
 from asynckvm.linux.sockets.outside import SOCKETS, Outside
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.tty import Terminals
+from asynckvm.linux.uts import SystemNames
 from asynckvm.linux.vdso import Vdso
 from asynckvm.linux.vfs import Budget, Mounts, Tmpfs
 from asynckvm.model.memory import PAGE
@@ -83,6 +85,7 @@ class Kernel:
         self.processes: dict[int, Process] = {}
         self.tasks: dict[int, Task] = {}
         self.groups: dict[int, ProcessGroup] = {}
+        self.names = SystemNames()
         self.futexes = FutexTable()
         self.locks = LockTable()
         self.leases = LeaseTable()
@@ -90,6 +93,7 @@ class Kernel:
         self.semaphores = Semaphores()
         self.segments = Segments(self)
         self.aio_room = Room()
+        self.epoll_account = WatchAccount()
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * PAGE or machine.config.memory, self.memory_budget)
@@ -154,7 +158,7 @@ class Kernel:
 
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""
-        status = self.machine.counters().memory
+        status = self.machine.memory_counters()
         total, free = status.frames_total, status.frames_total - status.frames_used
         if self.memory_budget is not None:
             total = min(total, self.memory_budget.pages)

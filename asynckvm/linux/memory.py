@@ -162,8 +162,8 @@ class Memory:
             stable = not source.shared and bool(flags & _MAP_DENYWRITE)
             access = access_of(protection)
             self.space.map(address, length, access, source.file, source.offset, shared=source.shared, stable=stable)
-            if source.name and (region := self.space.region(address)) is not None:
-                self._name(region.file, source.name)
+            if source.name:
+                self._name(source.file.number, source.name)
         self.mapped_bytes += length - replaced
         if flags & _MAP_LOCKED:
             with contextlib.suppress(SyscallError):  # as in Linux, a lock that cannot be had is no reason to fail

@@ -1,16 +1,30 @@
-"""The kernel that programs believe to run on: the host's names, which decide what C libraries dare to use. Source: uname(2)."""
+"""The kernel that programs believe to run on: the host's release, which decides what C libraries dare to use, and the host's name
+until the sandbox's root gives another. Source: uname(2), sethostname(2).
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-_FIELD: Final = 65
-DOMAIN: Final = "(none)"
+NAME_MAX: Final = 64
 
 
-def utsname() -> bytes:
-    """struct new_utsname: six fields of 65 bytes."""
-    host = os.uname()
-    fields = (host.sysname, host.nodename, host.release, host.version, "x86_64", DOMAIN)
-    return b"".join(os.fsencode(text)[: _FIELD - 1].ljust(_FIELD, b"\0") for text in fields)
+def node() -> str:
+    """What the machine is called at first."""
+    return os.uname().nodename
+
+
+class SystemNames:
+    """The names that a sandbox can change, as a UTS namespace: uts_namespaces(7)."""
+
+    def __init__(self) -> None:
+        self.node = os.fsencode(node())[:NAME_MAX]
+        self.domain = b"(none)"
+
+    def utsname(self) -> bytes:
+        """struct new_utsname: six fields of 65 bytes."""
+        host = os.uname()
+        system, release, version = map(os.fsencode, (host.sysname, host.release, host.version))
+        fields = (system, self.node, release, version, b"x86_64", self.domain)
+        return b"".join(text[:NAME_MAX].ljust(NAME_MAX + 1, b"\0") for text in fields)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import ClosedError, GuestMemoryError, GuestStringError, InternalError, UsageError
 from asynckvm.model.memory import PAGE, Access, Region
+from asynckvm.platform.binding import SHORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +34,6 @@ _PIECE: Final = 1 << 20
 _SETTLE_NS: Final = 5_000_000_000
 _SHARED: Final = 8  # AKVM_SHARED
 _STABLE: Final = 16  # AKVM_STABLE
-# What most strings fit in, so that not a page is copied for each.
-_SHORT: Final = 256
 # Making a flag from its number costs more than asking the core for it.
 _ACCESS: Final = tuple(Access(bits) for bits in range(8))
 
@@ -199,18 +198,21 @@ class AddressSpace:
         GuestStringError when it is longer (Linux: ENAMETOOLONG), GuestMemoryError when it runs into a bad page.
         """
         _check_address(address, limit)
-        ffi = self._core.binding.ffi
-        for room in (_SHORT, limit + 1) if limit >= _SHORT else (limit + 1,):
-            buffer = ffi.new("char[]", room)
-            result = self._lib.akvm_space_read_string(self.native, address, buffer, room)
-            if result != -errno.ENAMETOOLONG:
-                break
-        else:
+        binding = self._core.binding
+        # Most strings are short, and not worth copying a page for.
+        buffer, room = binding.borrow(), min(limit + 1, SHORT)
+        result = self._lib.akvm_space_read_string(self.native, address, buffer, room)
+        text: bytes = binding.ffi.unpack(buffer, max(result, 0))
+        binding.give_back(buffer)
+        if result == -errno.ENAMETOOLONG and limit >= room:
+            buffer = binding.ffi.new("char[]", limit + 1)
+            result = self._lib.akvm_space_read_string(self.native, address, buffer, limit + 1)
+            text = binding.ffi.unpack(buffer, max(result, 0))
+        if result >= 0:
+            return text
+        if result == -errno.ENAMETOOLONG:
             raise GuestStringError(address, limit)
-        if result < 0:
-            raise self._bad(result, address, 0)
-        text: bytes = ffi.unpack(buffer, result)
-        return text
+        raise self._bad(result, address, 0)
 
     def region(self, address: int) -> Region | None:
         """The region that contains `address`, or the first one above it; None when there is none."""
@@ -295,15 +297,17 @@ class AddressSpace:
     def _read_piece(self, address: int, length: int, before: int) -> bytes:
         if not length:
             return b""
-        ffi = self._core.binding.ffi
-        buffer = ffi.new("char[]", length)
+        binding = self._core.binding
+        buffer = binding.borrow() if length <= SHORT else binding.ffi.new("char[]", length)
         done = self._lib.akvm_space_read(self.native, address, buffer, length)
         if done != length:
             if done > 0:  # as in write
                 why = self._lib.akvm_space_read(self.native, address + done, buffer, 1)
                 raise self._bad(why, address + done, before + done)
             raise self._bad(done, address, before)
-        data: bytes = ffi.unpack(buffer, length)
+        data: bytes = binding.ffi.unpack(buffer, length)
+        if length <= SHORT:
+            binding.give_back(buffer)
         return data
 
     def _bad(self, result: int, address: int, before: int) -> AsyncKvmError:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.config import MachineConfig
 
-__all__ = ["Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
+__all__ = ["SHORT", "Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
 
 # A pointer into the core.
 Handle: TypeAlias = Any
@@ -38,6 +38,8 @@ _HOST_CALLS: Final = (
     "fcntl file",
 )  # fmt: skip
 
+# Bytes of buffers that are used again and again.
+SHORT: Final = 256
 _NO_PCID: Final = 1
 _GUEST_EDITS: Final = 2
 
@@ -85,6 +87,16 @@ class Binding:
         self.submit: Final = lib.akvm_context_submit
         self.interrupt: Final = lib.akvm_context_interrupt
         self.operate: Final = lib.akvm_context_operate
+        # Of SHORT bytes each; one for each thread that copies at the same time.
+        self._buffers: list[Handle] = []
+        self.give_back: Final = self._buffers.append
+
+    def borrow(self) -> Handle:
+        """A buffer of SHORT bytes, for a short copy: to be given back. Thread: any."""
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            return self.ffi.new("char[]", SHORT)
 
     def error(self, result: int) -> AsyncKvmError:
         """The typed error of a negative result of the calling thread's last native call."""

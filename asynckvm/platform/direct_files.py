@@ -27,14 +27,15 @@ class DirectCall(enum.IntEnum):
 
 
 class DirectFile:
-    """An open regular file of the host, readable. Made by `DirectFiles.open`. Thread: any.
+    """An open regular file of the host, readable. Made by `DirectFiles.open`. Thread: loop.
 
-    Used with `with`: inside no guest moves the file's position. Guests that try are answered by Python, so keep it short.
+    Used with `with`, nested or not: inside no guest moves the file's position. Guests that try are answered by Python.
     """
 
     def __init__(self, binding: Binding, fd: int) -> None:
         self._native: Handle = None
         self._lib: Final = binding.lib
+        self._depth = 0
         self._native = binding.create_direct_file(fd)
 
     @property
@@ -43,10 +44,14 @@ class DirectFile:
         return self._native
 
     def __enter__(self) -> None:
-        self._lib.akvm_direct_file_lock(self._native)
+        if not self._depth:
+            self._lib.akvm_direct_file_lock(self._native)
+        self._depth += 1
 
     def __exit__(self, *_: object) -> None:
-        self._lib.akvm_direct_file_unlock(self._native)
+        self._depth -= 1
+        if not self._depth:
+            self._lib.akvm_direct_file_unlock(self._native)
 
     def close(self) -> None:
         """Done with it: the host's descriptor is closed once no descriptor of a guest is this file and no read is under way.

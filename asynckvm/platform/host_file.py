@@ -53,6 +53,11 @@ class HostFile:
         return self._native
 
     @property
+    def number(self) -> int:
+        """What regions that show it have as `file`."""
+        return int(self._core.binding.lib.akvm_file_number(self.native_for(self._core)))
+
+    @property
     def references(self) -> int:
         """Who holds the file: handles that are not closed, this one among them, and mappings, those included whose end a vCPU
         has not seen yet. Handles of one file count together if they are as writable and as long."""

@@ -111,8 +111,9 @@ const struct plan_site plan_sites[] = {
 	SITE(vcpu/direct_files.c, akvm_direct_file_release, close, , 1, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(vcpu/direct_files.c, akvm_direct_files_create, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate direct files")
 	SITE(vcpu/direct_files.c, grow, realloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "allocate direct files")
-	SITE(vcpu/direct_files.c, read_through, preadv2, , 1, ERRNOS(EIO, EINTR), NEVER, NEVER, MUST, MUST, EAGAIN, NULL)
-	SITE(vcpu/direct_files.c, read_through, lseek, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(vcpu/direct_files.c, read_straight, preadv2, , 1, ERRNOS(EAGAIN, EOPNOTSUPP, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(vcpu/direct_files.c, read_bounced, preadv2, , 1, ERRNOS(EIO, EINTR), NEVER, NEVER, MUST, MUST, EAGAIN, NULL)
+	SITE(vcpu/direct_files.c, read_bounced, lseek, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(vcpu/direct_files.c, with_position, lseek, , 1, ERRNOS(EINVAL, EOVERFLOW), NEVER, NEVER, MUST, MUST, EAGAIN, NULL)
 
 	SITE(vcpu/fpstate.c, take_out, ioctl, KVM_GET_XSAVE2, 1, ERRNOS(EIO, EFAULT), MAY, MAY, MUST, MUST, 0, NULL)

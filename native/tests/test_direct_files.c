@@ -217,19 +217,26 @@ static struct {
 	struct akvm__host host;
 	const struct akvm__host *under;
 	_Atomic bool held, reached;
-	_Atomic unsigned reads, fail_at;
+	_Atomic unsigned reads, fail_at; /* by way of the buffer */
+	_Atomic unsigned straight;
+	_Atomic int straight_error;
 } script;
 
 static ssize_t scripted_read(int fd, const struct iovec *parts, int count, off_t offset, int flags)
 {
-	if (++script.reads == script.fail_at) {
+	if (flags & RWF_NOWAIT && ++script.straight && script.straight_error) {
+		errno = script.straight_error;
+		return -1;
+	}
+	if (!flags && ++script.reads == script.fail_at) {
 		errno = EIO;
 		return -1;
 	}
 	script.reached = true;
 	while (script.held)
 		;
-	return script.under->preadv2(fd, parts, count, offset, flags);
+	/* Memory files know no RWF_NOWAIT, as some of the host's file systems. */
+	return script.under->preadv2(fd, parts, count, offset, flags & ~RWF_NOWAIT);
 }
 
 static void script_host(void)
@@ -237,7 +244,8 @@ static void script_host(void)
 	script.under = akvm__host;
 	script.host = *akvm__host;
 	script.host.preadv2 = scripted_read;
-	script.reads = script.fail_at = 0;
+	script.reads = script.fail_at = script.straight = 0;
+	script.straight_error = 0;
 	script.held = script.reached = false;
 	akvm__host_replace(&script.host);
 }
@@ -254,6 +262,61 @@ static void failures_of_the_host(void)
 	script.fail_at = 3;
 	T_EQUAL(call(&world, READ, DATA, 3 * (64 << 10), 0), 2 * (64 << 10));
 	T_EQUAL(lseek(world.fd, 0, SEEK_CUR), 2 * (64 << 10));
+	close_world(&world);
+}
+
+/* Pages that are the guest's own are read into without a detour, unless the host would have to wait. */
+static void straight_where_possible(void)
+{
+	const uint64_t size = 8 * RIG_PAGE, view = DATA * 2ull;
+	struct akvm_space *child;
+	struct akvm_file *file;
+	struct world world;
+	uint64_t value;
+	int fd;
+
+	open_world(&world, 1, 10000);
+	script_host();
+	T_EQUAL(call(&world, PREAD, DATA, size, 0), size);
+	T_CHECK(script.reads > 0);
+	script.reads = 0;
+	T_EQUAL(call(&world, PREAD, DATA, size, WORD), size);
+	T_EQUAL(script.reads, 0);
+	T_EQUAL(peek(&world, DATA + size - WORD), size / WORD);
+	/* What a child has too is copied first. */
+	T_EQUAL(akvm_space_fork(world.rig.space, &child), 0);
+	T_EQUAL(call(&world, PREAD, DATA, size, 0), size);
+	T_CHECK(script.reads > 0);
+	T_EQUAL(peek(&world, DATA + size - WORD), size / WORD - 1);
+	T_EQUAL(akvm_space_read(child, DATA + size - WORD, &value, WORD), WORD);
+	T_EQUAL(value, size / WORD);
+	T_EQUAL(akvm_space_destroy(child), 0);
+	/* Shared memory is a file's, and may be cut off it at any time. */
+	fd = make_file(RIG_PAGE / WORD, 0);
+	T_EQUAL(akvm_file_open(world.rig.machine, fd, true, 0, &file), 0);
+	T_EQUAL(akvm_space_map(world.rig.space, view, RIG_PAGE, AKVM_READ | AKVM_WRITE | AKVM_SHARED, file, 0), 0);
+	akvm_file_close(file);
+	T_EQUAL(call(&world, PREAD, view, WORD, 0), WORD);
+	script.straight = 0;
+	T_EQUAL(call(&world, PREAD, view, WORD, 77 * WORD), WORD);
+	T_EQUAL(script.straight, 0);
+	T_EQUAL(pread(fd, &value, WORD, 0), WORD);
+	T_EQUAL(value, 77);
+	T_EQUAL(close(fd), 0);
+	/* Nor what only may be read by now. */
+	T_EQUAL(akvm_space_protect(world.rig.space, DATA, RIG_PAGE, AKVM_READ), 0);
+	left_alone(&world, PREAD, DATA, WORD, 0);
+	T_EQUAL(call(&world, PREAD, DATA + RIG_PAGE, WORD, 5 * WORD), WORD);
+	T_EQUAL(script.straight, 1);
+	/* Not in the page cache; and a file system that never can say. */
+	script.straight_error = EAGAIN;
+	T_EQUAL(call(&world, PREAD, DATA + RIG_PAGE, WORD, 6 * WORD), WORD);
+	T_EQUAL(peek(&world, DATA + RIG_PAGE), 6);
+	T_EQUAL(script.straight, 2);
+	script.straight_error = EOPNOTSUPP;
+	for (uint64_t turn = 0; turn < 3; turn++)
+		T_EQUAL(call(&world, PREAD, DATA + RIG_PAGE, WORD, 0), WORD);
+	T_EQUAL(script.straight, 3);
 	close_world(&world);
 }
 
@@ -404,6 +467,7 @@ int main(void)
 	T_RUN(leaves_what_is_unusual);
 	T_RUN(partial_copies);
 	T_RUN(failures_of_the_host);
+	T_RUN(straight_where_possible);
 	T_RUN(closed_under_a_reader);
 	T_RUN(one_position_for_all);
 	T_RUN(tables_change_under_readers);

@@ -29,6 +29,8 @@ _WITH_EXCLUSIVE: Final = POLLIN | POLLOUT | _ALWAYS | EPOLLWAKEUP | EPOLLET | EP
 NESTING: Final = 4
 PATHS: Final = 1000
 ITEMS_MAX: Final = 16384
+# In all instances of a sandbox (fs.epoll.max_user_watches).
+WATCHES_MAX: Final = 131_072
 
 
 class Item:
@@ -78,13 +80,21 @@ class Event(NamedTuple):
     events: int
 
 
+class WatchAccount:
+    """What all instances of a sandbox watch together, by descriptor."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+
 class Epoll(AnonymousFile):
     """An epoll instance."""
 
     kind = b"[eventpoll]"
 
-    def __init__(self, flags: int = 0) -> None:
+    def __init__(self, flags: int = 0, account: WatchAccount | None = None) -> None:
         super().__init__(flags)
+        self._account = account if account is not None else WatchAccount()
         self._items: dict[OpenFile, dict[int, Item]] = {}
         self._count = 0
         # A dict is an ordered set.
@@ -102,7 +112,7 @@ class Epoll(AnonymousFile):
             raise SyscallError(errno.EINVAL)
         if fd in self._items.get(file, ()):
             raise SyscallError(errno.EEXIST)
-        if self._count >= ITEMS_MAX:
+        if self._count >= ITEMS_MAX or self._account.used >= WATCHES_MAX:
             raise SyscallError(errno.ENOSPC)
         item = Item(self, fd, file, task)
         if isinstance(file, Epoll):
@@ -113,6 +123,7 @@ class Epoll(AnonymousFile):
             file.watch_close(self._forget)
         self._items[file][fd] = item
         self._count += 1
+        self._account.used += 1
         item.watch()
         self._note_if_ready(task, item)
 
@@ -153,6 +164,7 @@ class Epoll(AnonymousFile):
         item.unwatch()
         del self._items[item.file][item.fd]
         self._count -= 1
+        self._account.used -= 1
         self._ready.pop(item, None)
         if isinstance(item.file, Epoll):
             del self._inner[item], item.file._outer[item]

@@ -18,14 +18,14 @@ from asynckvm.errors import OutOfMemoryError
 from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import host_calls
-from asynckvm.linux.files.open_file import CHUNK, OpenFile
+from asynckvm.linux.files.open_file import CHUNK, FIONREAD, OpenFile
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
     from asynckvm.platform import DirectFile, DirectFiles, HostFile, Machine
 
-# Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ, FIONREAD.
-_IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, 0x541B: 4}
+# Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ and FIONREAD.
+_IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, FIONREAD: 4}
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -39,9 +39,8 @@ class HostDescriptor(OpenFile):
         self._regular = stat.S_ISREG(os.fstat(fd).st_mode) if regular is None else regular
         # Views of the file for mmap, by whether they may be stored to, with the bytes they cover.
         self._mapped: dict[bool, tuple[int, HostFile]] = {}
-        # Owns `fd` once vCPUs read it; and whoever moves the position holds it, so that a vCPU never sees it half way.
+        # Owns `fd` once vCPUs read it, and is `still` then.
         self._direct: DirectFile | None = None
-        self._still: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     @property
     def positioned(self) -> bool:
@@ -54,11 +53,11 @@ class HostDescriptor(OpenFile):
             fcntl.fcntl(self.fd, fcntl.F_SETFL, current & ~os.O_APPEND | flags & os.O_APPEND)
 
     def read(self, length: int) -> bytes:
-        with self._still:
+        with self.still:
             return os.read(self.fd, min(length, CHUNK))
 
     def write(self, data: bytes) -> int:
-        with self._still:
+        with self.still:
             return os.write(self.fd, data)
 
     def pread(self, length: int, offset: int) -> bytes:
@@ -68,7 +67,7 @@ class HostDescriptor(OpenFile):
         return os.pwrite(self.fd, data, offset)
 
     def seek(self, offset: int, whence: int) -> int:
-        with self._still:
+        with self.still:
             return os.lseek(self.fd, offset, whence)
 
     def truncate(self, length: int) -> None:
@@ -89,7 +88,7 @@ class HostDescriptor(OpenFile):
 
     def ioctl(self, task: Task, request: int, argument: int) -> int:
         size = _IOCTL_QUERIES.get(request)
-        if size is None:
+        if size is None or (self._regular and request != FIONREAD):
             raise SyscallError(errno.ENOTTY)
         task.space.write(argument, fcntl.ioctl(self.fd, request, bytes(size)))
         return 0
@@ -109,7 +108,7 @@ class HostDescriptor(OpenFile):
     def direct(self, files: DirectFiles) -> DirectFile | None:
         if self._direct is None and self._regular and self.readable:
             with contextlib.suppress(OutOfMemoryError):
-                self._direct = self._still = files.open(self.fd)
+                self._direct = self.still = files.open(self.fd)
         return self._direct
 
     def close(self) -> None:
@@ -118,8 +117,9 @@ class HostDescriptor(OpenFile):
         self._mapped.clear()
         # Its number is somebody else's from now on: who still asks must not reach that.
         fd, self.fd = self.fd, -1
-        if self._direct is not None:
-            self._direct.close()
+        direct, self._direct, self.still = self._direct, None, OpenFile.still
+        if direct is not None:
+            direct.close()
         else:
             os.close(fd)
 

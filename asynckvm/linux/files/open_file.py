@@ -55,6 +55,8 @@ class OpenFile:
     account: OpenFileAccount | None = None
     # Whether mmap(2) of it gives new memory, as without a file: /dev/zero.
     maps_zeros = False
+    # Inside it no vCPU moves the position. Not for long, and not while waiting.
+    still: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     def __init__(self, flags: int) -> None:
         self.flags = flags

@@ -8,8 +8,7 @@ from __future__ import annotations
 import errno
 import signal
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.signals.numbers import (
@@ -27,8 +26,7 @@ _LAYOUT: Final = struct.Struct("<QQQQ")
 BYTES: Final = _LAYOUT.size
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(NamedTuple):
     """struct kernel_sigaction: handler, flags, restorer, mask."""
 
     handler: int = SIG_DFL
@@ -42,14 +40,14 @@ class Action:
         return self.handler not in (SIG_DFL, SIG_IGN)
 
     def pack(self) -> bytes:
-        return _LAYOUT.pack(self.handler, self.flags, self.restorer, self.mask)
+        return _LAYOUT.pack(*self)
 
 
 _DEFAULT: Final = Action()
 
 
 def unpack(image: bytes) -> Action:
-    return Action(*_LAYOUT.unpack(image))
+    return Action._make(_LAYOUT.unpack(image))
 
 
 class ActionTable:
@@ -65,9 +63,9 @@ class ActionTable:
         """As a program asks: EINVAL for what is no signal, or has an action that cannot be changed."""
         if not 1 <= number <= SIGNALS or number in (signal.SIGKILL, signal.SIGSTOP):
             raise SyscallError(errno.EINVAL)
+        handler, flags, restorer, mask = action
         # Programs find out that a flag is unknown by its coming back as zero.
-        flags = action.flags & SA_KNOWN
-        self._actions[number] = Action(action.handler, flags, action.restorer, action.mask & MASK_ALL & ~UNBLOCKABLE)
+        self._actions[number] = Action(handler, flags & SA_KNOWN, restorer, mask & MASK_ALL & ~UNBLOCKABLE)
 
     def reset(self, number: int) -> None:
         """Back to the default: SA_RESETHAND, or a fault that its handler cannot take. The other fields stay, as in Linux."""

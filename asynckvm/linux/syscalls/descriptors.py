@@ -49,9 +49,10 @@ def fcntl(task: Task, fd: int, command: int, argument: int) -> int | Awaitable[i
     files = task.process.files
     file = files.get(fd) if command in _OF_PATHS else files.get_open(fd)
     if command in (_F_DUPFD, _F_DUPFD_CLOEXEC):
-        if argument >= files.limit:
+        lowest = argument & 0xFFFF_FFFF
+        if lowest >= files.limit:
             raise SyscallError(errno.EINVAL)
-        return files.add(file, lowest=argument, close_on_exec=command == _F_DUPFD_CLOEXEC)
+        return files.add(file, lowest=lowest, close_on_exec=command == _F_DUPFD_CLOEXEC)
     if command == _F_GETFD:
         return _FD_CLOEXEC if files.closes_on_exec(fd) else 0
     if command == _F_SETFD:

@@ -9,7 +9,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import SyscallError
-from asynckvm.linux.vfs import Caller, Location, resolve
+from asynckvm.linux.vfs import Caller, Location, Walk
 
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
@@ -44,7 +44,7 @@ def locate(task: Task, directory: int, path: bytes, flags: int = 0) -> Location:
     """What an *at call with AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH in `flags` works on."""
     if not path and flags & AT_EMPTY_PATH:
         return location_of(task, directory)
-    return resolve(caller_of(task), start_of(task, directory, path), path, follow=not flags & AT_SYMLINK_NOFOLLOW)
+    return Walk(caller_of(task), start_of(task, directory, path)).to(path, follow=not flags & AT_SYMLINK_NOFOLLOW)
 
 
 def location_of(task: Task, fd: int) -> Location:

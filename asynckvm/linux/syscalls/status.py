@@ -21,7 +21,7 @@ from asynckvm.linux.syscalls.paths import (
     location_of,
     start_of,
 )
-from asynckvm.linux.vfs import Caller, Location, Statistics, resolve
+from asynckvm.linux.vfs import Caller, Location, Statistics, Walk, resolve
 
 if TYPE_CHECKING:
     from asynckvm.linux.files import OpenFile
@@ -122,10 +122,12 @@ def readlink(task: Task, path: bytes, buffer: int, size: int) -> int:
 def readlinkat(task: Task, directory: int, path: bytes, buffer: int, size: int) -> int:
     if size <= 0:
         raise SyscallError(errno.EINVAL)
-    empty = not path
-    location = locate(task, directory, path, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
+    if path:
+        location = Walk(caller_of(task), start_of(task, directory, path)).to(path, read=True)
+    else:
+        location = location_of(task, directory)
     if not location.node.is_link:
-        raise SyscallError(errno.ENOENT if empty else errno.EINVAL)
+        raise SyscallError(errno.EINVAL if path else errno.ENOENT)
     target = location.node.read_link(caller_of(task))[:size]
     task.space.write(buffer, target)
     return len(target)

@@ -15,6 +15,7 @@ from asynckvm.linux.usercopy import TRANSFER_MAX
 if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
+_CAP_SYS_ADMIN: Final = 21
 _GRND_FLAGS: Final = 7
 _GRND_RANDOM, _GRND_INSECURE = 2, 4
 _MEMBARRIER_QUERY: Final = 0
@@ -25,8 +26,28 @@ _MEMBARRIER_COMMANDS: Final = (_GLOBAL, _GLOBAL_EXPEDITED, _REGISTER_GLOBAL, *_P
 
 
 def uname(task: Task, buffer: int) -> int:
-    task.space.write(buffer, uts.utsname())
+    task.space.write(buffer, task.process.kernel.names.utsname())
     return 0
+
+
+def sethostname(task: Task, name: int, length: int) -> int:
+    task.process.kernel.names.node = _new_name(task, name, length)
+    return 0
+
+
+def setdomainname(task: Task, name: int, length: int) -> int:
+    task.process.kernel.names.domain = _new_name(task, name, length)
+    return 0
+
+
+def _new_name(task: Task, name: int, length: int) -> bytes:
+    """A name ends at its first zero, for who reads it."""
+    if not task.process.credentials.effective_capabilities >> _CAP_SYS_ADMIN & 1:
+        raise SyscallError(errno.EPERM)
+    if not 0 <= length <= uts.NAME_MAX:
+        raise SyscallError(errno.EINVAL)
+    data: bytes = task.space.read(name, length) if length else b""
+    return data.partition(b"\0")[0]
 
 
 async def getrandom(task: Task, buffer: int, length: int, flags: int) -> int:

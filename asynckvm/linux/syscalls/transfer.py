@@ -41,17 +41,18 @@ def read(task: Task, fd: int, address: int, length: int) -> int | Awaitable[int]
     # Who reads makes a difference to a terminal, for one: such files are asked at length.
     if length > CHUNK or type(file).read_for is not _ANYBODY:
         return read_buffers(task, file, [(address, min(length, TRANSFER_MAX))], None)
-    try:
-        data = file.read(length)
-    except BlockingIOError:
-        return read_buffers(task, file, [(address, length)], None)
-    try:
-        task.process.memory.space.write(address, data)
-    except GuestMemoryError as error:
-        _rewind(file, error.done - len(data))
-        if not error.done:
-            raise
-        return error.done
+    with file.still:
+        try:
+            data = file.read(length)
+        except BlockingIOError:
+            return read_buffers(task, file, [(address, length)], None)
+        try:
+            task.process.memory.space.write(address, data)
+        except GuestMemoryError as error:
+            _rewind(file, error.done - len(data))
+            if not error.done:
+                raise
+            return error.done
     if file.location is not None:
         _tell(task, file, IN_ACCESS)
     return len(data)
@@ -247,15 +248,16 @@ async def read_buffers(
         try:
             while True:
                 left = min(total - done, CHUNK)
-                if offset is None and waiting and not done:
-                    data = await file.read_for(task, left)
-                else:
-                    data = file.read(left) if offset is None else file.pread(left, offset + done)
-                stored = scatter(task.space, buffers, done, data)
+                with file.still:  # what has a position does not wait
+                    if offset is None and waiting and not done:
+                        data = await file.read_for(task, left)
+                    else:
+                        data = file.read(left) if offset is None else file.pread(left, offset + done)
+                    stored = scatter(task.space, buffers, done, data)
+                    if stored < len(data) and offset is None:
+                        _rewind(file, stored - len(data))
                 done += stored
                 if stored < len(data):
-                    if offset is None:
-                        _rewind(file, stored - len(data))
                     if not done:
                         raise SyscallError(errno.EFAULT)
                     return done

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from asynckvm.linux.tty.terminal import Send
 
 TERMINALS_MAX: Final = 256
-# Each character that is typed is looked at: so many in one go.
-_TYPED_MAX: Final = 2048
+# Each character is looked at: so many of those that are typed or shown in one go.
+_TYPED_MAX: Final = 512
+_SHOWN_MAX: Final = 2048
 _TTY_GROUP: Final = 5
 # What seems to be the device of /dev/pts, and its first inode that is a terminal.
 _DEVPTS: Final = 24
@@ -123,7 +124,7 @@ class Slave(OpenFile):
     def write(self, data: bytes) -> int:
         if self.terminal.hung_up:
             raise SyscallError(errno.EIO)
-        taken = self.terminal.write(data)
+        taken = self.terminal.write(data[:_SHOWN_MAX])
         if not taken and data:
             raise would_block()
         return taken

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import UsageError
+from asynckvm.linux import uts
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.vfs import names, opening
 from asynckvm.linux.vfs.caller import Caller, FileSystemContext
@@ -162,7 +163,7 @@ class Builder:
 def build(
     *,
     user: User = User(),
-    hostname: str = "sandbox",
+    hostname: str | None = None,
     binds: Sequence[Bind] = (),
     proc: FileSystem | None = None,
     devices: FileSystem | None = None,
@@ -170,15 +171,16 @@ def build(
     inodes: int = INODES,
     resolver: bool = False,
 ) -> Mounts:
-    """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev.
-    With `resolver`, programs look for names also where /etc/resolv.conf says, which is empty until somebody binds or writes one.
+    """The mounts of a new sandbox. `size` and `inodes` bound all its files in memory; `proc` and `devices` are for /proc, /dev;
+    /etc names `hostname` as the machine itself, by default the one uname(2) tells. With `resolver`, programs look for names also
+    where /etc/resolv.conf says, which is empty until somebody binds or writes one.
 
     Raises OSError, UsageError and CapabilityError for what of the host cannot be shared.
     """
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
     try:
-        _fill(builder, user, hostname, proc, devices)
+        _fill(builder, user, hostname or uts.node(), proc, devices)
         builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
         for bind in binds:
             builder.bind(bind)

@@ -49,12 +49,14 @@ class Location:
 
     def path_from(self, root: Location | None) -> bytes | None:
         """Names from `root` on, b"" for itself; None when this is not below it. None as root: that of all mounts."""
+        if root is None:
+            return self.mount.path + self.entry.path.removeprefix(self.mount.root.path)
         parts: list[bytes] = []
         location: Location | None = self
         while location is not None:
-            if root is not None and location.mount is root.mount and location.entry.is_below(root.entry):
+            if location.mount is root.mount and location.entry.is_below(root.entry):
                 parts.append(location.entry.path.removeprefix(root.entry.path))
                 return b"".join(reversed(parts))
             parts.append(location.entry.path.removeprefix(location.mount.root.path))
             location = location.mount.point
-        return None if root is not None else b"".join(reversed(parts))
+        return None

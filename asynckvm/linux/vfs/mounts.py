@@ -6,6 +6,7 @@ Source: mount_namespaces(7), statfs(2), proc(5) for the rows of /proc/mounts.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -50,8 +51,14 @@ class Mount:
         self.point = point
         self.flags = flags | ST_NOSUID | ST_NODEV | ST_RELATIME
         self.number = number
+        self.top = Location(self, self.root)
         # What is mounted on an entry of this mount.
         self.children: dict[Entry, Mount] = {}
+
+    @functools.cached_property
+    def path(self) -> bytes:
+        """From the root of all mounts, b"" for that itself. A name that something is mounted on keeps its place."""
+        return self.point.path_from(None) or b"" if self.point is not None else b""
 
     @property
     def read_only(self) -> bool:
@@ -105,7 +112,7 @@ class Mounts:
     def top(location: Location) -> Location:
         """The root of what is mounted on `location`, or itself."""
         while location.mount.children and (mount := location.mount.children.get(location.entry)) is not None:
-            location = Location(mount, mount.root)
+            location = mount.top
         return location
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def resolve(caller: Caller, start: Location, path: bytes, *, follow: bool = True
 class Walk:
     """One walk. `location` is how far it came; `flags` are the RESOLVE_* of openat2(2)."""
 
-    __slots__ = ("_crossed", "_links", "_names", "_root", "caller", "flags", "location")
+    __slots__ = ("_links", "_names", "_reads", "_root", "caller", "flags", "location")
 
     def __init__(self, caller: Caller, start: Location, flags: int = 0) -> None:
         self.caller = caller
@@ -52,10 +52,12 @@ class Walk:
         self._root = start if flags & _SCOPED else caller.fs.root
         self._links = 0
         self._names = 0
+        self._reads = False
 
-    def to(self, path: bytes, *, follow: bool = True) -> Location:
-        """The whole path."""
-        self._walk(self._begin(path), 0, follow=follow)
+    def to(self, path: bytes, *, follow: bool = True, read: bool = False) -> Location:
+        """The whole path. `read`: a link in the last place is not followed, but will be read."""
+        self._reads = read
+        self._walk(self._begin(path), 0, follow=follow and not read)
         return self.location
 
     def to_parent(self, path: bytes) -> tuple[bytes, bool]:
@@ -124,28 +126,29 @@ class Walk:
     def _walk(self, names: list[bytes], keep: int, *, follow: bool) -> None:
         """Take names until `keep` are left. `names` changes with every link."""
         while len(names) > keep:
-            location = self.location
-            if location.entry.leaps and names[-1] not in _DOTS:
+            if names[-1] in _DOTS:
+                self._dot(names.pop())
+                continue
+            if self.location.entry.leaps:
                 found = self._leap(names, keep, follow=follow)
             else:
-                name = names.pop()
-                if name == _SLASH:
-                    if location.entry.node.type != _DIRECTORY:
-                        raise SyscallError(errno.ENOTDIR)
-                    continue
                 self._check_search()
-                if name == b".":
-                    continue
-                if name == b"..":
-                    self._up()
-                    continue
-                found = self.child(name)
+                found = self.child(names.pop())
             if found.entry.node.type == _LINK and (names or follow):
                 path = self.follow(found)
                 if path is not None:
                     names += self._begin(path)
             else:
                 self.location = found
+
+    def _dot(self, name: bytes) -> None:
+        if name == _SLASH:
+            if self.location.entry.node.type != _DIRECTORY:
+                raise SyscallError(errno.ENOTDIR)
+            return
+        self._check_search()
+        if name == b"..":
+            self._up()
 
     def _leap(self, names: list[bytes], keep: int, *, follow: bool) -> Location:
         """As many names as one look into the host's tree can take; `location` is then the directory of the last one."""
@@ -157,7 +160,7 @@ class Walk:
             taken = list(itertools.takewhile(lambda name: name not in _DOTS, taken))
         if mount.children:
             taken = taken[: entry.names_to_mount(taken, mount.children)]
-        found, count = entry.look(taken, self.caller, follow=follow or len(taken) < len(names))
+        found, count = entry.look(taken, self.caller, follow=follow or self._reads or len(taken) < len(names))
         del names[-count:]
         if found.node.type == _LINK:
             self.location = Location(mount, found.up() or found)

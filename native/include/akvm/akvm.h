@@ -229,6 +229,8 @@ AKVM_API void akvm_file_close(struct akvm_file *file);
 AKVM_API uint32_t akvm_file_references(struct akvm_file *file);
 /* Regions of all spaces that show the object now. */
 AKVM_API uint32_t akvm_file_mappings(struct akvm_file *file);
+/* What regions of it have as `file`. Never 0. */
+AKVM_API uint32_t akvm_file_number(const struct akvm_file *file);
 
 /* ---------------------------------------------------------------- contexts */
 

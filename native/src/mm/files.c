@@ -348,6 +348,11 @@ uint32_t akvm_file_references(struct akvm_file *file)
 	return references;
 }
 
+uint32_t akvm_file_number(const struct akvm_file *file)
+{
+	return file->number;
+}
+
 uint32_t akvm_file_mappings(struct akvm_file *file)
 {
 	struct akvm__files *files = file->files;

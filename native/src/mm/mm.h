@@ -8,6 +8,8 @@
 #ifndef AKVM_MM_H
 #define AKVM_MM_H
 
+#include <sys/uio.h>
+
 #include "akvm/akvm.h"
 
 struct akvm__mm;
@@ -61,6 +63,11 @@ void akvm__space_unlock(struct akvm_space *space);
 uint32_t akvm__space_edits_take(struct akvm_space *space, uint64_t *payload, uint32_t words, uint32_t *runs);
 void akvm__space_edits_done(struct akvm_space *space);
 int akvm__space_edits_pending(const struct akvm_space *space); /* atomic read, any thread */
+
+/* Where the bytes from `address` on are stored, at most `length` of them, as long as they lie in pages that are there, may be
+ * written and are this space's alone: at most `max` parts for readv(2). Returns how many; 0 when the first page is no such. With the
+ * space's lock held, and held until nobody stores there any more. */
+uint32_t akvm__space_own_parts(struct akvm_space *space, uint64_t address, uint64_t length, struct iovec *parts, uint32_t max);
 
 /* Serve a page fault at `address` for an access of AKVM_READ/WRITE/EXECUTE. Returns enum akvm_fault: NONE when the guest may
  * retry, also when the fault must come again because a copy waits until other vCPUs have seen the page become read-only.

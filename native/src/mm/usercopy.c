@@ -116,6 +116,34 @@ int64_t akvm_space_write(struct akvm_space *space, uint64_t address, const void 
 	return copy(space, address, (uint8_t *)(uintptr_t)buffer, length, force ? COPY_FORCE : COPY_WRITE);
 }
 
+uint32_t akvm__space_own_parts(struct akvm_space *space, uint64_t address, uint64_t length, struct iovec *parts, uint32_t max)
+{
+	const uint64_t own = AKVM__ENTRY_PRESENT | AKVM__ENTRY_WRITE;
+	uint32_t count = 0;
+
+	while (length > 0 && address < AKVM_USER_MAX) {
+		struct akvm__place place;
+		uint64_t entry = akvm__walk(space, address, &place), offset, room;
+		uint8_t *host;
+
+		if ((entry & own) != own || !akvm__entry_private(entry))
+			break;
+		offset = address % (akvm__entry_size(entry) * AKVM__PAGE);
+		room = akvm__entry_size(entry) * AKVM__PAGE - offset;
+		room = room < length ? room : length;
+		host = akvm__frames_host(&space->mm->frames, akvm__entry_gpa(entry)) + offset;
+		if (count > 0 && (uint8_t *)parts[count - 1].iov_base + parts[count - 1].iov_len == host)
+			parts[count - 1].iov_len += room;
+		else if (count < max)
+			parts[count++] = (struct iovec){ .iov_base = host, .iov_len = room };
+		else
+			break;
+		address += room;
+		length -= room;
+	}
+	return count;
+}
+
 static int compare_exchange(struct akvm_space *space, uint64_t address, uint32_t *word, uint32_t desired)
 {
 	struct found found;

@@ -104,6 +104,14 @@ static uint32_t wakeful(const struct akvm_machine *machine, uint32_t vcpu)
 	return found;
 }
 
+/* Whether somebody is in the way there of `pinned`, which may be running itself by now: a kick would cut it short. */
+static bool must_make_way(const struct akvm__vcpu *vcpu, const struct akvm__context *pinned)
+{
+	uint32_t current = atomic_load(&vcpu->current);
+
+	return current != UINT32_MAX && current != pinned->pub.index;
+}
+
 static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operation, bool pinned)
 {
 	struct akvm_machine *machine = context->machine;
@@ -126,7 +134,7 @@ static int submit(struct akvm__context *context, uint32_t vcpu, uint32_t operati
 		/* An owner that is about to run something looks at its mailbox before it enters. */
 		if (!pinned)
 			akvm__vcpu_wake_a_thief(machine->vcpus[vcpu], false);
-		else if (atomic_load(&machine->vcpus[vcpu]->current) != UINT32_MAX)
+		else if (must_make_way(machine->vcpus[vcpu], context))
 			error = akvm__vcpu_kick(machine->vcpus[vcpu]);
 		/* It would wait for a guest that nobody told to leave. */
 		if (!error || !akvm__mailbox_withdraw(&machine->vcpus[vcpu]->mailbox, context))

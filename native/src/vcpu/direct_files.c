@@ -16,13 +16,15 @@
 #include <unistd.h>
 
 #include "host/host.h"
+#include "mm/mm.h"
 #include "vcpu/vcpu.h"
 
-enum { FIRST_PLACES = 16 };
+enum { FIRST_PLACES = 16, PARTS = 64 };
 
 struct akvm_direct_file {
 	int fd;
 	_Atomic uint32_t references;
+	_Atomic bool waits; /* its file system cannot say beforehand whether a read has to */
 	/* Who moves the position, and is not done with that in one call of the host. A vCPU only tries to take it. */
 	pthread_mutex_t lock;
 };
@@ -174,40 +176,78 @@ enum { POSITION = -1 };
 
 /* What a guest asks for. */
 struct reading {
-	int fd;
+	struct akvm_direct_file *file;
+	struct akvm_space *space;
 	uint64_t address, count;
 	int64_t offset;
 };
+
+static int64_t offset_after(const struct reading *reading, uint64_t done)
+{
+	return reading->offset == POSITION ? POSITION : reading->offset + (int64_t)done;
+}
+
+/*
+ * After the first `done` bytes some more, or -errno and nothing was done. The host's kernel stores them where the guest has them,
+ * as far as the guest's pages are there to be stored to: meanwhile they must stay, so this is for what is in the page cache.
+ */
+static int64_t read_straight(const struct reading *reading, uint64_t done)
+{
+	struct iovec parts[PARTS];
+	int64_t got = -EAGAIN;
+	uint32_t count;
+
+	if (atomic_load_explicit(&reading->file->waits, memory_order_relaxed))
+		return got;
+	akvm__space_lock(reading->space);
+	count = akvm__space_own_parts(reading->space, reading->address + done, reading->count - done, parts, PARTS);
+	if (count > 0) {
+		got = AKVM__HOST->preadv2(reading->file->fd, parts, (int)count, offset_after(reading, done), RWF_NOWAIT);
+		got = got < 0 ? -errno : got;
+	}
+	akvm__space_unlock(reading->space);
+	if (got == -EOPNOTSUPP)
+		atomic_store_explicit(&reading->file->waits, true, memory_order_relaxed);
+	return got;
+}
+
+/* The same by way of a buffer, for any page, and for what the disk has. `*ended`: there will be no more. */
+static int64_t read_bounced(struct akvm__vcpu *vcpu, const struct reading *reading, uint64_t done, bool *ended)
+{
+	uint64_t left = reading->count - done;
+	size_t piece = left < AKVM_BOUNCE_BYTES ? left : AKVM_BOUNCE_BYTES;
+	struct iovec part = { .iov_base = vcpu->bounce, .iov_len = piece };
+	int64_t got, stored;
+
+	got = AKVM__HOST->preadv2(reading->file->fd, &part, 1, offset_after(reading, done), 0);
+	if (got <= 0)
+		return got < 0 ? -errno : 0;
+	stored = akvm_space_write(reading->space, reading->address + done, vcpu->bounce, (uint64_t)got, false);
+	if (stored < got && reading->offset == POSITION)
+		AKVM__HOST->lseek(reading->file->fd, (stored > 0 ? stored : 0) - got, SEEK_CUR);
+	*ended = stored < (int64_t)piece;
+	return stored;
+}
 
 /*
  * Bytes read, 0 at the file's end; or -errno, and nothing was done: also when there is an address that the host cannot store to,
  * or no memory, for which the caller knows better what to do. Short only as read(2) is short for a regular file.
  */
-static int64_t read_through(struct akvm__vcpu *vcpu, struct akvm_space *space, struct reading reading)
+static int64_t read_all(struct akvm__vcpu *vcpu, const struct reading *reading)
 {
+	bool ended = false;
 	uint64_t done = 0;
 
-	while (done < reading.count) {
-		uint64_t left = reading.count - done;
-		size_t piece = left < AKVM_BOUNCE_BYTES ? left : AKVM_BOUNCE_BYTES;
-		struct iovec part = { .iov_base = vcpu->bounce, .iov_len = piece };
-		int64_t at = reading.offset == POSITION ? POSITION : reading.offset + (int64_t)done;
-		ssize_t got;
-		int64_t stored;
+	while (done < reading->count && !ended) {
+		int64_t got = read_straight(reading, done);
 
-		got = AKVM__HOST->preadv2(reading.fd, &part, 1, (off_t)at, 0);
+		if (got < 0)
+			got = read_bounced(vcpu, reading, done, &ended);
 		if (got < 0 && done == 0)
-			return -errno;
+			return got;
 		if (got <= 0)
 			break;
-		stored = akvm_space_write(space, reading.address + done, vcpu->bounce, (uint64_t)got, false);
-		if (stored < got && reading.offset == POSITION)
-			AKVM__HOST->lseek(reading.fd, (stored > 0 ? stored : 0) - got, SEEK_CUR);
-		if (stored < 0 && done == 0)
-			return stored;
-		done += stored > 0 ? (uint64_t)stored : 0;
-		if (stored < (int64_t)piece)
-			break;
+		done += (uint64_t)got;
 	}
 	return (int64_t)done;
 }
@@ -225,9 +265,9 @@ static int64_t with_position(struct akvm__vcpu *vcpu, struct akvm__context *cont
 		result = AKVM__HOST->lseek(file->fd, (off_t)registers->rsi, (int)registers->rdx);
 		result = result < 0 ? -errno : result;
 	} else {
-		struct reading reading = { file->fd, registers->rsi, registers->rdx, POSITION };
+		struct reading reading = { file, context->space, registers->rsi, registers->rdx, POSITION };
 
-		result = read_through(vcpu, context->space, reading);
+		result = read_all(vcpu, &reading);
 	}
 	pthread_mutex_unlock(&file->lock);
 	return result;
@@ -236,11 +276,11 @@ static int64_t with_position(struct akvm__vcpu *vcpu, struct akvm__context *cont
 static int64_t at_offset(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm_direct_file *file)
 {
 	const struct akvm_registers *registers = &context->pub.registers;
-	struct reading reading = { file->fd, registers->rsi, registers->rdx, (int64_t)registers->r10 };
+	struct reading reading = { file, context->space, registers->rsi, registers->rdx, (int64_t)registers->r10 };
 
 	if (reading.offset < 0 || reading.offset > INT64_MAX - AKVM_DIRECT_BYTES_MAX)
 		return -EINVAL;
-	return read_through(vcpu, context->space, reading);
+	return read_all(vcpu, &reading);
 }
 
 static bool simple(enum akvm_direct_call call, const struct akvm_registers *registers)

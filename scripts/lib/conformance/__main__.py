@@ -23,7 +23,7 @@ def main() -> None:
     if options.suite == "cpython":
         for name, python in cpython.interpreters().items():
             if options.python in (name, None):
-                cases = list(cpython.cases(python, options.seconds or 900))
+                cases = list(cpython.cases(python, options.seconds or 900, work))
                 _both(f"cpython-{name}", cases, cpython.judge, work, options)
         return
     suite = {"ltp": ltp, "busybox": busybox}[options.suite]

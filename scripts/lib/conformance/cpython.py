@@ -1,4 +1,4 @@
-"""CPython's own regression tests: a module is a case, and every unittest in it a test.
+"""CPython's own regression tests: a module is a case, so is each module of a package, and every unittest in it is a test.
 
 Run for two interpreters: Debian's, whose package libpython3.11-testsuite brings the tests, and the one this runs in.
 """
@@ -26,6 +26,11 @@ MODULES: Final = (
     "test_multiprocessing_spawn", "test_concurrent_futures", "test_faulthandler", "test_eintr", "test_contextvars", "test_stat",
     "test_queue", "test_ioctl", "test_sched", "test_memoryio", "test_zlib", "test_hashlib",
 )  # fmt: skip
+# Packages that take so long that each module of theirs is a case of its own.
+_LONG: Final = ("test_asyncio",)
+_START_METHODS: Final = "test_multiprocessing_"
+# No sandbox has sockets to a hypervisor, and natively their tests wait for ever in some virtual machines.
+_IGNORED: Final = ("-i", "*VSOCK*")
 _LINE: Final = re.compile(r"^(\w+) \(([\w.<>]+)\)")
 _OUTCOME: Final = re.compile(r"\.\.\. (ok|FAIL|ERROR|skipped .*|expected failure|unexpected success)$")
 _ABOUT: Final = re.compile(r"^(FAIL|ERROR): (.*)$")
@@ -47,7 +52,7 @@ def interpreters() -> dict[str, Path]:
     return found
 
 
-def cases(python: Path, seconds: float) -> Iterator[Case]:
+def cases(python: Path, seconds: float, work: Path) -> Iterator[Case]:
     env = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": "{folder}",
@@ -57,10 +62,27 @@ def cases(python: Path, seconds: float) -> Iterator[Case]:
     }
     prefix = python.parent.parent
     reads = () if str(prefix) == "/usr" else (str(prefix),)
-    for module in dict.fromkeys(MODULES):
-        # -u none: no network, no large files, no display. Its own bound is shorter than ours, and prints where threads are.
-        argv = (str(python), "-m", "test", "-v", "-u", "none", f"--timeout={seconds - 10:g}", module)
-        yield Case(module, module, argv, env, seconds, reads)
+    tests = prefix / "lib" / python.name / "test"
+    for area in dict.fromkeys(MODULES):
+        if area.startswith(_START_METHODS) and not any(tests.glob(f"{area}*")):
+            argv: tuple[str, ...] = (str(python), "-m", "unittest", "-v", area)
+            yield Case(area, area, argv, env, seconds, reads, files=_multiprocessing(area, work))
+            continue
+        parts = sorted(path.stem for path in (tests / area).glob("test_*.py")) if area in _LONG else []
+        for module in [f"{area}.{part}" for part in parts] or [area]:
+            # -u none: no network, no large files, no display. Its own bound is shorter than ours, and prints where threads are.
+            argv = (str(python), "-m", "test", "-v", "-u", "none", f"--timeout={seconds - 10:g}", *_IGNORED, module)
+            yield Case(area, module, argv, env, seconds, reads)
+
+
+def _multiprocessing(module: str, work: Path) -> Path:
+    """A folder with the module, for releases that do not install it: it only chooses how the processes of other tests start."""
+    folder = work / "multiprocessing" / module
+    folder.mkdir(parents=True, exist_ok=True)
+    method = module.removeprefix(_START_METHODS)
+    install = f"test._test_multiprocessing.install_tests_in_module_dict(globals(), {method!r})"
+    (folder / f"{module}.py").write_text(f"import test._test_multiprocessing\n{install}\n")
+    return folder
 
 
 def judge(case: Case, outcome: Outcome) -> dict[str, Verdict]:

@@ -97,6 +97,7 @@ def test_descriptors_by_number(task: Any) -> None:
     assert descriptors.fcntl(task, fd, 0, 20) == 20
     assert descriptors.fcntl(task, fd, 1030, 20) == 21
     assert failure(descriptors.fcntl, task, fd, 0, 1 << 20) == "EINVAL"
+    assert descriptors.fcntl(task, fd, 0, 1 << 32 | 30) == 30
     assert [descriptors.fcntl(task, number, 1, 0) for number in (10, 11, 20, 21)] == [0, 1, 0, 1]
     assert file_of(task, 10) is file_of(task, fd)
     assert opening.close_range(task, 10, 0xFFFF_FFFF, 0) == 0

@@ -26,6 +26,7 @@ from asynckvm.linux.signals.action import ActionTable
 from asynckvm.linux.signals.queue import SignalQueue
 from asynckvm.linux.streams import Capture
 from asynckvm.linux.tty import Terminals
+from asynckvm.linux.uts import SystemNames
 from asynckvm.linux.vfs import Budget, Caller, FileSystemContext, Location, Mounts, Tmpfs, resolve
 from asynckvm.linux.vfs.devfs import DevFileSystem, TerminalFileSystem
 from asynckvm.linux.vfs.names import make
@@ -47,6 +48,7 @@ class Sandbox:
         self.kernel: Any = SimpleNamespace(
             memory_shown=lambda: (500 * PAGE, 400 * PAGE),
             processes={}, tasks={}, groups={}, processors=2, memory_pages=500, threads_max=10, pipe_pages=PipePages(),
+            names=SystemNames(),
             machine=SimpleNamespace(counters=lambda: SimpleNamespace(memory=memory, vcpus=(vcpu, vcpu))),
         )  # fmt: skip
         self.kernel.segments = Segments(self.kernel)

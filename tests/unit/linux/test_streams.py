@@ -168,7 +168,7 @@ class TestHostStreams:
             assert stream.pread(5, 8) == b"three"
             assert file.read(3) == b"two"
             assert stream.seek(0, os.SEEK_SET) == 0
-            with pytest.raises(OSError, match="Inappropriate"):
+            with pytest.raises(SyscallError, match="ENOTTY"):
                 stream.ioctl(task, 0x5401, DATA)
             stream.close()
             assert file.read(3) == b"one"

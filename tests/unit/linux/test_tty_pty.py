@@ -440,3 +440,25 @@ class TestRequests:
         assert world.sent == [(11, signal.SIGINT)]
         with pytest.raises(SyscallError, match="EINVAL"):
             ioctl.ioctl(task, fd, requests.TIOCSIG, signal.SIGKILL)
+
+
+async def test_a_long_write_lets_others_run() -> None:
+    """Each character is looked at, which takes its time."""
+    world = World()
+    master, slave = world.open()
+    assert slave.write_for(world.front, b"\t" * 30_000) == 2048
+    assert master.read(100_000) == b"\t" * 2048
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.ensure_future(count())
+    world.front.space.write(DATA, b"x" * 20_000)
+    assert await result(transfer.write(world.front, 0, DATA, 20_000)) == 20_000
+    counting.cancel()
+    assert turns >= 20_000 // 2048 - 2
+    assert master.read(100_000) == b"x" * 20_000

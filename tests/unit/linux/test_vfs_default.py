@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from asynckvm.errors import UsageError
+from asynckvm.linux import uts
 from asynckvm.linux.files.memory import MemoryFile
 from asynckvm.linux.vfs import HostTree, Tmpfs, default
+from support import descriptors
 from support.sandbox_files import Files, failure
 
 
@@ -50,6 +52,14 @@ def test_etc_knows_the_users_of_the_sandbox_only(files: Files) -> None:
     assert b"box" in files.read(b"/etc/hosts")
     assert files.read(b"/etc/resolv.conf") == b""
     assert files.stat(b"/etc/passwd").mode == stat.S_IFREG | 0o644
+
+
+def test_the_name_of_the_machine_can_be_looked_up() -> None:
+    """It is the one that programs get from uname(2), and looking it up must not fail inside."""
+    name = uts.SystemNames().utsname()[65:130].rstrip(b"\0")
+    files = Files(default.build())
+    assert files.read(b"/etc/hostname") == name + b"\n"
+    assert [line.split()[0] for line in files.read(b"/etc/hosts").splitlines() if name in line.split()] == [b"127.0.1.1"]
 
 
 def test_who_may_write_where(files: Files) -> None:
@@ -122,8 +132,12 @@ def test_binds(tmp_path: Path) -> None:
     for bind in (default.Bind(tmp_path, "relative"), default.Bind("/proc", "/mnt"), default.Bind("/dev/null", "/mnt")):
         with pytest.raises(UsageError):
             default.build(binds=[bind])
-    with pytest.raises(FileNotFoundError):
+    gc.collect()
+    before = descriptors.count()
+    with pytest.raises(FileNotFoundError) as raised:
         default.build(binds=[default.Bind(tmp_path / "missing", "/mnt")])
+    # Although the exception still knows all that was built.
+    assert (descriptors.count(), raised.traceback != []) == (before, True)
 
 
 def test_held_places_follow_renames_in_a_bind(tmp_path: Path) -> None:

@@ -405,6 +405,9 @@ class FakeCore:
         out[0] = self.ffi.cast("struct akvm_file *", 9)
         return 0
 
+    def akvm_file_number(self, file: Any) -> int:
+        return 9
+
     def akvm_file_close(self, file: Any) -> None:
         self.files -= 1
 

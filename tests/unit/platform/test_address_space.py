@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 
 START, END = 0x10000, 0x20000
 READ_WRITE = Access.READ | Access.WRITE
+
+
+@pytest.mark.parametrize("length", [0, 1, 254, 255, 256, 257, 300, 1000])
+async def test_strings_of_any_length(machine: Machine, length: int) -> None:
+    with contextlib.closing(machine.create_address_space()) as space:
+        space.map(START, END - START, READ_WRITE)
+        space.write(START, b"x" * length + b"\0" + b"behind")
+        for limit in {length, length + 1, 255, 256, 4095}:
+            if limit >= length:
+                assert space.read_string(START, limit) == b"x" * length
+            else:
+                with pytest.raises(GuestStringError):
+                    space.read_string(START, limit)
+        assert space.read(START, length) == b"x" * length
+        with pytest.raises(GuestMemoryError):
+            space.read_string(END, 4095)
 
 
 async def test_copies(machine: Machine, core: FakeCore) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.aio import EVENTS_MAX
 from asynckvm.linux.credentials import CAPABILITIES_ALL
 from asynckvm.linux.files import DESCRIPTORS_MAX
+from asynckvm.linux.files.epoll import WATCHES_MAX
 from asynckvm.linux.ipc.segments import SEGMENTS_MAX, SIZE_MAX
 from asynckvm.linux.ipc.semaphores import OPERATIONS_MAX, SET_MAX, SETS_MAX, TOTAL_MAX
 from asynckvm.linux.vfs.synthetic import FixedDirectory, Text
@@ -37,8 +38,8 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "kernel/ostype": lambda: host.sysname,
         "kernel/osrelease": lambda: host.release,
         "kernel/version": lambda: host.version,
-        "kernel/hostname": lambda: host.nodename,
-        "kernel/domainname": lambda: "(none)",
+        "kernel/hostname": lambda: os.fsdecode(kernel.names.node),
+        "kernel/domainname": lambda: os.fsdecode(kernel.names.domain),
         "kernel/arch": lambda: "x86_64",
         "kernel/pid_max": lambda: _PIDS,
         "kernel/threads-max": lambda: kernel.threads_max,
@@ -80,6 +81,7 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "kernel/shmall": lambda: SIZE_MAX,
         "kernel/shmmni": lambda: SEGMENTS_MAX,
         "fs/aio-max-nr": lambda: EVENTS_MAX,
+        "fs/epoll/max_user_watches": lambda: WATCHES_MAX,
         "fs/aio-nr": lambda: kernel.aio_room.used,
         "fs/lease-break-time": lambda: 45,
         "fs/protected_symlinks": lambda: 0,
