@@ -25,8 +25,10 @@ struct akvm_direct_file {
 	int fd;
 	_Atomic uint32_t references;
 	_Atomic bool waits; /* its file system cannot say beforehand whether a read has to */
-	/* Who moves the position, and is not done with that in one call of the host. A vCPU only tries to take it. */
+	/* Who moves the position, and is not done with that in one call of the host. A vCPU only tries to take it, and not when
+	 * somebody waits for it: a guest that reads and reads has it back before who waits has woken up. */
 	pthread_mutex_t lock;
+	_Atomic uint32_t waiting;
 };
 
 struct akvm_direct_files {
@@ -64,7 +66,9 @@ void akvm_direct_file_release(struct akvm_direct_file *file)
 
 void akvm_direct_file_lock(struct akvm_direct_file *file)
 {
+	atomic_fetch_add(&file->waiting, 1);
 	pthread_mutex_lock(&file->lock);
+	atomic_fetch_sub(&file->waiting, 1);
 }
 
 void akvm_direct_file_unlock(struct akvm_direct_file *file)
@@ -259,7 +263,7 @@ static int64_t with_position(struct akvm__vcpu *vcpu, struct akvm__context *cont
 	const struct akvm_registers *registers = &context->pub.registers;
 	int64_t result;
 
-	if (pthread_mutex_trylock(&file->lock))
+	if (atomic_load(&file->waiting) || pthread_mutex_trylock(&file->lock))
 		return -EAGAIN;
 	if (call == AKVM_DIRECT_SEEK) {
 		result = AKVM__HOST->lseek(file->fd, (off_t)registers->rsi, (int)registers->rdx);
