@@ -3,8 +3,8 @@
 `kernel` is what the processes of one sandbox share, `process` a thread group, `task` a thread; `dispatch` drives one:
 `switch -> dispatch -> switch`. System calls are the entries of one table, `syscalls.table`; what they work on keeps Linux's own
 nouns. Lives: `start`, `clone`, `execve` (with `loader`, `elf`, `script`, `stack`), `ending`, `children`. Memory: `memory`,
-`placement`, `shared_memory`, `futex`. Files: `vfs` and `files`. Messages: `signals`, `timers`, `sockets`, `ipc`. Terminals:
-`tty`. Who may what: `credentials`, `tracing`. Waiting: `wait`.
+`placement`, `shared_memory`, `futex`. Files: `vfs` and `files`, and `direct_reads` for what vCPUs read by themselves. Messages:
+`signals`, `timers`, `sockets`, `ipc`. Terminals: `tty`. Who may what: `credentials`, `tracing`. Waiting: `wait`.
 How a program ended is a `status`, what is logged about it a `report`.
 """
 

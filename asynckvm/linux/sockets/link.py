@@ -44,6 +44,8 @@ class Link:
         # Bytes on their way, and whether the last ones have come.
         self._leaving = self._coming = b""
         self._all_left = self._all_came = False
+        # Why nothing can be sent to the host any more.
+        self._broken: OSError | None = None
         self._task = outside.start(self._run(), self._close)
 
     def cancel(self) -> None:
@@ -90,6 +92,8 @@ class Link:
                 host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 return
             moved = self._send(host) | self._receive(host)
+            if self._all_came and not self._coming and self._broken is not None:
+                raise self._broken
             if self._all_left and (self._all_came or self._guest.closed):
                 return
             if moved or self._inner.error:
@@ -117,6 +121,9 @@ class Link:
             sent = host.send(self._leaving)
         except BlockingIOError:
             return False
+        except OSError as error:
+            # What the other side said before is still to be heard.
+            self._broken, self._all_left, sent = error, True, len(self._leaving)
         self._leaving = self._leaving[sent:]
         return True
 
@@ -131,8 +138,9 @@ class Link:
                 return False
             if not self._coming:
                 self._all_came = True
-                with contextlib.suppress(SyscallError):
-                    self._inner.shutdown(SHUT_WR)
+                if self._broken is None:
+                    with contextlib.suppress(SyscallError):
+                        self._inner.shutdown(SHUT_WR)
                 return True
         try:
             taken = self._inner.send(Outgoing(self._coming))

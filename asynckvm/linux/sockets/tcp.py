@@ -249,7 +249,9 @@ class TcpSocket(InetSocket):
             self.peer.reset(errno.EPIPE if self.peer.state == TCP_CLOSE_WAIT else errno.ECONNRESET)
 
     def end(self) -> None:
-        """The other side has sent its last byte."""
+        """The other side has sent its last byte; after a reset that means nothing."""
+        if self._dead:
+            return
         self._ended = True
         self.shut |= RCV_SHUTDOWN
         self.queue.wake(ANYTHING)

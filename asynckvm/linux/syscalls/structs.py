@@ -29,12 +29,10 @@ _RUSAGE: Final = struct.Struct("<4q14q")
 def statx(file: Attributes) -> bytes:
     """struct statx, 256 bytes, with the basic fields, and the time of birth where it is known."""
     mask = _STATX_BASIC if file.born is None else _STATX_BASIC | _STATX_BTIME
-    accessed, born, changed, modified = (
-        divmod(moment, NANOSECONDS) for moment in (file.accessed, file.born or 0, file.changed, file.modified)
-    )
     return _STATX.pack(
         mask, file.block_size, 0, file.links, file.user, file.group, file.mode, file.inode,
-        file.size, file.blocks, 0, *accessed, *born, *changed, *modified,
+        file.size, file.blocks, 0, *divmod(file.accessed, NANOSECONDS), *divmod(file.born or 0, NANOSECONDS),
+        *divmod(file.changed, NANOSECONDS), *divmod(file.modified, NANOSECONDS),
         os.major(file.special), os.minor(file.special), os.major(file.device), os.minor(file.device), 0,
     )  # fmt: skip
 

@@ -180,7 +180,7 @@ def build(
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
     try:
-        _fill(builder, user, hostname, proc, devices)
+        _fill(builder, user, hostname or uts.node(), proc, devices)
         builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
         for bind in binds:
             builder.bind(bind)
@@ -197,7 +197,7 @@ def _fill(builder: Builder, user: User, hostname: str, proc: FileSystem | None, 
         builder.link(f"/{path}", target)
     for name in _PROGRAMS:
         _share(builder, f"/{name}")
-    _fill_etc(builder, user, hostname or uts.node())
+    _fill_etc(builder, user, hostname)
     builder.give("/work", user)
     if user.uid != 0:
         builder.directory(user.home, 0o755)

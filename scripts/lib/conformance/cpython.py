@@ -65,7 +65,7 @@ def cases(python: Path, seconds: float, work: Path) -> Iterator[Case]:
     tests = prefix / "lib" / python.name / "test"
     for area in dict.fromkeys(MODULES):
         if area.startswith(_START_METHODS) and not any(tests.glob(f"{area}*")):
-            argv = (str(python), "-m", "unittest", "-v", area)
+            argv: tuple[str, ...] = (str(python), "-m", "unittest", "-v", area)
             yield Case(area, area, argv, env, seconds, reads, files=_multiprocessing(area, work))
             continue
         parts = sorted(path.stem for path in (tests / area).glob("test_*.py")) if area in _LONG else []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import ipaddress
 import os
 import socket
+import termios
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -267,6 +269,34 @@ async def test_a_reset(worlds: Any) -> None:
             await asyncio.get_running_loop().run_in_executor(None, far.recv, 1)
         far.close()
     await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def test_the_last_words_of_who_resets_are_heard(worlds: Any) -> None:
+    """Also those that still wait for room when something can no longer be sent."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        world = worlds(listener.getsockname())
+        sock = world.tcp()
+        await until(sock, POLLOUT)
+        far, _ = listener.accept()
+        far.setblocking(False)
+        words, said = bytes(480_000), 0
+        async with asyncio.timeout(SECONDS):
+            while said < len(words) or fcntl.ioctl(far, termios.TIOCOUTQ, bytes(4)) != bytes(4):
+                with contextlib.suppress(BlockingIOError):
+                    said += far.send(words[said:])
+                await asyncio.sleep(0)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        far.close()
+        sock.send(b"too late")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        heard = 0
+        with pytest.raises(OSError, match=r"Errno (32|104)"):
+            while data := await receive(sock):
+                heard += len(data)
+    assert heard == len(words)
 
 
 async def test_what_was_sent_leaves_though_the_world_ends(worlds: Any, serve: Any) -> None:
