@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final, Protocol
 
 from asynckvm.linux.errors import INT64_MAX, SyscallError
+from asynckvm.linux.files.host_calls import FALLOC_PUNCH_HOLE
 from asynckvm.linux.files.open_file import CHUNK, OpenFile
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
 SEALS: Final = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
-_FALLOC_PUNCH_HOLE: Final = 2
 
 
 class MemoryInode(Protocol):
@@ -105,7 +105,7 @@ class MemoryFile(OpenFile):
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         content = self.inode.content
-        if mode & _FALLOC_PUNCH_HOLE:
+        if mode & FALLOC_PUNCH_HOLE:
             self._check_seals(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
         elif offset + length > content.size:
             self._check_seals(F_SEAL_GROW)
