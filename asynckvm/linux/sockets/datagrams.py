@@ -12,8 +12,8 @@ from asynckvm.linux.sockets.message import Incoming
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from asynckvm.linux.quota import Quota
     from asynckvm.linux.sockets.message import Control, Credentials
-    from asynckvm.linux.sockets.network import Budget
     from asynckvm.linux.sockets.rights import Rights
 
 
@@ -36,10 +36,10 @@ class Datagram:
 class Datagrams:
     """Messages in the order in which they came."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, quota: Quota) -> None:
         self.charge = 0
         self._queue: collections.deque[Datagram] = collections.deque()
-        self._budget = budget
+        self._quota = quota
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -54,7 +54,7 @@ class Datagrams:
 
     def put(self, datagram: Datagram) -> None:
         """ENOBUFS when the sandbox has no more memory."""
-        self._budget.charge(datagram.cost)
+        self._quota.charge(datagram.cost)
         self.charge += datagram.cost
         self._queue.append(datagram)
 
@@ -87,6 +87,6 @@ class Datagrams:
     def _remove(self) -> None:
         datagram = self._queue.popleft()
         self.charge -= datagram.cost
-        self._budget.charge(-datagram.cost)
+        self._quota.refund(datagram.cost)
         if datagram.received is not None:
             datagram.received(datagram.cost)

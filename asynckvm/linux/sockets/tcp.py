@@ -67,7 +67,7 @@ class TcpSocket(InetSocket):
 
     def __init__(self, network: Network, family: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, family, SOCK_STREAM, IPPROTO_TCP, owner, ports=network.tcp, levels=_LEVELS)
-        self.inbox = Channel(network.budget)
+        self.inbox = Channel(network.buffers)
         self.peer: TcpSocket | None = None
         # Weak, so that sockets which are closed meanwhile leave nothing behind.
         self.link: Link | None = None

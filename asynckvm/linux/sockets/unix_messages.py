@@ -62,7 +62,7 @@ class UnixDatagram(UnixSocket):
 
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Datagrams = Datagrams(network.budget)
+        self.inbox: Datagrams = Datagrams(network.buffers)
         self._outstanding = 0
 
     def link(self, other: UnixDatagram) -> None:
@@ -169,7 +169,7 @@ class UnixSeqpacket(UnixConnection):
 
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Datagrams = Datagrams(network.budget)
+        self.inbox: Datagrams = Datagrams(network.buffers)
 
     @property
     def unread(self) -> bool:
