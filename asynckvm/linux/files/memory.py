@@ -9,9 +9,9 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, Protocol
 
-from asynckvm.linux.errors import INT64_MAX, SyscallError
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.host_calls import FALLOC_PUNCH_HOLE
-from asynckvm.linux.files.open_file import CHUNK, OpenFile
+from asynckvm.linux.files.open_file import CHUNK, OpenFile, sought
 
 if TYPE_CHECKING:
     from asynckvm.linux.attributes import Attributes
@@ -85,17 +85,9 @@ class MemoryFile(OpenFile):
     def seek(self, offset: int, whence: int) -> int:
         content = self.inode.content
         if whence in (os.SEEK_DATA, os.SEEK_HOLE):
-            offset = content.seek(offset, data=whence == os.SEEK_DATA)
-        elif whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence == os.SEEK_END:
-            offset += content.size
-        elif whence != os.SEEK_SET:
-            raise SyscallError(errno.EINVAL)
-        if not 0 <= offset <= INT64_MAX:
-            raise SyscallError(errno.EINVAL)
-        self._position = offset
-        return offset
+            offset, whence = content.seek(offset, data=whence == os.SEEK_DATA), os.SEEK_SET
+        self._position = sought(self._position, offset, whence, content.size)
+        return self._position
 
     def truncate(self, length: int) -> None:
         content = self.inode.content
