@@ -6,6 +6,7 @@ import collections
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.abi import MESSAGE_COST, MSG_PEEK, MSG_TRUNC
 from asynckvm.linux.sockets.message import Incoming
 
@@ -53,8 +54,13 @@ class Datagrams:
         return len(self._queue[0].data) if self._queue else 0
 
     def put(self, datagram: Datagram) -> None:
-        """ENOBUFS when the sandbox has no more memory."""
-        self._quota.charge(datagram.cost)
+        """ENOBUFS when the sandbox has no more memory; its rights are dropped then."""
+        try:
+            self._quota.charge(datagram.cost)
+        except SyscallError:
+            if datagram.rights is not None:
+                datagram.rights.drop()
+            raise
         self.charge += datagram.cost
         self._queue.append(datagram)
 

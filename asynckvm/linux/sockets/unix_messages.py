@@ -107,12 +107,7 @@ class UnixDatagram(UnixSocket):
             raise BlockingIOError(errno.EAGAIN, "the receiver's queue is full")
         rights = self.rights_for(message, target)
         datagram = Datagram(message.data, self.sender_address, self.credentials_for(message), rights, received=self._received)
-        try:
-            target.inbox.put(datagram)
-        except SyscallError:
-            if rights is not None:
-                rights.drop()
-            raise
+        target.inbox.put(datagram)
         self._outstanding += datagram.cost
         target.queue.wake(READABLE)
         return len(message.data)
@@ -185,12 +180,7 @@ class UnixSeqpacket(UnixConnection):
         if peer.shut & RCV_SHUTDOWN:
             raise SyscallError(errno.EPIPE)
         rights = self.rights_for(message, peer)
-        try:
-            peer.inbox.put(Datagram(message.data, self.sender_address, self.credentials_for(message), rights))
-        except SyscallError:
-            if rights is not None:
-                rights.drop()
-            raise
+        peer.inbox.put(Datagram(message.data, self.sender_address, self.credentials_for(message), rights))
         peer.queue.wake(READABLE)
         return len(message.data)
 
