@@ -92,7 +92,7 @@ class NetlinkSocket(Socket):
 
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, AF_NETLINK, kind, NETLINK_ROUTE, owner)
-        self.inbox = Datagrams(network.budget)
+        self.inbox = Datagrams(network.buffers)
         self.port = 0
 
     def bind(self, address: bytes, caller: Caller) -> None:

@@ -83,7 +83,7 @@ class UdpSocket(InetSocket):
     def __init__(self, network: Network, family: int, protocol: int, owner: Credentials = NOBODY) -> None:
         ports = network.udp if protocol == IPPROTO_UDP else network.udplite
         super().__init__(network, family, SOCK_DGRAM, protocol, owner, ports=ports, levels=_LEVELS[protocol])
-        self.inbox = Datagrams(network.budget)
+        self.inbox = Datagrams(network.buffers)
         self._asked = self.unbound  # what bind(2) gave
         self._flows: dict[Endpoint, Flow] = {}
 

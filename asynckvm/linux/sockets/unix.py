@@ -301,7 +301,7 @@ class UnixStream(UnixConnection):
 
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Channel = Channel(network.budget)
+        self.inbox: Channel = Channel(network.buffers)
 
     @property
     def unread(self) -> bool:

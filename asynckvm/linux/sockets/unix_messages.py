@@ -62,7 +62,7 @@ class UnixDatagram(UnixSocket):
 
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Datagrams = Datagrams(network.budget)
+        self.inbox: Datagrams = Datagrams(network.buffers)
         self._outstanding = 0
 
     def link(self, other: UnixDatagram) -> None:
@@ -107,12 +107,7 @@ class UnixDatagram(UnixSocket):
             raise BlockingIOError(errno.EAGAIN, "the receiver's queue is full")
         rights = self.rights_for(message, target)
         datagram = Datagram(message.data, self.sender_address, self.credentials_for(message), rights, received=self._received)
-        try:
-            target.inbox.put(datagram)
-        except SyscallError:
-            if rights is not None:
-                rights.drop()
-            raise
+        target.inbox.put(datagram)
         self._outstanding += datagram.cost
         target.queue.wake(READABLE)
         return len(message.data)
@@ -169,7 +164,7 @@ class UnixSeqpacket(UnixConnection):
 
     def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Datagrams = Datagrams(network.budget)
+        self.inbox: Datagrams = Datagrams(network.buffers)
 
     @property
     def unread(self) -> bool:
@@ -185,12 +180,7 @@ class UnixSeqpacket(UnixConnection):
         if peer.shut & RCV_SHUTDOWN:
             raise SyscallError(errno.EPIPE)
         rights = self.rights_for(message, peer)
-        try:
-            peer.inbox.put(Datagram(message.data, self.sender_address, self.credentials_for(message), rights))
-        except SyscallError:
-            if rights is not None:
-                rights.drop()
-            raise
+        peer.inbox.put(Datagram(message.data, self.sender_address, self.credentials_for(message), rights))
         peer.queue.wake(READABLE)
         return len(message.data)
 
