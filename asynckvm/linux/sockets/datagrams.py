@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asynckvm.linux.quota import Quota
-    from asynckvm.linux.sockets.message import Control, Credentials
+    from asynckvm.linux.sockets.message import Control, Ucred
     from asynckvm.linux.sockets.rights import Rights
 
 
@@ -24,7 +24,7 @@ class Datagram:
 
     data: bytes
     address: bytes = b""
-    credentials: Credentials | None = None
+    credentials: Ucred | None = None
     rights: Rights | None = None
     control: list[Control] = field(default_factory=list)
     received: Callable[[int], None] | None = None

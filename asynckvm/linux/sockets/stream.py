@@ -16,7 +16,7 @@ from asynckvm.linux.sockets.message import Incoming
 
 if TYPE_CHECKING:
     from asynckvm.linux.quota import Quota
-    from asynckvm.linux.sockets.message import Credentials
+    from asynckvm.linux.sockets.message import Ucred
     from asynckvm.linux.sockets.rights import Rights
 
 # Smaller pieces grow by what comes next, instead of costing one each.
@@ -26,7 +26,7 @@ _SMALL: Final = 4096
 @dataclass(slots=True)
 class _Piece:
     data: bytearray
-    credentials: Credentials | None
+    credentials: Ucred | None
     rights: Rights | None
     taken: int = 0
 
@@ -44,7 +44,7 @@ class Channel:
         self._pieces: collections.deque[_Piece] = collections.deque()
         self._quota = quota
 
-    def put(self, data: bytes, limit: int, credentials: Credentials | None = None, rights: Rights | None = None) -> int:
+    def put(self, data: bytes, limit: int, credentials: Ucred | None = None, rights: Rights | None = None) -> int:
         """How many bytes were taken: what fits below `limit`. ENOBUFS when the sandbox has no more memory."""
         room = limit - self.charge
         if room <= 0 or not data:

@@ -40,7 +40,7 @@ from asynckvm.linux.sockets.stream import Channel
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLPRI, POLLRDHUP, READABLE, WRITABLE
 
 if TYPE_CHECKING:
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Outgoing, SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Network
 
 # <netinet/tcp.h>.
@@ -65,7 +65,7 @@ _LEVELS: Final = {
 class TcpSocket(InetSocket):
     """A TCP socket. `peer` is the other end, also after one of them closed; `on_way` wait for room in the backlog."""
 
-    def __init__(self, network: Network, family: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, family: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, family, SOCK_STREAM, IPPROTO_TCP, owner, ports=network.tcp, levels=_LEVELS)
         self.inbox = Channel(network.buffers)
         self.peer: TcpSocket | None = None
@@ -99,7 +99,7 @@ class TcpSocket(InetSocket):
 
     # ------------------------------------------------------------ listening
 
-    def listen(self, backlog: int, caller: Caller) -> None:  # noqa: ARG002
+    def listen(self, backlog: int, caller: SocketCaller) -> None:  # noqa: ARG002
         if self.state not in (TCP_CLOSE, TCP_LISTEN) or self.peer is not None:
             raise SyscallError(errno.EINVAL)
         if not self._listening:
@@ -143,7 +143,7 @@ class TcpSocket(InetSocket):
 
     # ------------------------------------------------------------ connecting
 
-    def connect(self, address: bytes, caller: Caller) -> None:  # noqa: ARG002
+    def connect(self, address: bytes, caller: SocketCaller) -> None:  # noqa: ARG002
         if family_of(address) == AF_UNSPEC:
             self._disconnect()
             return

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Outgoing, SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Network
     from asynckvm.linux.wait import WaitQueue
 
@@ -80,7 +80,7 @@ class _Packet(Datagram):
 class UdpSocket(InetSocket):
     """A UDP socket, or of UDP-Lite with ports of its own; connected, it hears only `remote`."""
 
-    def __init__(self, network: Network, family: int, protocol: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, family: int, protocol: int, owner: Ucred = NOBODY) -> None:
         ports = network.udp if protocol == IPPROTO_UDP else network.udplite
         super().__init__(network, family, SOCK_DGRAM, protocol, owner, ports=ports, levels=_LEVELS[protocol])
         self.inbox = Datagrams(network.buffers)
@@ -89,7 +89,7 @@ class UdpSocket(InetSocket):
 
     # ------------------------------------------------------------ names
 
-    def bind(self, address: bytes, caller: Caller) -> None:
+    def bind(self, address: bytes, caller: SocketCaller) -> None:
         super().bind(address, caller)
         self._asked = self.local
 
@@ -124,7 +124,7 @@ class UdpSocket(InetSocket):
         for remote in [remote for remote in self._flows if remote != kept]:
             self._flows.pop(remote).cancel()
 
-    def connect(self, address: bytes, caller: Caller) -> None:  # noqa: ARG002
+    def connect(self, address: bytes, caller: SocketCaller) -> None:  # noqa: ARG002
         if family_of(address) == AF_UNSPEC:
             self.remote = None
             if self._asked.port:

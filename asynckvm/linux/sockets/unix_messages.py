@@ -26,7 +26,7 @@ from asynckvm.linux.sockets.unix import UnixConnection, UnixSocket
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
 if TYPE_CHECKING:
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Outgoing, SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Network
 
 # net.unix.max_dgram_qlen: a queue is full with one more, unless it is that of a pair.
@@ -60,7 +60,7 @@ class UnixDatagram(UnixSocket):
 
     peer: UnixDatagram | None
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, kind, owner)
         self.inbox: Datagrams = Datagrams(network.buffers)
         self._outstanding = 0
@@ -73,7 +73,7 @@ class UnixDatagram(UnixSocket):
     def outstanding(self) -> int:
         return self._outstanding
 
-    def connect(self, address: bytes, caller: Caller) -> None:
+    def connect(self, address: bytes, caller: SocketCaller) -> None:
         peer: UnixDatagram | None = None
         if family_of(address) != AF_UNSPEC:
             if self.setting(SO_PASSCRED):
@@ -143,7 +143,7 @@ class UnixDatagram(UnixSocket):
     def pending_input(self) -> int:
         return self.inbox.next_size
 
-    def _find_peer(self, address: bytes, caller: Caller | None) -> UnixDatagram:
+    def _find_peer(self, address: bytes, caller: SocketCaller | None) -> UnixDatagram:
         peer = self.find(address, caller)
         if not isinstance(peer, UnixDatagram):
             raise SyscallError(errno.EPROTOTYPE)
@@ -162,7 +162,7 @@ class UnixSeqpacket(UnixConnection):
 
     peer: UnixSeqpacket | None
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, kind, owner)
         self.inbox: Datagrams = Datagrams(network.buffers)
 
