@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from asynckvm.errors import ClosedError
 from asynckvm.linux import wait
 from asynckvm.linux.direct_reads import NUMBERS
 from asynckvm.linux.errors import ERESTARTSYS, SyscallError
@@ -104,7 +106,9 @@ class Task:
             if not self._waiting.done() and (self.dying or not self._killable):
                 self._waiting.set_exception(SyscallError(ERESTARTSYS))
         elif self.in_guest:
-            self.context.interrupt(InterruptReason.BOUNCED)
+            # A machine that is closed brings it out of the guest by itself.
+            with contextlib.suppress(ClosedError):
+                self.context.interrupt(InterruptReason.BOUNCED)
 
     async def turn(self) -> None:
         """Let others have the event loop, in the middle of a long call. SyscallError when the thread is to end."""
