@@ -157,6 +157,11 @@ class Kernel:
         """Somebody needs more than there is: whether something was found that nobody uses any more."""
         return self.shared_memory.sweep()
 
+    @property
+    def running(self) -> int:
+        """Threads in ring 3, or on their way there."""
+        return sum(task.in_guest for task in self.tasks.values())
+
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""
         status = self.machine.memory_counters()
