@@ -18,6 +18,7 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.abi import SHUT_WR
 from asynckvm.linux.sockets.message import Outgoing
 from asynckvm.linux.streams import HostQueue
+from asynckvm.linux.usercopy import NANOSECONDS
 from asynckvm.linux.wait import wait
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # What is carried between two turns of the loop.
 _PIECE: Final = 1 << 16
 # How long what a guest sent before it closed may take to leave.
-_LINGER_NS: Final = 60 * 1_000_000_000
+_LINGER_NS: Final = 60 * NANOSECONDS
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR})
 _RESET: Final = struct.pack("ii", 1, 0)
 

@@ -38,6 +38,7 @@ from asynckvm.linux.sockets.datagrams import Datagram, Datagrams
 from asynckvm.linux.sockets.flow import Flow
 from asynckvm.linux.sockets.inet import InetSocket, best_match
 from asynckvm.linux.sockets.message import NOBODY, Control, Incoming
+from asynckvm.linux.usercopy import NANOSECONDS
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class UdpSocket(InetSocket):
     def _told(self, packet: _Packet) -> Iterator[Control]:
         """What the options ask to be told along with a message."""
         if self.setting(SO_TIMESTAMP):
-            seconds, nanoseconds = divmod(packet.time, 1_000_000_000)
+            seconds, nanoseconds = divmod(packet.time, NANOSECONDS)
             yield Control(SOL_SOCKET, SO_TIMESTAMP, struct.pack("<qq", seconds, nanoseconds // 1000))
         if packet.destination.is_v4:
             host = packet.destination.host[12:]

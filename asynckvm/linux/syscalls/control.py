@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
 _MSGHDR: Final = struct.Struct("<Qi4xQQQQi4x")
-MSGHDR_SIZE: Final = _MSGHDR.size
 _CMSGHDR: Final = struct.Struct("<Qii")
 _UCRED: Final = struct.Struct("<III")
 # net.core.optmem_max: control messages of one call.

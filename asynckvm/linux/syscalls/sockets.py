@@ -18,7 +18,7 @@ from asynckvm.linux.sockets.abi import MSG_DONTWAIT, SO_RCVTIMEO, SO_SNDTIMEO
 from asynckvm.linux.sockets.address import ADDRESS_MAX
 from asynckvm.linux.sockets.base import Socket
 from asynckvm.linux.sockets.message import SocketCaller, Ucred
-from asynckvm.linux.syscalls import paths
+from asynckvm.linux.syscalls import descriptors, paths
 from asynckvm.linux.vfs import names, resolve
 
 if TYPE_CHECKING:
@@ -144,19 +144,10 @@ def socket(task: Task, family: int, kind: int, protocol: int) -> int:
 
 def socketpair(task: Task, family: int, kind: int, protocol: int, pointer: int) -> int:
     kind, flags = _split_type(kind)
-    first, second = families.pair(network_of(task), family, kind, protocol, Ucred.of(task))
-    files = task.process.files
-    fds: list[int] = []
-    try:
-        with second.held():  # it must not outlive a failure
-            fds.append(_install(task, first, flags))
-            fds.append(_install(task, second, flags))
-            task.space.write(pointer, struct.pack("<ii", *fds))
-    except BaseException:
-        for fd in fds:
-            files.close(fd)
-        raise
-    return 0
+    pair = families.pair(network_of(task), family, kind, protocol, Ucred.of(task))
+    for made in pair:
+        made.flags |= flags & os.O_NONBLOCK
+    return descriptors.add_pair(task, pointer, pair, close_on_exec=bool(flags & os.O_CLOEXEC))
 
 
 # ---------------------------------------------------------------- names and connections

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.files import host_calls
 from asynckvm.linux.files.host_calls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE
+from asynckvm.model.memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asynckvm.platform import HostFile, Machine
 
-PAGE: Final = 4096
 _KNOWN: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
 _IOV_MAX: Final = 1024
 # With so many pages a file becomes a memory file: 16 MiB.
