@@ -1,7 +1,7 @@
 """asynckvm runs untrusted x86-64 code in KVM guest ring 3, inside one ordinary asyncio process.
 
 The life of one exit: ring 3 makes a system call, faults or is kicked; its vCPU's own thread leaves `KVM_RUN`, resolves
-what native code can resolve (a page fault, a constant answer) and publishes the rest; one eventfd wakes the event loop,
+what native code can (a page fault, a constant answer, a read of a file) and publishes the rest; one eventfd wakes the event loop,
 which drains the batch, feeds the vCPUs first, and then resumes the coroutines that wait in `await context.switch()`.
 They answer, and switch again.
 

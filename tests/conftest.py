@@ -25,7 +25,7 @@ TESTS = Path(__file__).parent
 # Tiers in which every test runs guests, whether its author remembered the marker or not.
 KVM_TIERS = ("kvm", "programs", "sandbox", "fuzz", "soak")
 # Tests that judge how long things take, and so have the machine to themselves.
-ALONE = ("stress/test_kills.py", "stress/test_scale.py", "soak/test_soak.py")
+ALONE = ("programs/test_many_mappings.py", "stress/test_kills.py", "stress/test_scale.py", "soak/test_soak.py")
 _ROOM = pytest.StashKey[quiet.Room]()
 _ROOM_FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 

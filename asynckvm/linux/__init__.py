@@ -4,8 +4,8 @@
 `switch -> dispatch -> switch`. System calls are the entries of one table, `syscalls.table`; what they work on keeps Linux's own
 nouns. Lives: `start`, `clone`, `execve` (with `loader`, `elf`, `script`, `stack`), `ending`, `children`. Memory: `memory`,
 `placement`, `shared_memory`, `futex`. Files: `vfs` and `files`, and `direct_reads` for what vCPUs read by themselves. Messages:
-`signals`, `timers`, `sockets`, `ipc`. Terminals: `tty`. Who may what: `credentials`, `tracing`. Waiting: `wait`.
-How a program ended is a `status`, what is logged about it a `report`.
+`signals`, `timers`, `sockets`, `ipc`. Terminals: `tty`. Who may what: `credentials`, `tracing`; and how much: `limits`, `quota`.
+Waiting: `wait`. How a program ended is a `status`, what is logged about it a `report`.
 """
 
 from asynckvm.linux.elf import ElfError, ElfProblem

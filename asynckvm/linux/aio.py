@@ -1,7 +1,7 @@
 """Linux's asynchronous I/O, io_setup(2): requests that are handed in, and their results that are fetched later.
 
-Here a request is carried out as it is handed in, which Linux does too with files that cannot do better; so all results are there
-from the start, and nothing is left to cancel. Source: io_submit(2), fs/aio.c.
+Here a request is carried out as it is handed in, which Linux does too with files that cannot do better; so when io_submit(2)
+returns, all results are there and nothing is left to cancel. Source: io_submit(2), fs/aio.c.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from asynckvm.model.memory import PAGE
 
 if TYPE_CHECKING:
     from asynckvm.linux.memory import Memory
+    from asynckvm.linux.quota import Quota
 
-# /proc/sys/fs/aio-max-nr.
+# Of all contexts of a sandbox (/proc/sys/fs/aio-max-nr).
 EVENTS_MAX: Final = 65536
 _EVENTS_SANE: Final = 0x10000000 // 32
 _EVENT: Final = struct.Struct("<QQqq")
@@ -34,22 +35,6 @@ class Event(NamedTuple):
 
     def pack(self) -> bytes:
         return _EVENT.pack(self.data, self.request, self.result, 0)
-
-
-class Room:
-    """What all contexts of a sandbox have together."""
-
-    def __init__(self) -> None:
-        self.used = 0
-
-    def take(self, events: int) -> None:
-        """EAGAIN when that is too much."""
-        if self.used + events > EVENTS_MAX:
-            raise SyscallError(errno.EAGAIN)
-        self.used += events
-
-    def give_back(self, events: int) -> None:
-        self.used -= events
 
 
 class Context:
@@ -77,20 +62,23 @@ class Context:
 
 
 class Contexts:
-    """Those of one process, by their number, which is the address of a page: a ring that holds nothing."""
+    """Those of one process, by their number, which is the address of a page: a ring that holds nothing.
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    `quota` is of the events of all contexts of a sandbox.
+    """
+
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
         self._contexts: dict[int, Context] = {}
 
     def create(self, memory: Memory, events: int) -> int:
         if not 0 < events <= _EVENTS_SANE:
             raise SyscallError(errno.EINVAL)
-        self._room.take(events)
+        self._quota.charge(events)
         try:
             number = memory.map(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
         except BaseException:
-            self._room.give_back(events)
+            self._quota.refund(events)
             raise
         # A program that unmapped the page may be given the same one again.
         self._forget(number)
@@ -117,5 +105,5 @@ class Contexts:
     def _forget(self, number: int) -> None:
         context = self._contexts.pop(number, None)
         if context is not None:
-            self._room.give_back(context.room)
+            self._quota.refund(context.room)
             context.queue.wake()

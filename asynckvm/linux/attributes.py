@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-_SECOND: Final = 1_000_000_000
+from asynckvm.linux.usercopy import NANOSECONDS
+
 _STAT: Final = struct.Struct("<QQQIII4xQqqqqqqqqq24x")
 
 
@@ -43,8 +44,8 @@ class Attributes(NamedTuple):
             accessed, accessed_ns, modified, modified_ns, changed, changed_ns,
         ) = _STAT.unpack(status)  # fmt: skip
         return cls(
-            device, inode, mode, links, user, group, special, size, block_size, blocks, accessed * _SECOND + accessed_ns,
-            modified * _SECOND + modified_ns, changed * _SECOND + changed_ns,
+            device, inode, mode, links, user, group, special, size, block_size, blocks, accessed * NANOSECONDS + accessed_ns,
+            modified * NANOSECONDS + modified_ns, changed * NANOSECONDS + changed_ns,
         )  # fmt: skip
 
     @property
@@ -52,5 +53,6 @@ class Attributes(NamedTuple):
         """As struct stat, 144 bytes."""
         return _STAT.pack(
             self.device, self.inode, self.links, self.mode, self.user, self.group, self.special, self.size, self.block_size,
-            self.blocks, *divmod(self.accessed, _SECOND), *divmod(self.modified, _SECOND), *divmod(self.changed, _SECOND),
+            self.blocks, *divmod(self.accessed, NANOSECONDS), *divmod(self.modified, NANOSECONDS),
+            *divmod(self.changed, NANOSECONDS),
         )  # fmt: skip

@@ -84,7 +84,7 @@ async def drive(task: Task) -> None:
     except Exception as error:  # noqa: BLE001  a defect of ours or of the host's: it costs nobody but this process
         ending.fail_process(task, error)
     finally:
-        ending.end_task(task)
+        await ending.end(task)
 
 
 def _undisturbed(task: Task) -> bool:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MAGIC: Final = b"\x7fELF"
-_IDENT_BYTES: Final = 16
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER: Final = struct.Struct("<IIQQQQQQ")
 HEADER_BYTES: Final = _HEADER.size

@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 _REASON_MAX: Final = 500
 
 
-def end_task(task: Task) -> None:
+async def end(task: Task) -> None:
     """The thread has left ring 3 for good. Never raises for a guest's doing."""
+    try:
+        await leave_robust(task)
+    finally:
+        end_task(task)
+
+
+def end_task(task: Task) -> None:
+    """The rest of `end`, at once."""
     process, kernel = task.process, task.process.kernel
     kernel.tasks.pop(task.tid, None)
     leave_memory(task)
@@ -50,14 +58,21 @@ def leave_memory(task: Task) -> None:
     As in Linux, a bad pointer is nobody's concern any more, and nothing is written for nobody. Source: mm_release().
     """
     process = task.process
-    futex_pi.release(task)
-    with contextlib.suppress(AsyncKvmError, SyscallError):
-        futex.release_robust(task)
+    futex_pi.release(task)  # who began to wait since
     if task.clear_child_tid and (task.memory.users > 1 or len(process.tasks) > 1):
         with contextlib.suppress(AsyncKvmError, SyscallError):
             task.space.write(task.clear_child_tid, bytes(4))
             process.kernel.futexes.wake(futex.key_of(task, task.clear_child_tid, private=False), 1)
-    task.robust_list = task.clear_child_tid = 0
+    task.clear_child_tid = 0
+
+
+async def leave_robust(task: Task) -> None:
+    """What comes before `leave_memory`, and may take a while. Locks with waiters are inherited before they are marked."""
+    futex_pi.release(task)
+    if task.robust_list:
+        with contextlib.suppress(AsyncKvmError, SyscallError):
+            await futex.release_robust(task)
+        task.robust_list = 0
 
 
 def fail_process(task: Task, error: Exception) -> None:

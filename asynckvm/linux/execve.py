@@ -48,6 +48,7 @@ async def execute(
     prepared = loader.prepare(file, open_file, name, arguments, environment, stack_limit=stack, reachable=reachable)
     try:
         await _end_other_threads(task)
+        await ending.leave_robust(task)
         _forget_the_old(task)
         try:
             memory, context, program = load(process.kernel, prepared, process.credentials, stack)

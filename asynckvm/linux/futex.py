@@ -8,6 +8,7 @@ Source: futex(2), get_robust_list(2), Documentation/locking/robust-futex-ABI.rst
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -27,6 +28,7 @@ OWNER_DIED: Final = 0x4000_0000
 TID_MASK: Final = 0x3FFF_FFFF
 # Entries of a robust list looked at, as in Linux; a hostile list may be a ring.
 _ROBUST_ENTRIES: Final = 2048
+_ROBUST_AT_ONCE: Final = 32
 _PI_ENTRY: Final = 1
 
 
@@ -128,17 +130,22 @@ class FutexTable:
 # ---------------------------------------------------------------- futexes that know their owner
 
 
-def release_robust(task: Task) -> None:
-    """The thread has ended: mark the futexes on its list that it still owned, and wake a waiter of each."""
+async def release_robust(task: Task) -> None:
+    """The thread is about to end: mark the futexes on its list that it still owned, and wake a waiter of each.
+
+    Others run in between: many threads may end at once, each with a list as long as it likes.
+    """
     head = task.robust_list
     if not head:
         return
     space = task.space
     offset, pending = read_int64(space, head + 8), read_uint64(space, head + 16)
     entry = read_uint64(space, head)
-    for _ in range(_ROBUST_ENTRIES):
+    for count in range(1, _ROBUST_ENTRIES + 1):
         if entry & ~_PI_ENTRY == head:
             break
+        if not count % _ROBUST_AT_ONCE:
+            await asyncio.sleep(0)
         following = read_uint64(space, entry & ~_PI_ENTRY)
         if entry != pending:
             _die_with(task, (entry & ~_PI_ENTRY) + offset)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import ClosedError, InternalError
 from asynckvm.linux import dispatch
-from asynckvm.linux.aio import Room
+from asynckvm.linux.aio import EVENTS_MAX
 from asynckvm.linux.clock_page import ClockPage
 from asynckvm.linux.direct_reads import DirectReads
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.account import OPEN_FILES, OpenFileAccount
-from asynckvm.linux.files.epoll import WatchAccount
+from asynckvm.linux.files.epoll import WATCHES_MAX
 from asynckvm.linux.files.pipe import PipePages
 from asynckvm.linux.futex import FutexTable
 from asynckvm.linux.ipc.messages import MessageQueues
@@ -26,6 +26,7 @@ from asynckvm.linux.ipc.segments import Segments
 from asynckvm.linux.ipc.semaphores import Semaphores
 from asynckvm.linux.leases import LeaseTable
 from asynckvm.linux.locks import LockTable
+from asynckvm.linux.quota import Quota
 from asynckvm.linux.shared_memory import SharedMemory
 from asynckvm.linux.signals import info as siginfo
 from asynckvm.linux.signals import send
@@ -92,8 +93,8 @@ class Kernel:
         self.message_queues = MessageQueues()
         self.semaphores = Semaphores()
         self.segments = Segments(self)
-        self.aio_room = Room()
-        self.epoll_account = WatchAccount()
+        self.aio_events = Quota(EVENTS_MAX, errno.EAGAIN)
+        self.epoll_watches = Quota(WATCHES_MAX, errno.ENOSPC)
         # One bound for the private memory of all processes, their page tables and what they share.
         self.memory_budget = machine.create_memory_budget(memory_pages) if memory_pages else None
         self.shared_memory = SharedMemory(machine, memory_pages * PAGE or machine.config.memory, self.memory_budget)
@@ -155,6 +156,11 @@ class Kernel:
     def reclaim_memory(self) -> bool:
         """Somebody needs more than there is: whether something was found that nobody uses any more."""
         return self.shared_memory.sweep()
+
+    @property
+    def running(self) -> int:
+        """Threads in ring 3, or on their way there."""
+        return sum(task.in_guest for task in self.tasks.values())
 
     def memory_shown(self) -> tuple[int, int]:
         """Bytes of memory that programs are told of: all and free."""

@@ -73,7 +73,7 @@ class Process:
         self.signal_queue = WaitQueue()
         self.job = Job()
         self.timers = TimerTable(self)
-        self.aio = Contexts(kernel.aio_room)
+        self.aio = Contexts(kernel.aio_events)
         self.exit_signal: int = signal.SIGCHLD
         self.death_signal = 0  # PR_SET_PDEATHSIG
         # The end: why, from the moment it is certain; whether all threads are gone.

@@ -49,7 +49,7 @@ class Start:
         return Caller(FileSystemContext(kernel.mounts, top, directory), self.credentials)
 
 
-def find_program(kernel: Kernel, start: Start, search: bytes) -> bytes:
+def find_in_path(kernel: Kernel, start: Start, search: bytes) -> bytes:
     """The path execvp(3) would execute for the first argument; `search` is a PATH. FileNotFoundError, PermissionError."""
     name = start.arguments[0]
     if b"/" in name:

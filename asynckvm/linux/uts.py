@@ -1,5 +1,5 @@
-"""The kernel that programs believe to run on: the host's release, which decides what C libraries dare to use, and the host's name
-until the sandbox's root gives another. Source: uname(2), sethostname(2).
+"""The kernel that programs believe to run on: the host's release, which decides what C libraries dare to use, and a name that
+tells nothing about the host, until the sandbox's root gives another. Source: uname(2), sethostname(2).
 """
 
 from __future__ import annotations
@@ -8,18 +8,15 @@ import os
 from typing import Final
 
 NAME_MAX: Final = 64
-
-
-def node() -> str:
-    """What the machine is called at first."""
-    return os.uname().nodename
+# What the machine is called at first.
+NODE: Final = "sandbox"
 
 
 class SystemNames:
     """The names that a sandbox can change, as a UTS namespace: uts_namespaces(7)."""
 
     def __init__(self) -> None:
-        self.node = os.fsencode(node())[:NAME_MAX]
+        self.node = NODE.encode()
         self.domain = b"(none)"
 
     def utsname(self) -> bytes:

@@ -1,7 +1,7 @@
 """Direct files: regular files of the host that guests read by descriptor while their context stays on its vCPU.
 
 A `DirectFile` is an open file, `DirectFiles` says which descriptors of a guest are such files, and contexts are given one of
-those (`Context.direct_files`). What the core answers by itself, and when it leaves a call to Python, is written in akvm.h.
+those (`Context.set_direct_files`). What the core answers by itself, and when it leaves a call to Python, is written in akvm.h.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from asynckvm.errors import UsageError
+from asynckvm.linux.files.account import OPEN_FILES
 from asynckvm.linux.sockets.outside import SOCKETS
 
 MEBIBYTE: Final = 1 << 20
@@ -27,7 +28,7 @@ class Limits:
     processes: int = 256
     output: int = 16 * MEBIBYTE
     files: int = 256 * MEBIBYTE
-    open_files: int = 65_536
+    open_files: int = OPEN_FILES
     host_sockets: int = SOCKETS
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from asynckvm.errors import ClosedError, OutOfMemoryError, UsageError
 from asynckvm.linux.files import DescriptorTable
 from asynckvm.linux.kernel import Kernel
 from asynckvm.linux.report import Reporter
-from asynckvm.linux.start import Start, find_program, start
+from asynckvm.linux.start import Start, find_in_path, start
 from asynckvm.linux.status import Cause, ExitStatus
 from asynckvm.linux.streams import Capture, Source, host_stream
 from asynckvm.linux.syscalls.table import name_of
@@ -209,7 +209,7 @@ class Sandbox:
             if settings.terminal is not None and settings.terminal.session is not None:
                 raise UsageError("the terminal is that of another run")
             try:
-                return start(self.kernel, find_program(self.kernel, settings, search), settings)
+                return start(self.kernel, find_in_path(self.kernel, settings, search), settings)
             except OutOfMemoryError:
                 if time.monotonic() > until:
                     raise

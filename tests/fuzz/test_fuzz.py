@@ -202,7 +202,7 @@ async def test_a_written_file_is_found(machine: Machine, tmp_path: Path) -> None
 
 
 async def test_an_escaping_exception_is_found(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def answer(task: object, exit_: object) -> int:
+    def answer(*_: object) -> None:
         raise OverflowError("int too big to convert")
 
     monkeypatch.setattr(dispatch, "_answer", answer)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asynckvm.sandbox import Bind, Reason, Sandbox
+from asynckvm.sandbox import Bind, CompletedProcess, Reason, Sandbox
 from programs.conftest import SECONDS
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CASES = ("mixed", "shared", "executed", "threads", "races", "memory", "changes", "watched", "interrupted", "counted")
 WORDS = 400_000
+PREAD64 = 17
 TAGS = {"numbers": 0, "others": 1 << 40, "wrong": 1 << 41}
 
 
@@ -55,16 +56,29 @@ async def test_calls_are_counted(build: Callable[..., Path], writable: Sandbox) 
     assert 300 < counts["read"] < 310
 
 
+def native_exits(machine: Machine) -> int:
+    return sum(vcpu.native_exits for vcpu in machine.counters().vcpus)
+
+
 async def test_endless_reads_end(build: Callable[..., Path], machine: Machine, writable: Sandbox) -> None:
     argv = [str(build("direct_reads")), "endless"]
-    before = sum(vcpu.native_exits for vcpu in machine.counters().vcpus)
-    result = await writable.run(argv, timeout=0.5)
-    assert (result.reason, result.stdout) == (Reason.TIMEOUT, b"begin\n")
+
+    async def begin() -> asyncio.Task[CompletedProcess]:
+        """And wait until it reads."""
+        running = asyncio.create_task(writable.run(argv, timeout=SECONDS))
+        async with asyncio.timeout(SECONDS):
+            while sum(task.direct_calls[PREAD64] for task in writable.kernel.tasks.values()) <= 500:
+                await asyncio.sleep(0.01)
+        return running
+
+    before = native_exits(machine)
+    running = await begin()
+    writable.kernel.kill_all("enough")
+    result = await running
+    assert (result.reason, result.detail, result.stdout) == (Reason.CLOSED, "enough", b"begin\n")
     # It was really there, and not in the kernel in Python.
-    assert result.syscalls["pread64"] > 500
-    assert sum(vcpu.native_exits for vcpu in machine.counters().vcpus) - before >= result.syscalls["pread64"]
-    running = asyncio.ensure_future(writable.run(argv, timeout=SECONDS))
-    await asyncio.sleep(0.2)
+    assert 500 < result.syscalls["pread64"] <= native_exits(machine) - before
+    running = await begin()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

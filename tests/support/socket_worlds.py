@@ -140,7 +140,7 @@ class Sandbox:
         self._check()
 
     def _check(self) -> None:
-        assert self.network.budget.used == 0
+        assert self.network.buffers.used == 0
         assert self.network.flight.count == 0
         assert self.network.outside.used == 0
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import AnonymousFile
+from asynckvm.linux.quota import Quota
 from asynckvm.linux.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, READABLE
 
 if TYPE_CHECKING:
@@ -80,21 +81,14 @@ class Event(NamedTuple):
     events: int
 
 
-class WatchAccount:
-    """What all instances of a sandbox watch together, by descriptor."""
-
-    def __init__(self) -> None:
-        self.used = 0
-
-
 class Epoll(AnonymousFile):
-    """An epoll instance."""
+    """An epoll instance. `quota` is of the watches of all instances of a sandbox."""
 
     kind = b"[eventpoll]"
 
-    def __init__(self, flags: int = 0, account: WatchAccount | None = None) -> None:
+    def __init__(self, flags: int = 0, quota: Quota | None = None) -> None:
         super().__init__(flags)
-        self._account = account if account is not None else WatchAccount()
+        self._quota = quota if quota is not None else Quota(WATCHES_MAX, errno.ENOSPC)
         self._items: dict[OpenFile, dict[int, Item]] = {}
         self._count = 0
         # A dict is an ordered set.
@@ -112,8 +106,9 @@ class Epoll(AnonymousFile):
             raise SyscallError(errno.EINVAL)
         if fd in self._items.get(file, ()):
             raise SyscallError(errno.EEXIST)
-        if self._count >= ITEMS_MAX or self._account.used >= WATCHES_MAX:
+        if self._count >= ITEMS_MAX:
             raise SyscallError(errno.ENOSPC)
+        self._quota.check()
         item = Item(self, fd, file, task)
         if isinstance(file, Epoll):
             self._nest(item, file)
@@ -123,7 +118,7 @@ class Epoll(AnonymousFile):
             file.watch_close(self._forget)
         self._items[file][fd] = item
         self._count += 1
-        self._account.used += 1
+        self._quota.charge()
         item.watch()
         self._note_if_ready(task, item)
 
@@ -164,7 +159,7 @@ class Epoll(AnonymousFile):
         item.unwatch()
         del self._items[item.file][item.fd]
         self._count -= 1
-        self._account.used -= 1
+        self._quota.refund()
         self._ready.pop(item, None)
         if isinstance(item.file, Epoll):
             del self._inner[item], item.file._outer[item]

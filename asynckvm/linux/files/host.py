@@ -7,7 +7,6 @@ getdents64(2), fallocate(2).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 # Requests that only ask, with the size of their answer, <asm-generic/ioctls.h>: TCGETS, TIOCGWINSZ and FIONREAD.
 _IOCTL_QUERIES: Final = {0x5401: 36, 0x5413: 8, FIONREAD: 4}
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class HostDescriptor(OpenFile):
@@ -74,8 +71,7 @@ class HostDescriptor(OpenFile):
         os.ftruncate(self.fd, length)
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
-        if _fallocate(self.fd, mode, offset, length):
-            raise SyscallError(ctypes.get_errno())
+        host_calls.allocate(self.fd, mode, offset, length)
 
     def sync(self) -> None:
         """The host writes back by itself; waiting for its disk would hold up everybody on the event loop."""

@@ -1,14 +1,18 @@
-"""What descriptors of the host are asked so often that each question is one native call. Source: fstat(2), getdents64(2)."""
+"""Calls on descriptors of the host for which Python has none, or only a slow one: fstat(2), getdents64(2), fallocate(2)."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from typing import Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.platform import binding
 
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
 _STATUS_BYTES: Final = 144
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class _Native:
@@ -46,3 +50,9 @@ def entries(fd: int, capacity: int) -> bytes:
         raise SyscallError(-result)
     records: bytes = native.unpack(room, result)
     return records
+
+
+def allocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """posix_fallocate(3), which Python has, knows no modes."""
+    if _fallocate(fd, mode, offset, length):
+        raise SyscallError(ctypes.get_errno())

@@ -7,12 +7,11 @@ Source: getdents64(2), readdir(3).
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from asynckvm.linux.errors import INT64_MAX, SyscallError
-from asynckvm.linux.files.open_file import OpenFile
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.open_file import OpenFile, sought
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,14 +73,8 @@ class Listing(OpenFile):
         """There is nothing behind it."""
 
     def seek(self, offset: int, whence: int) -> int:
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence != os.SEEK_SET:
-            raise SyscallError(errno.EINVAL)
-        if not 0 <= offset <= INT64_MAX:
-            raise SyscallError(errno.EINVAL)
-        self._position, self._rest = offset, None
-        return offset
+        self._position, self._rest = sought(self._position, offset, whence), None
+        return self._position
 
     def entries(self, capacity: int) -> bytes:
         if self.location.entry.deleted:

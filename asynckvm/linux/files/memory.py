@@ -9,8 +9,9 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, Protocol
 
-from asynckvm.linux.errors import INT64_MAX, SyscallError
-from asynckvm.linux.files.open_file import CHUNK, OpenFile
+from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.files.host_calls import FALLOC_PUNCH_HOLE
+from asynckvm.linux.files.open_file import CHUNK, OpenFile, sought
 
 if TYPE_CHECKING:
     from asynckvm.linux.attributes import Attributes
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
 SEALS: Final = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
-_FALLOC_PUNCH_HOLE: Final = 2
 
 
 class MemoryInode(Protocol):
@@ -85,17 +85,9 @@ class MemoryFile(OpenFile):
     def seek(self, offset: int, whence: int) -> int:
         content = self.inode.content
         if whence in (os.SEEK_DATA, os.SEEK_HOLE):
-            offset = content.seek(offset, data=whence == os.SEEK_DATA)
-        elif whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence == os.SEEK_END:
-            offset += content.size
-        elif whence != os.SEEK_SET:
-            raise SyscallError(errno.EINVAL)
-        if not 0 <= offset <= INT64_MAX:
-            raise SyscallError(errno.EINVAL)
-        self._position = offset
-        return offset
+            offset, whence = content.seek(offset, data=whence == os.SEEK_DATA), os.SEEK_SET
+        self._position = sought(self._position, offset, whence, content.size)
+        return self._position
 
     def truncate(self, length: int) -> None:
         content = self.inode.content
@@ -105,7 +97,7 @@ class MemoryFile(OpenFile):
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         content = self.inode.content
-        if mode & _FALLOC_PUNCH_HOLE:
+        if mode & FALLOC_PUNCH_HOLE:
             self._check_seals(F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)
         elif offset + length > content.size:
             self._check_seals(F_SEAL_GROW)

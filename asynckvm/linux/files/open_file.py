@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.errors import InternalError
-from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.errors import INT64_MAX, SyscallError
 from asynckvm.linux.wait import READABLE, WRITABLE, WaitQueue
 
 if TYPE_CHECKING:
@@ -39,6 +39,19 @@ _READING: Final = frozenset({os.O_RDONLY, os.O_RDWR})
 _WRITING: Final = frozenset({os.O_WRONLY, os.O_RDWR})
 # What fcntl(F_SETFL) may change.
 O_CHANGEABLE: Final = os.O_APPEND | os.O_NONBLOCK | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME
+
+
+def sought(position: int, offset: int, whence: int, end: int | None = None) -> int:
+    """Where lseek(2) leads from `position` in a file that ends at `end`, or that nobody can count back from. EINVAL."""
+    if whence == os.SEEK_CUR:
+        offset += position
+    elif whence == os.SEEK_END and end is not None:
+        offset += end
+    elif whence != os.SEEK_SET:
+        raise SyscallError(errno.EINVAL)
+    if not 0 <= offset <= INT64_MAX:
+        raise SyscallError(errno.EINVAL)
+    return offset
 
 
 class OpenFile:

@@ -13,10 +13,10 @@ from typing import Final
 
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.anonymous import AnonymousFile, would_block
+from asynckvm.linux.usercopy import NANOSECONDS
 from asynckvm.linux.wait import READABLE
 
 _BYTES: Final = 8
-_NANOSECONDS: Final = 1_000_000_000
 # A clock that can be set, or a very late expiration, is looked at again after this many seconds.
 _PIECE: Final = 60.0
 _CLOCK_REALTIME, _CLOCK_MONOTONIC, _CLOCK_BOOTTIME = 0, 1, 7
@@ -100,7 +100,7 @@ class TimerFile(AnonymousFile):
             self._alarm.cancel()
             self._alarm = None
         if self._next:
-            delay = max(0, self._next - self._now()) / _NANOSECONDS
+            delay = max(0, self._next - self._now()) / NANOSECONDS
             self._alarm = asyncio.get_running_loop().call_later(min(delay, _PIECE), self._ring)
 
     def _ring(self) -> None:

@@ -30,7 +30,6 @@ MSG_PEEK: Final = 0x2
 MSG_CTRUNC: Final = 0x8
 MSG_TRUNC: Final = 0x20
 MSG_DONTWAIT: Final = 0x40
-MSG_EOR: Final = 0x80
 MSG_WAITALL: Final = 0x100
 MSG_ERRQUEUE: Final = 0x2000
 MSG_NOSIGNAL: Final = 0x4000

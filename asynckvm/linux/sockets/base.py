@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    from asynckvm.linux.sockets.message import Caller, Credentials, Incoming
+    from asynckvm.linux.sockets.message import Incoming, SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Network
     from asynckvm.linux.task import Task
 
@@ -56,7 +56,7 @@ class Socket(OpenFile):
     levels: Mapping[int, options.Table] = {SOL_SOCKET: options.SOCKET}
     no_level = errno.EOPNOTSUPP
 
-    def __init__(self, network: Network, family: int, kind: int, protocol: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, family: int, kind: int, protocol: int, owner: Ucred = NOBODY) -> None:
         super().__init__(os.O_RDWR)
         self.network = network
         self.family = family
@@ -71,17 +71,17 @@ class Socket(OpenFile):
 
     # ------------------------------------------------------------ names and connections
 
-    def bind(self, address: bytes, caller: Caller) -> None:  # noqa: ARG002
+    def bind(self, address: bytes, caller: SocketCaller) -> None:  # noqa: ARG002
         raise SyscallError(errno.EOPNOTSUPP)
 
-    def listen(self, backlog: int, caller: Caller) -> None:  # noqa: ARG002
+    def listen(self, backlog: int, caller: SocketCaller) -> None:  # noqa: ARG002
         raise SyscallError(errno.EOPNOTSUPP)
 
     def accept(self) -> Socket:
         """The next connection. BlockingIOError when there is none."""
         raise SyscallError(errno.EOPNOTSUPP)
 
-    def connect(self, address: bytes, caller: Caller) -> None:  # noqa: ARG002
+    def connect(self, address: bytes, caller: SocketCaller) -> None:  # noqa: ARG002
         """BlockingIOError when it is not done yet; SyscallError(EINPROGRESS) when it goes on by itself: wait, and call again."""
         raise SyscallError(errno.EOPNOTSUPP)
 
@@ -180,7 +180,7 @@ class Socket(OpenFile):
         return self.setting(SO_SNDBUF)
 
     @property
-    def peer_credentials(self) -> Credentials:
+    def peer_credentials(self) -> Ucred:
         return NOBODY
 
     # ------------------------------------------------------------ errors and the rest

@@ -6,14 +6,15 @@ import collections
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.abi import MESSAGE_COST, MSG_PEEK, MSG_TRUNC
 from asynckvm.linux.sockets.message import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asynckvm.linux.sockets.message import Control, Credentials
-    from asynckvm.linux.sockets.network import Budget
+    from asynckvm.linux.quota import Quota
+    from asynckvm.linux.sockets.message import Control, Ucred
     from asynckvm.linux.sockets.rights import Rights
 
 
@@ -23,7 +24,7 @@ class Datagram:
 
     data: bytes
     address: bytes = b""
-    credentials: Credentials | None = None
+    credentials: Ucred | None = None
     rights: Rights | None = None
     control: list[Control] = field(default_factory=list)
     received: Callable[[int], None] | None = None
@@ -36,10 +37,10 @@ class Datagram:
 class Datagrams:
     """Messages in the order in which they came."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, quota: Quota) -> None:
         self.charge = 0
         self._queue: collections.deque[Datagram] = collections.deque()
-        self._budget = budget
+        self._quota = quota
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -53,8 +54,13 @@ class Datagrams:
         return len(self._queue[0].data) if self._queue else 0
 
     def put(self, datagram: Datagram) -> None:
-        """ENOBUFS when the sandbox has no more memory."""
-        self._budget.charge(datagram.cost)
+        """ENOBUFS when the sandbox has no more memory; its rights are dropped then."""
+        try:
+            self._quota.charge(datagram.cost)
+        except SyscallError:
+            if datagram.rights is not None:
+                datagram.rights.drop()
+            raise
         self.charge += datagram.cost
         self._queue.append(datagram)
 
@@ -87,6 +93,6 @@ class Datagrams:
     def _remove(self) -> None:
         datagram = self._queue.popleft()
         self.charge -= datagram.cost
-        self._budget.charge(-datagram.cost)
+        self._quota.refund(datagram.cost)
         if datagram.received is not None:
             datagram.received(datagram.cost)

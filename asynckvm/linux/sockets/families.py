@@ -23,15 +23,13 @@ from asynckvm.linux.sockets.abi import (
 from asynckvm.linux.sockets.netlink import NETLINK_ROUTE, NetlinkSocket
 from asynckvm.linux.sockets.tcp import TcpSocket
 from asynckvm.linux.sockets.udp import UdpSocket
-from asynckvm.linux.sockets.unix import UnixConnection, UnixStream
+from asynckvm.linux.sockets.unix import UnixConnection, UnixSocket, UnixStream
 from asynckvm.linux.sockets.unix_messages import UnixDatagram, UnixSeqpacket
 
 if TYPE_CHECKING:
     from asynckvm.linux.sockets.base import Socket
-    from asynckvm.linux.sockets.message import Credentials
-    from asynckvm.linux.sockets.netlink import NETLINK_ROUTE, NetlinkSocket
+    from asynckvm.linux.sockets.message import Ucred
     from asynckvm.linux.sockets.network import Network
-from asynckvm.linux.sockets.unix import UnixSocket
 
 _SOCK_MAX: Final = 11
 _UNIX: Final[dict[int, type[UnixStream | UnixDatagram | UnixSeqpacket]]] = {
@@ -41,7 +39,7 @@ _UNIX: Final[dict[int, type[UnixStream | UnixDatagram | UnixSeqpacket]]] = {
 }
 
 
-def create(network: Network, family: int, kind: int, protocol: int, owner: Credentials) -> Socket:
+def create(network: Network, family: int, kind: int, protocol: int, owner: Ucred) -> Socket:
     """A new socket. EAFNOSUPPORT, ESOCKTNOSUPPORT, EPROTONOSUPPORT or EPERM when there is no such kind."""
     if not 0 <= family < AF_MAX:
         raise SyscallError(errno.EAFNOSUPPORT)
@@ -60,7 +58,7 @@ def create(network: Network, family: int, kind: int, protocol: int, owner: Crede
     raise SyscallError(errno.EAFNOSUPPORT)
 
 
-def pair(network: Network, family: int, kind: int, protocol: int, owner: Credentials) -> tuple[Socket, Socket]:
+def pair(network: Network, family: int, kind: int, protocol: int, owner: Ucred) -> tuple[Socket, Socket]:
     """Two sockets, connected to each other: EOPNOTSUPP for all families but AF_UNIX."""
     if family != AF_UNIX:
         create(network, family, kind, protocol, owner).close()
@@ -73,7 +71,7 @@ def pair(network: Network, family: int, kind: int, protocol: int, owner: Credent
     return first, second
 
 
-def _unix(network: Network, kind: int, protocol: int, owner: Credentials) -> UnixSocket:
+def _unix(network: Network, kind: int, protocol: int, owner: Ucred) -> UnixSocket:
     if protocol not in (0, AF_UNIX):
         raise SyscallError(errno.EPROTONOSUPPORT)
     made = _UNIX.get(SOCK_DGRAM if kind == SOCK_RAW else kind)
@@ -82,7 +80,7 @@ def _unix(network: Network, kind: int, protocol: int, owner: Credentials) -> Uni
     return made(network, SOCK_DGRAM if kind == SOCK_RAW else kind, owner)
 
 
-def _inet(network: Network, family: int, kind: int, protocol: int, owner: Credentials) -> Socket:
+def _inet(network: Network, family: int, kind: int, protocol: int, owner: Ucred) -> Socket:
     if kind == SOCK_RAW:
         # Only for who may administer the network, which nobody here may.
         raise SyscallError(errno.EPERM if protocol else errno.EPROTONOSUPPORT)

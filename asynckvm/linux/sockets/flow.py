@@ -16,7 +16,7 @@ from asynckvm.linux.wait import WaitQueue, wait
 
 if TYPE_CHECKING:
     from asynckvm.linux.sockets.address import Endpoint
-    from asynckvm.linux.sockets.outside import Destination, Outside, Passage
+    from asynckvm.linux.sockets.outside import Destination, Outside, Slot
     from asynckvm.linux.sockets.udp import UdpSocket
 
 _DATAGRAM_MAX: Final = 1 << 16
@@ -25,16 +25,16 @@ _DATAGRAM_MAX: Final = 1 << 16
 class Flow:
     """`decided` is woken when it is known whether and where it leads; `error` is why it does not."""
 
-    def __init__(self, outside: Outside, passage: Passage, guest: UdpSocket, remote: Endpoint) -> None:
+    def __init__(self, outside: Outside, slot: Slot, guest: UdpSocket, remote: Endpoint) -> None:
         self.decided = WaitQueue()
         self.error = 0
-        self._passage = passage
+        self._slot = slot
         self._guest = guest
         self._remote = remote
         self._host: socket.socket | None = None
         self._queue: HostQueue | None = None
-        if passage.destination is not None:
-            self._open(passage.destination)
+        if slot.destination is not None:
+            self._open(slot.destination)
         self._task = outside.start(self._run(), self._close)
 
     @property
@@ -63,13 +63,13 @@ class Flow:
             self._queue.close()
         if self._host is not None:
             self._host.close()
-        self._passage.close()
+        self._slot.close()
         self.decided.wake()
 
     async def _run(self) -> None:
         try:
             if not self.is_decided:
-                self._open(await self._passage.resolve())
+                self._open(await self._slot.resolve())
             self.decided.wake()
             if self._host is not None and self._queue is not None:
                 await self._receive(self._host, self._queue)

@@ -38,7 +38,7 @@ from asynckvm.linux.sockets.message import NOBODY
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from asynckvm.linux.sockets.message import Caller, Credentials
+    from asynckvm.linux.sockets.message import SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Bound, Network, Ports
 
 _INT: Final = struct.Struct("<i")
@@ -68,7 +68,7 @@ class InetSocket(Socket):
         family: int,
         kind: int,
         protocol: int,
-        owner: Credentials = NOBODY,
+        owner: Ucred = NOBODY,
         *,
         ports: Ports,
         levels: Mapping[int, options.Table],
@@ -102,7 +102,7 @@ class InetSocket(Socket):
 
     # ------------------------------------------------------------ names
 
-    def bind(self, address: bytes, caller: Caller) -> None:
+    def bind(self, address: bytes, caller: SocketCaller) -> None:
         endpoint = parse_endpoint(self.family, address)
         if self.family == AF_INET6 and endpoint.is_v4 and not self.dual_stack:
             raise SyscallError(errno.EINVAL)

@@ -10,17 +10,24 @@ if TYPE_CHECKING:
 
     from asynckvm.linux.files.open_file import OpenFile
     from asynckvm.linux.sockets.rights import Rights
+    from asynckvm.linux.task import Task
 
 
-class Credentials(NamedTuple):
+class Ucred(NamedTuple):
     """struct ucred."""
 
     pid: int = 0
     user: int = 0xFFFF_FFFF
     group: int = 0xFFFF_FFFF
 
+    @classmethod
+    def of(cls, task: Task) -> Ucred:
+        """Who makes a system call now."""
+        credentials = task.process.credentials
+        return cls(task.process.pid, credentials.euid, credentials.egid)
 
-NOBODY = Credentials()
+
+NOBODY = Ucred()
 
 
 class Control(NamedTuple):
@@ -31,14 +38,14 @@ class Control(NamedTuple):
     data: bytes
 
 
-class Caller(NamedTuple):
+class SocketCaller(NamedTuple):
     """Who makes a system call, as far as sockets must know; paths are theirs, so that no socket knows a file system.
 
     `make_node(path, socket)` makes a socket file (EADDRINUSE if there is something); what it returns is kept as long as the
     socket is bound. `find_node(path)` returns the socket again (ECONNREFUSED when the file is none).
     """
 
-    credentials: Credentials
+    credentials: Ucred
     make_node: Callable[[bytes, object], object]
     find_node: Callable[[bytes], object]
 
@@ -54,9 +61,9 @@ class Outgoing:
     flags: int = 0
     address: bytes | None = None
     files: Sequence[OpenFile] = ()
-    credentials: Credentials | None = None
+    credentials: Ucred | None = None
     control: Sequence[Control] = ()
-    caller: Caller | None = None
+    caller: SocketCaller | None = None
     # How many descriptors may be in flight at once for this sender.
     files_limit: int = 1024
 
@@ -70,7 +77,7 @@ class Incoming:
     flags: int = 0
     address: bytes = b""
     rights: Rights | None = None
-    credentials: Credentials | None = None
+    credentials: Ucred | None = None
     control: list[Control] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -24,11 +24,11 @@ from asynckvm.linux.sockets.abi import (
 from asynckvm.linux.sockets.address import LOOPBACK, LOOPBACK4, family_of, netlink_address, parse_netlink
 from asynckvm.linux.sockets.base import Socket
 from asynckvm.linux.sockets.datagrams import Datagram, Datagrams
-from asynckvm.linux.sockets.message import NOBODY, Credentials, Incoming
+from asynckvm.linux.sockets.message import NOBODY, Incoming, Ucred
 from asynckvm.linux.wait import POLLERR, POLLWRBAND, READABLE, WRITABLE
 
 if TYPE_CHECKING:
-    from asynckvm.linux.sockets.message import Caller, Outgoing
+    from asynckvm.linux.sockets.message import Outgoing, SocketCaller
     from asynckvm.linux.sockets.network import Network
 
 NETLINK_ROUTE: Final = 0
@@ -90,12 +90,12 @@ class NetlinkSocket(Socket):
     levels = {SOL_SOCKET: options.SOCKET, SOL_NETLINK: options.NETLINK}  # noqa: RUF012
     no_level = errno.ENOPROTOOPT
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, AF_NETLINK, kind, NETLINK_ROUTE, owner)
-        self.inbox = Datagrams(network.budget)
+        self.inbox = Datagrams(network.buffers)
         self.port = 0
 
-    def bind(self, address: bytes, caller: Caller) -> None:
+    def bind(self, address: bytes, caller: SocketCaller) -> None:
         port, _ = parse_netlink(address)
         if self.port:
             if port != self.port:
@@ -113,7 +113,7 @@ class NetlinkSocket(Socket):
         taken[port] = self
         self.port = port
 
-    def connect(self, address: bytes, caller: Caller) -> None:
+    def connect(self, address: bytes, caller: SocketCaller) -> None:
         if family_of(address) != AF_UNSPEC:
             parse_netlink(address)
             if not self.port:
@@ -195,7 +195,7 @@ class NetlinkSocket(Socket):
         return head + body + bytes(-len(body) % 4)
 
     def _put(self, data: bytes) -> None:
-        datagram = Datagram(data, netlink_address(0), Credentials(0, 0, 0))
+        datagram = Datagram(data, netlink_address(0), Ucred(0, 0, 0))
         if self.inbox.charge + datagram.cost > self.receive_buffer:
             self.fail(errno.ENOBUFS)
             return

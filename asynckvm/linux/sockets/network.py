@@ -13,6 +13,7 @@ import itertools
 from typing import TYPE_CHECKING, Final, Protocol
 
 from asynckvm.linux.errors import SyscallError
+from asynckvm.linux.quota import Quota
 from asynckvm.linux.sockets.address import ANY, Endpoint
 from asynckvm.linux.sockets.outside import Outside
 from asynckvm.linux.sockets.rights import InFlight
@@ -46,20 +47,6 @@ class Bound(Protocol):
     def reuse_port(self) -> bool: ...
     @property
     def user(self) -> int: ...
-
-
-class Budget:
-    """Bytes that the queues of all sockets may hold together."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def charge(self, cost: int) -> None:
-        """ENOBUFS when there is no room; a negative cost gives back."""
-        if cost > 0 and self.used + cost > self.limit:
-            raise SyscallError(errno.ENOBUFS)
-        self.used += cost
 
 
 class Ports:
@@ -135,7 +122,8 @@ class Network:
 
     def __init__(self, outside: Outside | None = None, *, buffers: int = _BUFFERS) -> None:
         self.outside = outside if outside is not None else Outside()
-        self.budget = Budget(buffers)
+        # Bytes that the queues of all sockets hold.
+        self.buffers = Quota(buffers, errno.ENOBUFS)
         self.flight = InFlight()
         self.tcp = Ports(listens=True)
         self.udp = Ports(listens=False)

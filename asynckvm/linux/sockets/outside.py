@@ -1,6 +1,6 @@
 """What leads out of a sandbox: the policy that is asked, the host sockets there may be, and the tasks that serve them.
 
-Without a policy nothing leads out. A `Passage` is the place of one host socket, taken before the policy is asked, so that a guest
+Without a policy nothing leads out. A `Slot` is the place of one host socket, taken before the policy is asked, so that a guest
 can have no more questions open than sockets. Whatever goes wrong with a policy is a refusal.
 """
 
@@ -43,7 +43,7 @@ class Destination(NamedTuple):
     address: tuple[str, int]
 
 
-class Passage:
+class Slot:
     """The place of one host socket, until `close`."""
 
     def __init__(self, outside: Outside, answer: Destination | asyncio.Future[Destination | None]) -> None:
@@ -96,7 +96,7 @@ class Outside:
     def has_policy(self) -> bool:
         return self._policy is not None
 
-    def ask(self, action: Literal["connect", "send"], protocol: Literal["tcp", "udp"], endpoint: Endpoint) -> Passage:
+    def ask(self, action: Literal["connect", "send"], protocol: Literal["tcp", "udp"], endpoint: Endpoint) -> Slot:
         """ENETUNREACH when there is nobody to ask, ENOBUFS when there are too many host sockets, EACCES when it is refused."""
         if self._policy is None:
             raise SyscallError(errno.ENETUNREACH)
@@ -107,14 +107,14 @@ class Outside:
         try:
             answer = self._policy(request)
             if inspect.isawaitable(answer):
-                return Passage(self, self._later(request, answer))
+                return Slot(self, self._later(request, answer))
             destination = _destination(request, answer)
         except Exception as error:  # noqa: BLE001  a policy is somebody else's code
             self._report(request, error)
             destination = None
         if destination is None:
             raise SyscallError(errno.EACCES)
-        return Passage(self, destination)
+        return Slot(self, destination)
 
     def _later(self, request: NetworkRequest, answer: Awaitable[Answer]) -> asyncio.Future[Destination | None]:
         async def wait() -> Destination | None:

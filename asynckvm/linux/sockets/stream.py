@@ -15,8 +15,8 @@ from asynckvm.linux.sockets.abi import MESSAGE_COST
 from asynckvm.linux.sockets.message import Incoming
 
 if TYPE_CHECKING:
-    from asynckvm.linux.sockets.message import Credentials
-    from asynckvm.linux.sockets.network import Budget
+    from asynckvm.linux.quota import Quota
+    from asynckvm.linux.sockets.message import Ucred
     from asynckvm.linux.sockets.rights import Rights
 
 # Smaller pieces grow by what comes next, instead of costing one each.
@@ -26,7 +26,7 @@ _SMALL: Final = 4096
 @dataclass(slots=True)
 class _Piece:
     data: bytearray
-    credentials: Credentials | None
+    credentials: Ucred | None
     rights: Rights | None
     taken: int = 0
 
@@ -34,7 +34,7 @@ class _Piece:
 class Channel:
     """Bytes from a writer to a reader."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, quota: Quota) -> None:
         self.charge = 0
         self.size = 0  # unread bytes
         self.inline = False  # SO_OOBINLINE of the reader
@@ -42,9 +42,9 @@ class Channel:
         self._mark: int | None = None  # where it was or is, counted as `_read` is
         self._read = 0
         self._pieces: collections.deque[_Piece] = collections.deque()
-        self._budget = budget
+        self._quota = quota
 
-    def put(self, data: bytes, limit: int, credentials: Credentials | None = None, rights: Rights | None = None) -> int:
+    def put(self, data: bytes, limit: int, credentials: Ucred | None = None, rights: Rights | None = None) -> int:
         """How many bytes were taken: what fits below `limit`. ENOBUFS when the sandbox has no more memory."""
         room = limit - self.charge
         if room <= 0 or not data:
@@ -115,7 +115,7 @@ class Channel:
     def clear(self) -> None:
         """Throw away what is unread."""
         pieces, self._pieces = self._pieces, collections.deque()
-        self._pay(-self.charge)
+        self._refund(self.charge)
         self._read += self.size
         self.size = 0
         self.urgent = b""
@@ -129,8 +129,12 @@ class Channel:
         self._read += length
         if piece.taken == len(piece.data):
             self._pieces.popleft()
-            self._pay(-len(piece.data) - MESSAGE_COST)
+            self._refund(len(piece.data) + MESSAGE_COST)
 
     def _pay(self, cost: int) -> None:
-        self._budget.charge(cost)
+        self._quota.charge(cost)
         self.charge += cost
+
+    def _refund(self, cost: int) -> None:
+        self._quota.refund(cost)
+        self.charge -= cost

@@ -1,7 +1,7 @@
 """TCP: two sockets and a byte stream each way, with the states and errors that programs can see.
 
 No segments, windows or timers: what one side sends the other has at once, as over lo. A connection is made when there is room in
-the listener's backlog, and until then is on its way. Of a connection to the outside the other end is kept by a `Link`. Errors are
+the listener's backlog, and until then is on its way. The other end of a connection to the outside is a `Relay`'s. Errors are
 those of tcp_reset() and inet_stream_connect(). Source: tcp(7), connect(2), listen(2), shutdown(2).
 """
 
@@ -34,13 +34,13 @@ from asynckvm.linux.sockets.abi import (
 from asynckvm.linux.sockets.address import Endpoint, endpoint_address, family_of
 from asynckvm.linux.sockets.base import shutdown_bits
 from asynckvm.linux.sockets.inet import InetSocket, best_match
-from asynckvm.linux.sockets.link import Link
 from asynckvm.linux.sockets.message import NOBODY, Incoming
+from asynckvm.linux.sockets.relay import Relay
 from asynckvm.linux.sockets.stream import Channel
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLPRI, POLLRDHUP, READABLE, WRITABLE
 
 if TYPE_CHECKING:
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Outgoing, SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Network
 
 # <netinet/tcp.h>.
@@ -65,12 +65,12 @@ _LEVELS: Final = {
 class TcpSocket(InetSocket):
     """A TCP socket. `peer` is the other end, also after one of them closed; `on_way` wait for room in the backlog."""
 
-    def __init__(self, network: Network, family: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, family: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, family, SOCK_STREAM, IPPROTO_TCP, owner, ports=network.tcp, levels=_LEVELS)
-        self.inbox = Channel(network.budget)
+        self.inbox = Channel(network.buffers)
         self.peer: TcpSocket | None = None
         # Weak, so that sockets which are closed meanwhile leave nothing behind.
-        self.link: Link | None = None
+        self.relay: Relay | None = None
         self.on_way: weakref.WeakKeyDictionary[TcpSocket, None] = weakref.WeakKeyDictionary()
         self._listening = False
         self._connecting = False  # connect(2) has not told its outcome yet
@@ -99,7 +99,7 @@ class TcpSocket(InetSocket):
 
     # ------------------------------------------------------------ listening
 
-    def listen(self, backlog: int, caller: Caller) -> None:  # noqa: ARG002
+    def listen(self, backlog: int, caller: SocketCaller) -> None:  # noqa: ARG002
         if self.state not in (TCP_CLOSE, TCP_LISTEN) or self.peer is not None:
             raise SyscallError(errno.EINVAL)
         if not self._listening:
@@ -143,7 +143,7 @@ class TcpSocket(InetSocket):
 
     # ------------------------------------------------------------ connecting
 
-    def connect(self, address: bytes, caller: Caller) -> None:  # noqa: ARG002
+    def connect(self, address: bytes, caller: SocketCaller) -> None:  # noqa: ARG002
         if family_of(address) == AF_UNSPEC:
             self._disconnect()
             return
@@ -153,24 +153,24 @@ class TcpSocket(InetSocket):
         if self._listening or self.peer is not None:
             raise SyscallError(errno.EISCONN)
         remote = self.route(address)
-        passage = None if remote.is_loopback else self.network.outside.ask("connect", "tcp", remote)
+        slot = None if remote.is_loopback else self.network.outside.ask("connect", "tcp", remote)
         fresh = not self.local.port
         local = self.local if not self.local.is_any else Endpoint(self.source_for(remote).host, self.local.port)
         if fresh:
             try:
                 self.ports.bind(self, local)
             except SyscallError:
-                if passage is not None:
-                    passage.close()
+                if slot is not None:
+                    slot.close()
                 raise SyscallError(errno.EADDRNOTAVAIL) from None
         else:
             self.local = local
         self.remote = remote
         self._connecting, self._dead, self._ended, self.shut = True, False, False, 0
-        if passage is None:
+        if slot is None:
             self.knock()
         else:
-            self.link = Link(self.network.outside, passage, self, TcpSocket(self.network, self.family))
+            self.relay = Relay(self.network.outside, slot, self, TcpSocket(self.network, self.family))
         raise SyscallError(errno.EINPROGRESS)
 
     def knock(self) -> None:
@@ -201,16 +201,16 @@ class TcpSocket(InetSocket):
         peer.inbox.inline = True
         self.queue.wake(WRITABLE)
 
-    def break_off(self, link: Link, error: int) -> None:
+    def break_off(self, relay: Relay, error: int) -> None:
         """The way to the outside is broken, or never was; an earlier one may be no concern any more."""
-        if self.link is link:
+        if self.relay is relay:
             self.reset(errno.EPIPE if self.state == TCP_CLOSE_WAIT else error)
 
     def _give_up(self) -> None:
         """An attempt to reach the outside, if there is one under way."""
-        link, self.link = self.link, None
-        if link is not None and self.peer is None:
-            link.cancel()
+        relay, self.relay = self.relay, None
+        if relay is not None and self.peer is None:
+            relay.cancel()
 
     def _tell_outcome(self) -> None:
         """A connect(2) after the one that began: done, still on the way, or failed; then another attempt may be made."""

@@ -38,13 +38,14 @@ from asynckvm.linux.sockets.datagrams import Datagram, Datagrams
 from asynckvm.linux.sockets.flow import Flow
 from asynckvm.linux.sockets.inet import InetSocket, best_match
 from asynckvm.linux.sockets.message import NOBODY, Control, Incoming
+from asynckvm.linux.usercopy import NANOSECONDS
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Outgoing, SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Network
     from asynckvm.linux.wait import WaitQueue
 
@@ -80,16 +81,16 @@ class _Packet(Datagram):
 class UdpSocket(InetSocket):
     """A UDP socket, or of UDP-Lite with ports of its own; connected, it hears only `remote`."""
 
-    def __init__(self, network: Network, family: int, protocol: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, family: int, protocol: int, owner: Ucred = NOBODY) -> None:
         ports = network.udp if protocol == IPPROTO_UDP else network.udplite
         super().__init__(network, family, SOCK_DGRAM, protocol, owner, ports=ports, levels=_LEVELS[protocol])
-        self.inbox = Datagrams(network.budget)
+        self.inbox = Datagrams(network.buffers)
         self._asked = self.unbound  # what bind(2) gave
         self._flows: dict[Endpoint, Flow] = {}
 
     # ------------------------------------------------------------ names
 
-    def bind(self, address: bytes, caller: Caller) -> None:
+    def bind(self, address: bytes, caller: SocketCaller) -> None:
         super().bind(address, caller)
         self._asked = self.local
 
@@ -124,7 +125,7 @@ class UdpSocket(InetSocket):
         for remote in [remote for remote in self._flows if remote != kept]:
             self._flows.pop(remote).cancel()
 
-    def connect(self, address: bytes, caller: Caller) -> None:  # noqa: ARG002
+    def connect(self, address: bytes, caller: SocketCaller) -> None:  # noqa: ARG002
         if family_of(address) == AF_UNSPEC:
             self.remote = None
             if self._asked.port:
@@ -226,7 +227,7 @@ class UdpSocket(InetSocket):
     def _told(self, packet: _Packet) -> Iterator[Control]:
         """What the options ask to be told along with a message."""
         if self.setting(SO_TIMESTAMP):
-            seconds, nanoseconds = divmod(packet.time, 1_000_000_000)
+            seconds, nanoseconds = divmod(packet.time, NANOSECONDS)
             yield Control(SOL_SOCKET, SO_TIMESTAMP, struct.pack("<qq", seconds, nanoseconds // 1000))
         if packet.destination.is_v4:
             host = packet.destination.host[12:]

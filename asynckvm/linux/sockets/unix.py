@@ -25,7 +25,7 @@ from asynckvm.linux.sockets.abi import (
 )
 from asynckvm.linux.sockets.address import unix_address, unix_name
 from asynckvm.linux.sockets.base import Socket, shutdown_bits
-from asynckvm.linux.sockets.message import NOBODY, Credentials, Incoming, Outgoing
+from asynckvm.linux.sockets.message import NOBODY, Incoming, Outgoing, Ucred
 from asynckvm.linux.sockets.stream import Channel
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from asynckvm.linux.sockets.datagrams import Datagrams
-    from asynckvm.linux.sockets.message import Caller
+    from asynckvm.linux.sockets.message import SocketCaller
     from asynckvm.linux.sockets.network import Network
     from asynckvm.linux.sockets.rights import Rights
     from asynckvm.linux.task import Task
@@ -47,7 +47,7 @@ class UnixSocket(Socket):
     inbox: Channel | Datagrams
     peer: UnixSocket | None
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, AF_UNIX, kind, 0, owner)
         self.bound = b""
         self._place: object = None
@@ -58,7 +58,7 @@ class UnixSocket(Socket):
 
     # ------------------------------------------------------------ names
 
-    def bind(self, address: bytes, caller: Caller) -> None:
+    def bind(self, address: bytes, caller: SocketCaller) -> None:
         name = unix_name(address)
         if len(address) == _FAMILY_ONLY:
             self.autobind()
@@ -92,7 +92,7 @@ class UnixSocket(Socket):
         """What receivers are told: nothing for a socket without a name."""
         return self.name() if self.bound else b""
 
-    def find(self, address: bytes, caller: Caller | None) -> UnixSocket:
+    def find(self, address: bytes, caller: SocketCaller | None) -> UnixSocket:
         """The socket with that name. ECONNREFUSED when there is none any more, EPROTOTYPE when it is of another kind."""
         name = unix_name(address)
         if len(address) <= _FAMILY_ONLY:
@@ -111,9 +111,7 @@ class UnixSocket(Socket):
 
     def write_for(self, task: Task, data: bytes) -> int:
         """A write goes with the credentials of who writes, which need not be who made the socket."""
-        process = task.process
-        credentials = Credentials(process.pid, process.credentials.euid, process.credentials.egid)
-        return self.send(Outgoing(data, MSG_DONTWAIT if self.nonblocking else 0, credentials=credentials))
+        return self.send(Outgoing(data, MSG_DONTWAIT if self.nonblocking else 0, credentials=Ucred.of(task)))
 
     # ------------------------------------------------------------ queues
 
@@ -147,7 +145,7 @@ class UnixSocket(Socket):
             return None
         return self.network.flight.send(message.files, receiver, message.files_limit)
 
-    def credentials_for(self, message: Outgoing) -> Credentials:
+    def credentials_for(self, message: Outgoing) -> Ucred:
         if message.credentials is not None:
             return message.credentials
         return message.caller.credentials if message.caller is not None else self.owner
@@ -181,14 +179,14 @@ class UnixConnection(UnixSocket):
 
     peer: UnixConnection | None
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, kind, owner)
         self._listening = False
         self._limit = 0
         self._backlog: collections.deque[Self] = collections.deque()
         self._peer_credentials = NOBODY
 
-    def link(self, other: Self, mine: Credentials, others: Credentials) -> None:
+    def link(self, other: Self, mine: Ucred, others: Ucred) -> None:
         """Connect two sockets; each side is told the other's credentials."""
         self.peer, other.peer = other, self
         self._peer_credentials, other._peer_credentials = others, mine
@@ -198,10 +196,10 @@ class UnixConnection(UnixSocket):
         return self._listening
 
     @property
-    def peer_credentials(self) -> Credentials:
+    def peer_credentials(self) -> Ucred:
         return self._peer_credentials
 
-    def listen(self, backlog: int, caller: Caller) -> None:
+    def listen(self, backlog: int, caller: SocketCaller) -> None:
         if not self.bound or self.peer is not None:
             raise SyscallError(errno.EINVAL)
         self._listening = True
@@ -209,7 +207,7 @@ class UnixConnection(UnixSocket):
         self._peer_credentials = caller.credentials
         self.wake_blocked()
 
-    def connect(self, address: bytes, caller: Caller) -> None:
+    def connect(self, address: bytes, caller: SocketCaller) -> None:
         listener = self.find(address, caller)
         if self.setting(SO_PASSCRED):
             self.autobind()
@@ -299,9 +297,9 @@ class UnixStream(UnixConnection):
 
     peer: UnixStream | None
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Channel = Channel(network.budget)
+        self.inbox: Channel = Channel(network.buffers)
 
     @property
     def unread(self) -> bool:

@@ -26,7 +26,7 @@ from asynckvm.linux.sockets.unix import UnixConnection, UnixSocket
 from asynckvm.linux.wait import ANYTHING, POLLERR, POLLHUP, POLLRDHUP, POLLWRBAND, READABLE, WRITABLE
 
 if TYPE_CHECKING:
-    from asynckvm.linux.sockets.message import Caller, Credentials, Outgoing
+    from asynckvm.linux.sockets.message import Outgoing, SocketCaller, Ucred
     from asynckvm.linux.sockets.network import Network
 
 # net.unix.max_dgram_qlen: a queue is full with one more, unless it is that of a pair.
@@ -60,9 +60,9 @@ class UnixDatagram(UnixSocket):
 
     peer: UnixDatagram | None
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Datagrams = Datagrams(network.budget)
+        self.inbox: Datagrams = Datagrams(network.buffers)
         self._outstanding = 0
 
     def link(self, other: UnixDatagram) -> None:
@@ -73,7 +73,7 @@ class UnixDatagram(UnixSocket):
     def outstanding(self) -> int:
         return self._outstanding
 
-    def connect(self, address: bytes, caller: Caller) -> None:
+    def connect(self, address: bytes, caller: SocketCaller) -> None:
         peer: UnixDatagram | None = None
         if family_of(address) != AF_UNSPEC:
             if self.setting(SO_PASSCRED):
@@ -107,12 +107,7 @@ class UnixDatagram(UnixSocket):
             raise BlockingIOError(errno.EAGAIN, "the receiver's queue is full")
         rights = self.rights_for(message, target)
         datagram = Datagram(message.data, self.sender_address, self.credentials_for(message), rights, received=self._received)
-        try:
-            target.inbox.put(datagram)
-        except SyscallError:
-            if rights is not None:
-                rights.drop()
-            raise
+        target.inbox.put(datagram)
         self._outstanding += datagram.cost
         target.queue.wake(READABLE)
         return len(message.data)
@@ -148,7 +143,7 @@ class UnixDatagram(UnixSocket):
     def pending_input(self) -> int:
         return self.inbox.next_size
 
-    def _find_peer(self, address: bytes, caller: Caller | None) -> UnixDatagram:
+    def _find_peer(self, address: bytes, caller: SocketCaller | None) -> UnixDatagram:
         peer = self.find(address, caller)
         if not isinstance(peer, UnixDatagram):
             raise SyscallError(errno.EPROTOTYPE)
@@ -167,9 +162,9 @@ class UnixSeqpacket(UnixConnection):
 
     peer: UnixSeqpacket | None
 
-    def __init__(self, network: Network, kind: int, owner: Credentials = NOBODY) -> None:
+    def __init__(self, network: Network, kind: int, owner: Ucred = NOBODY) -> None:
         super().__init__(network, kind, owner)
-        self.inbox: Datagrams = Datagrams(network.budget)
+        self.inbox: Datagrams = Datagrams(network.buffers)
 
     @property
     def unread(self) -> bool:
@@ -185,12 +180,7 @@ class UnixSeqpacket(UnixConnection):
         if peer.shut & RCV_SHUTDOWN:
             raise SyscallError(errno.EPIPE)
         rights = self.rights_for(message, peer)
-        try:
-            peer.inbox.put(Datagram(message.data, self.sender_address, self.credentials_for(message), rights))
-        except SyscallError:
-            if rights is not None:
-                rights.drop()
-            raise
+        peer.inbox.put(Datagram(message.data, self.sender_address, self.credentials_for(message), rights))
         peer.queue.wake(READABLE)
         return len(message.data)
 

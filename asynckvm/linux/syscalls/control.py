@@ -20,7 +20,7 @@ from asynckvm.linux.sockets.abi import (
     SOL_SOCKET,
 )
 from asynckvm.linux.sockets.address import ADDRESS_MAX
-from asynckvm.linux.sockets.message import Control, Credentials
+from asynckvm.linux.sockets.message import Control, Ucred
 from asynckvm.linux.usercopy import IOVECS_MAX, read_iovecs
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from asynckvm.linux.task import Task
 
 _MSGHDR: Final = struct.Struct("<Qi4xQQQQi4x")
-MSGHDR_SIZE: Final = _MSGHDR.size
 _CMSGHDR: Final = struct.Struct("<Qii")
 _UCRED: Final = struct.Struct("<III")
 # net.core.optmem_max: control messages of one call.
@@ -89,7 +88,7 @@ def read_control(task: Task, header: Header) -> list[Control]:
     return found
 
 
-def carried(task: Task, socket: Socket, controls: list[Control]) -> tuple[list[OpenFile], Credentials | None]:
+def carried(task: Task, socket: Socket, controls: list[Control]) -> tuple[list[OpenFile], Ucred | None]:
     """The files and credentials that control messages carry: EBADF, EPERM for another's credentials, EINVAL."""
     files: list[OpenFile] = []
     credentials = None
@@ -104,14 +103,14 @@ def carried(task: Task, socket: Socket, controls: list[Control]) -> tuple[list[O
         elif control.type == SCM_CREDENTIALS:
             if len(control.data) != _UCRED.size:
                 raise SyscallError(errno.EINVAL)
-            credentials = Credentials(*_UCRED.unpack(control.data))
+            credentials = Ucred(*_UCRED.unpack(control.data))
             _check_credentials(task, credentials)
         else:
             raise SyscallError(errno.EINVAL)
     return files, credentials
 
 
-def _check_credentials(task: Task, claimed: Credentials) -> None:
+def _check_credentials(task: Task, claimed: Ucred) -> None:
     """Only root may claim to be somebody else."""
     own = task.process.credentials
     if own.is_root:

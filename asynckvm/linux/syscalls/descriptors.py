@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import INT64_MAX, SyscallError
@@ -21,10 +22,28 @@ _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3,
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _F_DUPFD_QUERY, _F_CREATED_QUERY = 1027, 1028
 _FD_CLOEXEC: Final = 1
+_PAIR: Final = struct.Struct("<ii")
 # What an O_PATH descriptor can be asked.
 _OF_PATHS: Final = frozenset({_F_DUPFD, _F_DUPFD_CLOEXEC, _F_GETFD, _F_SETFD, _F_GETFL})
 # Commands of other nouns, by number: record locks, signals and owners, leases, pipes' sizes. Filled by those who know them.
 COMMANDS: Final[dict[int, Callable[[Task, OpenFile, int, int], int | Awaitable[int]]]] = {}
+
+
+def add_pair(task: Task, address: int, pair: tuple[OpenFile, OpenFile], *, close_on_exec: bool) -> int:
+    """For calls that make two files, or none: their descriptors as two ints at `address`."""
+    files = task.process.files
+    _, second = pair
+    fds: list[int] = []
+    try:
+        with second.held():  # it must not outlive a failure
+            for file in pair:
+                fds.append(files.add(file, close_on_exec=close_on_exec))  # noqa: PERF401  those before a failure are closed
+            task.space.write(address, _PAIR.pack(*fds))
+    except BaseException:
+        for fd in fds:
+            files.close(fd)
+        raise
+    return 0
 
 
 def dup(task: Task, fd: int) -> int:

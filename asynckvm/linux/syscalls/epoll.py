@@ -31,7 +31,7 @@ def epoll_create(task: Task, size: int) -> int:
 def epoll_create1(task: Task, flags: int) -> int:
     if flags & ~os.O_CLOEXEC:
         raise SyscallError(errno.EINVAL)
-    return task.process.files.add(Epoll(account=task.process.kernel.epoll_account), close_on_exec=bool(flags))
+    return task.process.files.add(Epoll(quota=task.process.kernel.epoll_watches), close_on_exec=bool(flags))
 
 
 def epoll_ctl(task: Task, epfd: int, operation: int, fd: int, event: int) -> int:

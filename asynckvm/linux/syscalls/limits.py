@@ -96,5 +96,5 @@ def sysinfo(task: Task, buffer: int) -> int:
     kernel = task.process.kernel
     total, free = kernel.memory_shown()
     uptime = clock.now(clock.CLOCK_MONOTONIC, task) // NANOSECONDS
-    task.space.write(buffer, structs.sysinfo(uptime, total, free, min(len(kernel.processes), 0xFFFF)))
+    task.space.write(buffer, structs.sysinfo(uptime, kernel.running, total, free, min(len(kernel.processes), 0xFFFF)))
     return 0

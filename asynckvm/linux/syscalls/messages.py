@@ -32,7 +32,7 @@ from asynckvm.linux.sockets.abi import (
 )
 from asynckvm.linux.sockets.message import Incoming, Outgoing
 from asynckvm.linux.syscalls.control import ControlWriter, Header, carried, read_control, read_header, write_header
-from asynckvm.linux.syscalls.sockets import Patience, caller_of, get_socket, read_address, write_address
+from asynckvm.linux.syscalls.sockets import Patience, get_socket, read_address, socket_caller, write_address
 from asynckvm.linux.syscalls.transfer import broken_pipe
 from asynckvm.linux.usercopy import TRANSFER_MAX, Buffer, gather, read_timespec, scatter, write_timespec
 
@@ -55,7 +55,7 @@ _MESSAGE_MAX: Final = CHUNK
 async def sendto(task: Task, fd: int, pointer: int, length: int, flags: int, name: int, name_length: int) -> int:
     socket = get_socket(task, fd)
     address = read_address(task, name, name_length) if name else None
-    message = Outgoing(b"", flags, address, caller=caller_of(task))
+    message = Outgoing(b"", flags, address, caller=socket_caller(task))
     return await _send(task, socket, [(pointer, min(length, TRANSFER_MAX))], message)
 
 
@@ -86,7 +86,7 @@ async def _send_header(task: Task, socket: Socket, header: Header, flags: int) -
     control = read_control(task, header)
     files, credentials = carried(task, socket, control)
     limit = task.process.files.limit
-    message = Outgoing(b"", flags, address, files, credentials, control, caller_of(task), limit)
+    message = Outgoing(b"", flags, address, files, credentials, control, socket_caller(task), limit)
     with contextlib.ExitStack() as held:
         for file in files:
             held.enter_context(file.held())

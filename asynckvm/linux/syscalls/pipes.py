@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.pipe import PipeEnd, pipe_ends
 from asynckvm.linux.syscalls import descriptors
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 F_SETPIPE_SZ: Final = 1031
 F_GETPIPE_SZ: Final = 1032
-_PAIR: Final = struct.Struct("<ii")
 
 
 def pipe(task: Task, pair: int) -> int:
@@ -36,27 +33,7 @@ def pipe2(task: Task, pair: int, flags: int) -> int:
         user=owner.euid,
         group=owner.egid,
     )
-    add_pair(task, pair, ends, close_on_exec=bool(flags & os.O_CLOEXEC))
-    return 0
-
-
-def add_pair(task: Task, address: int, pair: tuple[OpenFile, OpenFile], *, close_on_exec: bool) -> None:
-    """Two new files, or none: their descriptors as two ints at `address`."""
-    files = task.process.files
-    first, second = pair
-    with second.held():
-        one = files.add(first, close_on_exec=close_on_exec)
-        try:
-            two = files.add(second, close_on_exec=close_on_exec)
-        except SyscallError:
-            files.close(one)
-            raise
-    try:
-        task.space.write(address, _PAIR.pack(one, two))
-    except GuestMemoryError:
-        files.close(one)
-        files.close(two)
-        raise
+    return descriptors.add_pair(task, pair, ends, close_on_exec=bool(flags & os.O_CLOEXEC))
 
 
 def fcntl_pipe(task: Task, file: OpenFile, command: int, argument: int) -> int:  # noqa: ARG001

@@ -17,8 +17,8 @@ from asynckvm.linux.sockets import families
 from asynckvm.linux.sockets.abi import MSG_DONTWAIT, SO_RCVTIMEO, SO_SNDTIMEO
 from asynckvm.linux.sockets.address import ADDRESS_MAX
 from asynckvm.linux.sockets.base import Socket
-from asynckvm.linux.sockets.message import Caller, Credentials
-from asynckvm.linux.syscalls import paths
+from asynckvm.linux.sockets.message import SocketCaller, Ucred
+from asynckvm.linux.syscalls import descriptors, paths
 from asynckvm.linux.vfs import names, resolve
 
 if TYPE_CHECKING:
@@ -49,12 +49,7 @@ def get_socket(task: Task, fd: int) -> Socket:
     return file
 
 
-def credentials_of(task: Task) -> Credentials:
-    credentials = task.process.credentials
-    return Credentials(task.process.pid, credentials.euid, credentials.egid)
-
-
-def caller_of(task: Task) -> Caller:
+def socket_caller(task: Task) -> SocketCaller:
     def make_node(path: bytes, socket: object) -> object:
         try:
             made = names.make(paths.caller_of(task), task.process.fs.directory, path, stat.S_IFSOCK | 0o777)
@@ -74,7 +69,7 @@ def caller_of(task: Task) -> Caller:
             raise SyscallError(errno.ECONNREFUSED)
         return node.endpoint().socket
 
-    return Caller(credentials_of(task), make_node, find_node)
+    return SocketCaller(Ucred.of(task), make_node, find_node)
 
 
 def read_address(task: Task, pointer: int, length: int) -> bytes:
@@ -144,24 +139,15 @@ def _install(task: Task, made: Socket, flags: int) -> int:
 
 def socket(task: Task, family: int, kind: int, protocol: int) -> int:
     kind, flags = _split_type(kind)
-    return _install(task, families.create(network_of(task), family, kind, protocol, credentials_of(task)), flags)
+    return _install(task, families.create(network_of(task), family, kind, protocol, Ucred.of(task)), flags)
 
 
 def socketpair(task: Task, family: int, kind: int, protocol: int, pointer: int) -> int:
     kind, flags = _split_type(kind)
-    first, second = families.pair(network_of(task), family, kind, protocol, credentials_of(task))
-    files = task.process.files
-    fds: list[int] = []
-    try:
-        with second.held():  # it must not outlive a failure
-            fds.append(_install(task, first, flags))
-            fds.append(_install(task, second, flags))
-            task.space.write(pointer, struct.pack("<ii", *fds))
-    except BaseException:
-        for fd in fds:
-            files.close(fd)
-        raise
-    return 0
+    pair = families.pair(network_of(task), family, kind, protocol, Ucred.of(task))
+    for made in pair:
+        made.flags |= flags & os.O_NONBLOCK
+    return descriptors.add_pair(task, pointer, pair, close_on_exec=bool(flags & os.O_CLOEXEC))
 
 
 # ---------------------------------------------------------------- names and connections
@@ -169,12 +155,12 @@ def socketpair(task: Task, family: int, kind: int, protocol: int, pointer: int) 
 
 def bind(task: Task, fd: int, pointer: int, length: int) -> int:
     bound = get_socket(task, fd)
-    bound.bind(read_address(task, pointer, length), caller_of(task))
+    bound.bind(read_address(task, pointer, length), socket_caller(task))
     return 0
 
 
 def listen(task: Task, fd: int, backlog: int) -> int:
-    get_socket(task, fd).listen(backlog, caller_of(task))
+    get_socket(task, fd).listen(backlog, socket_caller(task))
     return 0
 
 
@@ -207,7 +193,7 @@ async def accept4(task: Task, fd: int, pointer: int, length_pointer: int, flags:
 async def connect(task: Task, fd: int, pointer: int, length: int) -> int:
     connecting = get_socket(task, fd)
     address = read_address(task, pointer, length)
-    caller = caller_of(task)
+    caller = socket_caller(task)
     with Patience(task, connecting, SO_SNDTIMEO) as patience:
         while (deciding := connecting.deciding(address, "connect")) is not None:
             await task.wait(deciding)

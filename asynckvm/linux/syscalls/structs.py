@@ -50,9 +50,10 @@ def ustat(found: Statistics) -> bytes:
     return _USTAT.pack(min(found.free, 0x7FFF_FFFF), found.free_files)
 
 
-def sysinfo(uptime: int, memory: int, free: int, processes: int) -> bytes:
-    """struct sysinfo, 112 bytes: seconds since boot, bytes of memory, processes."""
-    return _SYSINFO.pack(uptime, 0, 0, 0, memory, free, 0, 0, 0, 0, processes, 0, 0, 0, 1)
+def sysinfo(uptime: int, running: int, memory: int, free: int, processes: int) -> bytes:
+    """struct sysinfo, 112 bytes: seconds since boot, threads that run (all three averages), bytes of memory, processes."""
+    load = running << 16  # SI_LOAD_SHIFT
+    return _SYSINFO.pack(uptime, load, load, load, memory, free, 0, 0, 0, 0, processes, 0, 0, 0, 1)
 
 
 def rusage(processor_time: int, resident: int) -> bytes:

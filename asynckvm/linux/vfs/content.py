@@ -8,23 +8,21 @@ memfd_create(2), fallocate(2), lseek(2).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 from typing import TYPE_CHECKING, Final
 
 from asynckvm.linux.errors import INT64_MAX, SyscallError
+from asynckvm.linux.files import host_calls
+from asynckvm.linux.files.host_calls import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE
+from asynckvm.model.memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asynckvm.platform import HostFile, Machine
 
-PAGE: Final = 4096
-FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
 _KNOWN: Final = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _IOV_MAX: Final = 1024
 # With so many pages a file becomes a memory file: 16 MiB.
 _PAGES_MAX: Final = 4096
@@ -286,8 +284,7 @@ class Content:
         first, last = start // PAGE, -(-end // PAGE)
         if self._fd >= 0:
             self._reserve(end)
-            if _fallocate(self._fd, FALLOC_KEEP_SIZE, start, end - start):
-                raise SyscallError(ctypes.get_errno())
+            host_calls.allocate(self._fd, FALLOC_KEEP_SIZE, start, end - start)
             return
         # All or nothing, and only now that many steps: the budget bounds them.
         present = sum(first <= number < last for pages in (self._pages, self._reserved) for number in pages)
@@ -299,8 +296,7 @@ class Content:
         if start >= end:
             return
         if self._fd >= 0:
-            if _fallocate(self._fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, start, end - start):
-                raise SyscallError(ctypes.get_errno())
+            host_calls.allocate(self._fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, start, end - start)
             return
         first, last = -(-start // PAGE), end // PAGE
         self._free(first, last)

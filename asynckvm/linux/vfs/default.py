@@ -163,7 +163,7 @@ class Builder:
 def build(
     *,
     user: User = User(),
-    hostname: str | None = None,
+    hostname: str = uts.NODE,
     binds: Sequence[Bind] = (),
     proc: FileSystem | None = None,
     devices: FileSystem | None = None,
@@ -180,7 +180,7 @@ def build(
     budget = Budget(size, inodes)
     builder = Builder(Mounts(Tmpfs(budget), memory=Tmpfs(budget)))
     try:
-        _fill(builder, user, hostname or uts.node(), proc, devices)
+        _fill(builder, user, hostname, proc, devices)
         builder.file("/etc/nsswitch.conf", _NSSWITCH.format(resolver=" dns" if resolver else ""))
         for bind in binds:
             builder.bind(bind)

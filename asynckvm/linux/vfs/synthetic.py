@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import abc
 import errno
-import os
 import stat
 import time
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm.linux.attributes import Attributes
-from asynckvm.linux.errors import INT64_MAX, SyscallError
+from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import OpenFile
 from asynckvm.linux.files.listing import Listed, Listing
+from asynckvm.linux.files.open_file import sought
 from asynckvm.linux.vfs.node import Entry, FileSystem, Node, Owner, Statistics
 
 if TYPE_CHECKING:
@@ -262,14 +262,8 @@ class OpenText(OpenFile):
         return len(data)
 
     def seek(self, offset: int, whence: int) -> int:
-        if whence == os.SEEK_CUR:
-            offset += self._position
-        elif whence != os.SEEK_SET:
-            raise SyscallError(errno.EINVAL)
-        if not 0 <= offset <= INT64_MAX:
-            raise SyscallError(errno.EINVAL)
-        self._position = offset
-        return offset
+        self._position = sought(self._position, offset, whence)
+        return self._position
 
     def truncate(self, length: int) -> None:
         """As for the node."""

@@ -17,9 +17,10 @@ from asynckvm.linux.attributes import Attributes
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files.listing import Listed, Listing
 from asynckvm.linux.files.memory import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, MemoryFile
-from asynckvm.linux.vfs.content import PAGE, Budget, Content
+from asynckvm.linux.vfs.content import Budget, Content
 from asynckvm.linux.vfs.node import NOW, RENAME_EXCHANGE, Change, Endpoint, Entry, FileSystem, Node, Owner, Statistics
 from asynckvm.linux.vfs.xattrs import Xattrs
+from asynckvm.model.memory import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,5 +1,6 @@
 /*
- * Files below a directory of the host, by paths that come from a stranger: openat2(2) and what follows it, in one call each.
+ * Files below a directory of the host, by paths that come from a stranger: openat2(2) and what follows it, in one call each; and
+ * what is asked of their descriptors most.
  *
  * The host's kernel checks each step of its own walk from the directory on: neither `..`, nor a symbolic link, nor a magic link
  * of procfs, nor a mount, nor somebody who renames directories meanwhile leads out of it. No part of the core: a binding that

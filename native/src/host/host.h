@@ -11,10 +11,10 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
-#include <stdbool.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>

@@ -120,7 +120,9 @@ static void two_mappings(const char *path)
 				_exit(1);
 		_exit(0);
 	}
-	usleep(100000);
+	/* It waits there as soon as it can be woken, here for nothing yet. */
+	for (int tries = 0; tries < 10000 && syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0) != 1; tries++)
+		usleep(1000);
 	__atomic_store_n(word, 1, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
 	wait(&status);

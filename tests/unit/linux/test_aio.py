@@ -109,6 +109,6 @@ def test_one_bound_for_all_processes(tasks: list[Any]) -> None:
         with fails(errno.EAGAIN):
             io_setup(one, 1, NUMBER)
     ending.end_task(other)
-    assert kernel.aio_room.used == EVENTS_MAX - 1
+    assert kernel.aio_events.used == EVENTS_MAX - 1
     io_destroy(task, kept)
-    assert kernel.aio_room.used == 0
+    assert kernel.aio_events.used == 0

@@ -14,9 +14,10 @@ import pytest
 from asynckvm.errors import GuestMemoryError
 from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.files import OpenFile
-from asynckvm.linux.files.epoll import EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, EPOLLWAKEUP, ITEMS_MAX, NESTING, Epoll, WatchAccount
+from asynckvm.linux.files.epoll import EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, EPOLLWAKEUP, ITEMS_MAX, NESTING, Epoll
 from asynckvm.linux.files.eventfd import EventFile
 from asynckvm.linux.files.pipe import PipePages, pipe_ends
+from asynckvm.linux.quota import Quota
 from asynckvm.linux.syscalls import epoll as calls
 from asynckvm.linux.wait import POLLHUP, POLLIN, POLLOUT
 from support.fake_tasks import DATA, END, lone_task, result
@@ -326,10 +327,9 @@ class TestCalls:
         assert calls.epoll_ctl(task, epfd, DEL, fd, 0) == 0
 
 
-def test_all_instances_of_a_sandbox_have_a_bound(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asynckvm.linux.files.epoll.WATCHES_MAX", 5)
-    account = WatchAccount()
-    instances = [Epoll(account=account) for _ in range(3)]
+def test_all_instances_of_a_sandbox_have_a_bound(task: Any) -> None:
+    quota = Quota(5, errno.ENOSPC)
+    instances = [Epoll(quota=quota) for _ in range(3)]
     file, gone = counter(), counter()
     for instance in instances:
         instance.hold()
@@ -339,8 +339,8 @@ def test_all_instances_of_a_sandbox_have_a_bound(task: Any, monkeypatch: pytest.
     with pytest.raises(SyscallError, match="ENOSPC"):
         instances[2].add(task, 6, gone, POLLIN, 1)
     gone.release()
-    assert account.used == 3
+    assert quota.used == 3
     instances[0].delete(5, file)
     for instance in instances:
         instance.release()
-    assert account.used == 0
+    assert quota.used == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import struct
 import time
@@ -228,7 +229,7 @@ async def test_a_lock_whose_owner_dies_is_inherited(robust: bool, tasks: list[An
         robust_list(first, DATA | 1, offset=-512)
     two = await second.begin(call(second, LOCK_PI))
     three = await third.begin(call(third, LOCK_PI))
-    ending.end_task(first)
+    await ending.end(first)
     assert await result(two) == 0
     assert word(second) == 101 | WAITERS | OWNER_DIED
     assert not three.done()
@@ -254,7 +255,7 @@ async def test_a_thread_that_ends_gives_its_locks_up(tasks: list[Any]) -> None:
     put(first, 101, OTHER + 32)
     robust_list(first, OTHER, OTHER + 32)
     waiting = await second.begin(futex(second, OTHER, WAIT, 100 | WAITERS, 0, 0, 0))
-    ending.end_task(first)
+    await ending.end(first)
     assert await result(waiting) == 0
     assert (word(second, OTHER), word(second, OTHER + 32)) == (WAITERS | OWNER_DIED, 101)
 
@@ -263,20 +264,20 @@ async def test_a_thread_that_ends_between_unlocking_and_waking(tasks: list[Any])
     first, second, _, _ = tasks
     robust_list(first, pending=OTHER)
     waiting = await second.begin(futex(second, OTHER, WAIT, 0, 0, 0, 0))
-    ending.end_task(first)
+    await ending.end(first)
     assert await result(waiting) == 0
 
 
-def test_a_hostile_list_has_an_end(tasks: list[Any]) -> None:
+async def test_a_hostile_list_has_an_end(tasks: list[Any]) -> None:
     first, second, _, _ = tasks
     entry = OTHER
     first.space.write(entry, struct.pack("<Q", entry))
     first.space.write(HEAD, struct.pack("<QqQ", entry, 8, 0))
     set_robust_list(first, HEAD, 24)
-    ending.end_task(first)
+    await ending.end(first)
     assert first.tid not in second.process.kernel.tasks
     set_robust_list(second, 1 << 63, 24)
-    ending.end_task(second)
+    await ending.end(second)
     assert second.tid not in second.process.kernel.tasks
 
 
@@ -285,7 +286,7 @@ async def test_a_thread_that_ends_tells_who_joins_it(tasks: list[Any]) -> None:
     put(first, 100)
     first.clear_child_tid = DATA
     waiting = await second.begin(call(second, WAIT, 100))
-    ending.end_task(first)
+    await ending.end(first)
     assert await result(waiting) == 0
     assert word(second) == 0
 
@@ -310,3 +311,17 @@ def test_whose_list_it_is(tasks: list[Any]) -> None:
         set_robust_list(first, HEAD, 23)
     with fails(errno.ESRCH):
         get_robust_list(first, 999, DATA, DATA + 8)
+
+
+async def test_a_long_list_lets_others_run(tasks: list[Any]) -> None:
+    first = tasks[0]
+    first.space.write(OTHER, struct.pack("<Q", OTHER))
+    first.space.write(HEAD, struct.pack("<QqQ", OTHER, 8, 0))
+    set_robust_list(first, HEAD, 24)
+    end = asyncio.ensure_future(ending.end(first))
+    turns = 0
+    while not end.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 50
+    assert first.tid not in first.process.kernel.tasks

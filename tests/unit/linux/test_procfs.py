@@ -48,7 +48,7 @@ class Sandbox:
         self.kernel: Any = SimpleNamespace(
             memory_shown=lambda: (500 * PAGE, 400 * PAGE),
             processes={}, tasks={}, groups={}, processors=2, memory_pages=500, threads_max=10, pipe_pages=PipePages(),
-            names=SystemNames(),
+            names=SystemNames(), running=0,
             machine=SimpleNamespace(counters=lambda: SimpleNamespace(memory=memory, vcpus=(vcpu, vcpu))),
         )  # fmt: skip
         self.kernel.segments = Segments(self.kernel)

@@ -195,7 +195,7 @@ async def test_much_both_ways(worlds: Any, serve: Any) -> None:
                 except OSError as error:
                     assert error.errno == errno.EAGAIN
                     break
-            assert world.network.budget.used < 2 << 20
+            assert world.network.buffers.used < 2 << 20
             await until(sock, POLLIN | (POLLOUT if sent < len(data) else 0))
             if sock.poll() & POLLIN:
                 received += sock.recv(1 << 17)
@@ -223,7 +223,7 @@ async def test_who_does_not_read_stops_the_other_side(worlds: Any, serve: Any) -
             for _ in range(200):
                 await asyncio.sleep(0)
     assert written < 32 << 20
-    assert world.network.budget.used < 1 << 20
+    assert world.network.buffers.used < 1 << 20
 
 
 async def test_refused(worlds: Any) -> None:

@@ -25,9 +25,10 @@ from asynckvm.linux.files.memory import (
     MemoryFile,
 )
 from asynckvm.linux.vfs import Budget, Change, Location, Owner, Tmpfs, names
-from asynckvm.linux.vfs.content import PAGE, Content
+from asynckvm.linux.vfs.content import Content
 from asynckvm.linux.vfs.opening import O_TMPFILE
 from asynckvm.linux.vfs.tmpfs import File
+from asynckvm.model.memory import PAGE
 from support.sandbox_files import MIB, Files, failure, listed
 
 KEEP, PUNCH, ZERO = 1, 2, 16

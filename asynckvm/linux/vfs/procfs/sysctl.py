@@ -82,7 +82,7 @@ def directory(fs: SyntheticFileSystem, kernel: Kernel) -> FixedDirectory:
         "kernel/shmmni": lambda: SEGMENTS_MAX,
         "fs/aio-max-nr": lambda: EVENTS_MAX,
         "fs/epoll/max_user_watches": lambda: WATCHES_MAX,
-        "fs/aio-nr": lambda: kernel.aio_room.used,
+        "fs/aio-nr": lambda: kernel.aio_events.used,
         "fs/lease-break-time": lambda: 45,
         "fs/protected_symlinks": lambda: 0,
         "fs/protected_hardlinks": lambda: 0,

@@ -93,7 +93,7 @@ def _stat(kernel: Kernel) -> Iterator[bytes]:
     yield row % (b"cpu ", sum(used), sum(idle))
     for number, (busy, rest) in enumerate(zip(used, idle, strict=True)):
         yield row % (b"cpu%d" % number, busy, rest)
-    running = sum(task.in_guest for task in kernel.tasks.values())
+    running = kernel.running
     switches = sum(vcpu.runs for vcpu in counted)
     yield b"intr 0\nctxt %d\nbtime %d\n" % (switches, (time.time_ns() - uptime) // 1_000_000_000)
     yield b"processes %d\nprocs_running %d\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n" % (len(kernel.tasks), running)
@@ -107,7 +107,7 @@ def _uptime(kernel: Kernel) -> Iterable[bytes]:
 
 def _loadavg(kernel: Kernel) -> Iterable[bytes]:
     """No history is kept: all three averages are what runs now."""
-    running = sum(task.in_guest for task in kernel.tasks.values())
+    running = kernel.running
     last = max(kernel.tasks, default=0)
     return (b"%.2f %.2f %.2f %d/%d %d\n" % (running, running, running, running, len(kernel.tasks), last),)
 

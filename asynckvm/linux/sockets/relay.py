@@ -18,25 +18,26 @@ from asynckvm.linux.errors import SyscallError
 from asynckvm.linux.sockets.abi import SHUT_WR
 from asynckvm.linux.sockets.message import Outgoing
 from asynckvm.linux.streams import HostQueue
+from asynckvm.linux.usercopy import NANOSECONDS
 from asynckvm.linux.wait import wait
 
 if TYPE_CHECKING:
-    from asynckvm.linux.sockets.outside import Destination, Outside, Passage
+    from asynckvm.linux.sockets.outside import Destination, Outside, Slot
     from asynckvm.linux.sockets.tcp import TcpSocket
 
 # What is carried between two turns of the loop.
 _PIECE: Final = 1 << 16
 # How long what a guest sent before it closed may take to leave.
-_LINGER_NS: Final = 60 * 1_000_000_000
+_LINGER_NS: Final = 60 * NANOSECONDS
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EINTR})
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-class Link:
+class Relay:
     """`guest` is connecting; `inner` becomes its peer when the host is connected."""
 
-    def __init__(self, outside: Outside, passage: Passage, guest: TcpSocket, inner: TcpSocket) -> None:
-        self._passage = passage
+    def __init__(self, outside: Outside, slot: Slot, guest: TcpSocket, inner: TcpSocket) -> None:
+        self._slot = slot
         self._guest = guest
         self._inner = inner
         self._host: socket.socket | None = None
@@ -60,11 +61,11 @@ class Link:
             self._queue.close()
         if self._host is not None:
             self._host.close()
-        self._passage.close()
+        self._slot.close()
 
     async def _run(self) -> None:
         try:
-            host, queue = await self._connect(await self._passage.resolve())
+            host, queue = await self._connect(await self._slot.resolve())
             self._guest.join(self._inner)
             await self._carry(host, queue)
         except SyscallError as error:
