@@ -119,6 +119,37 @@ async def test_a_policy_that_cancels_itself(kind: int, worlds: Any) -> None:
         fails(errno.EACCES, sock.connect, FAR)
 
 
+async def test_a_policy_that_takes_its_time_to_end(worlds: Any) -> None:
+    """It keeps its place: who connects and gives up, over and over, has no more policies at work than sockets."""
+    most, go = 3, asyncio.Event()
+    at_work = 0
+
+    async def slow() -> bool:
+        nonlocal at_work
+        at_work += 1
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            await go.wait()
+            at_work -= 1
+
+    world = worlds(slow, limit=most)
+    for _ in range(most):
+        sock = world.tcp()
+        await asyncio.sleep(0)
+        sock.close()
+    for _ in range(10):
+        await asyncio.sleep(0)
+        fails(errno.ENOBUFS, world.socket(V4, TCP).connect, FAR)
+    assert at_work == most
+    go.set()
+    async with asyncio.timeout(SECONDS):
+        while world.network.outside.used:
+            await asyncio.sleep(0)
+    assert at_work == 0
+    world.tcp().close()
+
+
 async def test_who_gives_up_meanwhile(worlds: Any) -> None:
     begun = asyncio.Event()
 
