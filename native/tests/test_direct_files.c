@@ -4,8 +4,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -463,81 +461,6 @@ static void tables_change_under_readers(void)
 	close_world(&world);
 }
 
-struct waiter {
-	struct akvm_direct_file *file;
-	_Atomic int tid;
-	_Atomic bool done;
-};
-
-static void *wait_for_position(void *argument)
-{
-	struct waiter *waiter = argument;
-
-	waiter->tid = gettid();
-	akvm_direct_file_lock(waiter->file);
-	while (!waiter->done)
-		;
-	akvm_direct_file_unlock(waiter->file);
-	return NULL;
-}
-
-/* Whether the thread sleeps, proc(5). */
-static bool sleeps(int tid)
-{
-	char path[64], line[256], *end;
-	ssize_t length;
-	int fd;
-
-	(void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	T_CHECK(fd >= 0);
-	length = read(fd, line, sizeof(line) - 1);
-	T_EQUAL(close(fd), 0);
-	T_CHECK(length > 0);
-	line[length] = 0;
-	end = strrchr(line, ')');
-	return end && end[1] == ' ' && end[2] == 'S';
-}
-
-/* Who waits for the position has it after the read that is under way, though the guest's next one comes at once. */
-static void readers_make_way(void)
-{
-	enum { TURNS = 20 };
-	static const uint64_t endless[AKVM_DIRECT_CALLS] = { 0, UINT64_MAX, UINT64_MAX };
-	struct akvm_direct_files *files;
-	struct world world;
-
-	open_world(&world, 1, 100);
-	script_host();
-	T_EQUAL(akvm_direct_files_create(endless, &files), 0);
-	T_EQUAL(akvm_direct_files_set(files, DESCRIPTOR, world.file), 0);
-	T_EQUAL(akvm_context_direct_files(world.context, files), 0);
-	for (unsigned turn = 0; turn < TURNS; turn++) {
-		struct waiter waiter = { .file = world.file };
-		pthread_t thread;
-		unsigned reads;
-
-		script.reached = false;
-		script.held = true;
-		begin(world.context, 0, DATA, WORD, 0);
-		world.context->registers.rip = RIG_SYSCALLS;
-		world.context->registers.rbx = UINT64_MAX;
-		rig_submit(world.context, 0);
-		RIG_UNTIL(script.reached);
-		T_EQUAL(pthread_create(&thread, NULL, wait_for_position, &waiter), 0);
-		RIG_UNTIL(waiter.tid && sleeps(waiter.tid));
-		reads = script.straight + script.reads;
-		script.held = false;
-		T_CHECK(rig_wait(&world.rig) == world.context);
-		T_CHECK(!answered(world.context));
-		T_CHECK(script.straight + script.reads <= reads + (turn == 0));
-		waiter.done = true;
-		T_EQUAL(pthread_join(thread, NULL), 0);
-	}
-	akvm_direct_files_release(files);
-	close_world(&world);
-}
-
 int main(void)
 {
 	T_RUN(reads_what_is_there);
@@ -548,6 +471,5 @@ int main(void)
 	T_RUN(closed_under_a_reader);
 	T_RUN(one_position_for_all);
 	T_RUN(tables_change_under_readers);
-	T_RUN(readers_make_way);
 	return 0;
 }
