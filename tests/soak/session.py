@@ -45,6 +45,8 @@ SPINNERS: Final = 4
 ACTION_SECONDS: Final = paced(90)
 GATE_SECONDS: Final = paced(120)
 SETTLE_SECONDS: Final = paced(20)
+# Far longer than a vCPU that always has a guest lets dead spaces wait.
+STILL_SECONDS: Final = 0.5
 LAG_P99_SECONDS: Final = paced(0.25)
 # Spread of the spinners' shares of vCPU time over the whole soak: standard deviation by mean. A short one has few slices.
 SPREAD_MOST: Final = 0.25
@@ -254,15 +256,19 @@ class Session:
         self._open.set()
 
     async def _take(self, seconds: float) -> None:
-        """A snapshot, as soon as what dead spaces hold has come back; within a bound."""
+        """A snapshot, as soon as what dead spaces hold has come back; within a bound. The first one has none to be compared
+        with: it is taken when nothing comes back any more."""
         until = time.monotonic() + SETTLE_SECONDS
+        before = self.snapshots[0] if self.snapshots else None
         while True:
             snapshot = invariants.take(self.machine, len(open_machines()), seconds)
-            first = self.snapshots[0] if self.snapshots else snapshot
-            if all(getattr(snapshot, name) == getattr(first, name) for name in invariants.LATE) or time.monotonic() > until:
+            settled = before is not None and all(getattr(snapshot, name) == getattr(before, name) for name in invariants.LATE)
+            if settled or time.monotonic() > until:
                 self.snapshots.append(snapshot)
                 return
-            await asyncio.sleep(0.02)  # between looks
+            if not self.snapshots:
+                before = snapshot
+            await asyncio.sleep(0.02 if self.snapshots else STILL_SECONDS)  # between looks
 
     # ------------------------------------------------------------ what came of it
 

@@ -8,7 +8,7 @@
 #include "vcpu/vcpu.h"
 
 enum { SLEEP_NS = 1000000000, POLLS_PER_CLOCK = 32 };
-enum { ANNOUNCE_NOW = 16, BRIEF_NS = 200000 };
+enum { ANNOUNCE_NOW = 16, BRIEF_NS = 200000, DEAD_WAIT_NS = 50000000 };
 /* Of the time a vCPU may poll: less than this part is never left of it, and work within so many of them came soon. */
 enum { LEAST_PART = 8, SOON = 2 };
 
@@ -143,10 +143,22 @@ static void operate(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	akvm__vcpu_record(vcpu, context, vcpu->run->exit_reason, pub->kind, vcpu->run->s.regs.regs.rip);
 }
 
+/* The dead wait for a vCPU without a context. Where there is always one, the next guest waits for them instead. */
+static void mind_the_dead(struct akvm__vcpu *vcpu, uint64_t now_ns)
+{
+	if (!atomic_load(&vcpu->machine->reap_due))
+		vcpu->dead_since_ns = 0;
+	else if (!vcpu->dead_since_ns)
+		vcpu->dead_since_ns = now_ns;
+	else if (now_ns - vcpu->dead_since_ns > DEAD_WAIT_NS)
+		atomic_store(&vcpu->machine->reap_pressing, true);
+}
+
 static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	uint64_t started_ns = akvm__now_ns(), ended_ns;
 
+	mind_the_dead(vcpu, started_ns);
 	atomic_store(&vcpu->brief, is_brief(context));
 	atomic_store(&vcpu->engaged, true);
 	akvm__vcpu_wake_a_thief(vcpu, false);

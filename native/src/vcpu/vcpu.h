@@ -81,6 +81,8 @@ struct akvm__vcpu {
 	uint32_t unannounced;
 	/* How long it polls for work before it sleeps, by what polling was worth lately. */
 	uint64_t spin_ns;
+	/* Since when it has seen, from run to run, that somebody dead waits to be reaped; 0: nobody. */
+	uint64_t dead_since_ns;
 
 	/* For status readers. */
 	_Atomic uint64_t started_ns;

@@ -83,7 +83,7 @@ _COMMANDS: dict[str, str] = {
     "uname": "uname -s -m; uname -o; nproc | wc -l; arch; uptime | wc -l; free | wc -l; cat /proc/uptime | wc -w",
     "uniq": "sort table | cut -d ' ' -f 1 | uniq -c; printf 'a\\na\\nb\\n' | uniq -d; printf 'a\\na\\nb\\n' | uniq -u",
     "unzip": "unzip -l missing.zip; echo $?",
-    "uuencode": "uuencode text name | tee u | head -n 2; uudecode -o o u; cmp o text && echo same",
+    "uuencode": "uuencode text name > u; head -n 2 u; uudecode -o o u; cmp o text && echo same",
     "vi": "vi -c ':%s/fox/cat/' -c ':wq' text >/dev/null 2>&1 </dev/null; printf '1s/quick/slow/\\n1p\\nw\\nq\\n' | ed text",
     "wc": "wc text table; wc -l <text; wc -c text; wc -w text; wc -L text; cat text | wc; wc missing; echo $?",
     "which": "which sh cat nothing; echo $?; type cd; command -v ls | wc -l",

@@ -34,7 +34,7 @@ _COMMANDS: dict[str, str] = {
     " diff -u --label words --label w2 words w2 >p; patch -o w3 words p; cmp w3 w2 && echo patched; diff none words; echo $?; sdiff -s words w2; diff -i -w -B words w2 | head -n 1; echo; seq 20000 >n1; sed 5000d n1 >n2; diff n1 n2; echo $?",
     "tee-yes": "seq 3 | tee a b >/dev/null; cat a b; yes abc | head -n 100000 | md5sum; echo x | tee -a a | cat - a; echo y | tee /dev/full; echo $?; seq 10 | tee >(wc -l >n) >/dev/null; sleep 0.3; cat n; stdbuf -o0 echo u; unbuffer true 2>/dev/null; echo z | iconv -f utf-8 -t utf-16le | od -c",
     "env-misc": "env -i A=1 env; env -u TZ printenv TZ; printenv HOME | wc -l; nproc --all | wc -l; arch; uname -m; uname -s; hostname | wc -l; tty; test -t 0; echo $?; logname 2>/dev/null | wc -l; true --version | head -n 1; false; echo $?; basename a/b.c .c; dirname a/b; realpath . | wc -l; getconf PAGE_SIZE; getconf NPROCESSORS_ONLN | wc -l; locale -a | grep -c C; getent passwd root | cut -d: -f 1-4; getent hosts localhost | wc -l",
-    "timeout-sleep": "timeout 0.2 sleep 5; echo $?; timeout -s INT 0.2 sleep 5; echo $?; timeout -k 0.2 0.2 sh -c 'trap \"\" TERM; sleep 3; sleep 3'; echo $?; timeout 5 sh -c 'exit 3'; echo $?; sleep 0.01 0.01; sleep x; echo $?; timeout --foreground 0.1 cat; echo $?; nohup true 2>&1; nice -n 3 nice; timeout 1 nosuch; echo $?",
+    "timeout-sleep": "timeout 0.2 sleep 5; echo $?; timeout -s INT 0.2 sleep 5; echo $?; timeout -k 0.2 0.2 sh -c 'trap \"\" TERM; sleep 3; sleep 3'; echo $?; timeout 5 sh -c 'exit 3'; echo $?; sleep 0.01 0.01; sleep x; echo $?; timeout --foreground 20 cat; echo $?; nohup true 2>&1; nice -n 3 nice; timeout 1 nosuch; echo $?",
 }  # fmt: skip
 
 ROWS: tuple[Row, ...] = tuple(
