@@ -161,13 +161,3 @@ uint64_t akvm__now_ns(void)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
-
-bool akvm__crowded(void)
-{
-	/* A call that nobody took the core from is far shorter, a time slice far longer. */
-	enum { SOMEBODY_RAN_NS = 20000 };
-	uint64_t before_ns = akvm__now_ns();
-
-	sched_yield();
-	return akvm__now_ns() - before_ns > SOMEBODY_RAN_NS;
-}

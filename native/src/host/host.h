@@ -80,7 +80,5 @@ static inline const struct akvm__host *akvm__host_for(const char *function, int 
 int akvm__fail(const char *operation, int error);
 
 uint64_t akvm__now_ns(void);
-/* Let whoever waits for this core have it. True when somebody did: polling on would keep it from others. */
-bool akvm__crowded(void);
 
 #endif

@@ -2,6 +2,7 @@
  * Where finished contexts cross from vCPU threads to the loop.
  */
 #include <errno.h>
+#include <sched.h>
 
 #include "host/host.h"
 #include "machine/machine.h"
@@ -62,17 +63,28 @@ int akvm_machine_arm(struct akvm_machine *machine)
 	return 1;
 }
 
+/* Whether some vCPU runs on this very core: polling would keep from it what is waited for. */
+static bool shares_core(const struct akvm_machine *machine, int cpu)
+{
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		if (atomic_load(&machine->vcpus[i]->engaged) && atomic_load(&machine->vcpus[i]->cpu) == cpu)
+			return true;
+	return false;
+}
+
 int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns)
 {
 	enum { POLLS_PER_CLOCK = 32 };
 	uint64_t until_ns = akvm__now_ns() + spin_ns;
+	int cpu = sched_getcpu();
 	unsigned polls = 0;
 
+	atomic_store(&machine->loop_cpu, cpu);
 	for (;;) {
 		if (completions_waiting(machine))
 			return 1;
 		__builtin_ia32_pause();
-		if (++polls % POLLS_PER_CLOCK == 0 && (akvm__now_ns() >= until_ns || akvm__crowded()))
+		if (++polls % POLLS_PER_CLOCK == 0 && (akvm__now_ns() >= until_ns || shares_core(machine, cpu)))
 			return completions_waiting(machine);
 	}
 }

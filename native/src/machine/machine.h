@@ -46,6 +46,7 @@ struct akvm_machine {
 	/* vCPU threads not asleep, and how many may be: one CPU is the loop's. */
 	_Atomic uint32_t awake;
 	uint32_t spare_cpus;
+	_Atomic int loop_cpu; /* the core that the loop's thread was on when it last looked for completions */
 
 	/* Loop thread only. */
 	struct akvm__context **contexts;

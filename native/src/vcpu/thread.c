@@ -2,6 +2,7 @@
  * The thread that owns a vCPU: take a context, run it, hand it back; poll a little before sleeping.
  */
 #include <errno.h>
+#include <sched.h>
 
 #include "host/host.h"
 #include "machine/machine.h"
@@ -85,7 +86,9 @@ static bool poll_for_work(struct akvm__vcpu *vcpu, uint64_t started_ns)
 		if (work_in_sight(vcpu))
 			return true;
 		__builtin_ia32_pause();
-		if (++polls % POLLS_PER_CLOCK == 0 && (akvm__now_ns() >= until_ns || akvm__crowded()))
+		/* On the loop's own core it would keep from the loop what it waits for. */
+		if (++polls % POLLS_PER_CLOCK == 0 &&
+		    (akvm__now_ns() >= until_ns || sched_getcpu() == atomic_load(&machine->loop_cpu)))
 			break;
 	}
 	return work_in_sight(vcpu);
@@ -159,6 +162,7 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	uint64_t started_ns = akvm__now_ns(), ended_ns;
 
 	mind_the_dead(vcpu, started_ns);
+	atomic_store(&vcpu->cpu, sched_getcpu());
 	atomic_store(&vcpu->brief, is_brief(context));
 	atomic_store(&vcpu->engaged, true);
 	akvm__vcpu_wake_a_thief(vcpu, false);

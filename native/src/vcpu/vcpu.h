@@ -63,6 +63,8 @@ struct akvm__vcpu {
 	_Atomic bool engaged;
 	/* While engaged: the last run of its context ended by itself and soon, so this one may, too. */
 	_Atomic bool brief;
+	/* The core it was on when its context began. */
+	_Atomic int cpu;
 
 	/* Guards `resident` and the FP registers of an idle vCPU. Innermost lock. */
 	pthread_mutex_t lock;
