@@ -161,3 +161,8 @@ uint64_t akvm__now_ns(void)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
+
+int akvm__processor(void)
+{
+	return sched_getcpu();
+}

@@ -80,5 +80,7 @@ static inline const struct akvm__host *akvm__host_for(const char *function, int 
 int akvm__fail(const char *operation, int error);
 
 uint64_t akvm__now_ns(void);
+/* The processor that this thread is on. */
+int akvm__processor(void);
 
 #endif

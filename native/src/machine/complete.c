@@ -2,7 +2,6 @@
  * Where finished contexts cross from vCPU threads to the loop.
  */
 #include <errno.h>
-#include <sched.h>
 
 #include "host/host.h"
 #include "machine/machine.h"
@@ -76,7 +75,7 @@ int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns)
 {
 	enum { POLLS_PER_CLOCK = 32 };
 	uint64_t until_ns = akvm__now_ns() + spin_ns;
-	int cpu = sched_getcpu();
+	int cpu = akvm__processor();
 	unsigned polls = 0;
 
 	atomic_store(&machine->loop_cpu, cpu);

@@ -2,7 +2,6 @@
  * The thread that owns a vCPU: take a context, run it, hand it back; poll a little before sleeping.
  */
 #include <errno.h>
-#include <sched.h>
 
 #include "host/host.h"
 #include "machine/machine.h"
@@ -88,7 +87,7 @@ static bool poll_for_work(struct akvm__vcpu *vcpu, uint64_t started_ns)
 		__builtin_ia32_pause();
 		/* On the loop's own core it would keep from the loop what it waits for. */
 		if (++polls % POLLS_PER_CLOCK == 0 &&
-		    (akvm__now_ns() >= until_ns || sched_getcpu() == atomic_load(&machine->loop_cpu)))
+		    (akvm__now_ns() >= until_ns || akvm__processor() == atomic_load(&machine->loop_cpu)))
 			break;
 	}
 	return work_in_sight(vcpu);
@@ -162,7 +161,7 @@ static void serve(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	uint64_t started_ns = akvm__now_ns(), ended_ns;
 
 	mind_the_dead(vcpu, started_ns);
-	atomic_store(&vcpu->cpu, sched_getcpu());
+	atomic_store(&vcpu->cpu, akvm__processor());
 	atomic_store(&vcpu->brief, is_brief(context));
 	atomic_store(&vcpu->engaged, true);
 	akvm__vcpu_wake_a_thief(vcpu, false);
