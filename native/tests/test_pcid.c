@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "rig.h"
-#include "vcpu/vcpu.h"
+#include "kvm/kvm.h"
 
 enum { DATA = 0x10000000 };
 

@@ -14,12 +14,13 @@ MAY_INCLUDE = {
     "ring": {"akvm", "host"},
     "mm": {"akvm", "host"},
     "vcpu": {"akvm", "host", "ring", "mm", "machine"},
+    "kvm": {"akvm", "host", "mm", "vcpu", "machine"},
     "machine": {"akvm", "host", "ring", "mm", "vcpu"},
 }
 # A mailbox links contexts through a field of theirs.
 EXCEPTIONS = {("native/src/ring/mailbox.c", "vcpu/context.h")}
 # Knows that KVM exists.
-KVM_FOLDERS = {"vcpu", "machine"}
+KVM_FOLDERS = {"kvm"}
 # What may be called besides the core's own functions, because none of it asks the kernel for anything that can be refused.
 # Everything else goes through the table in src/host, allocations included, so that tests can let it fail.
 PURE = {
@@ -31,7 +32,8 @@ PURE = {
 }  # fmt: skip
 # Keywords and what the compiler itself provides.
 LANGUAGE = re.compile(r"(?:if|for|while|switch|return|sizeof|defined|void|int|bool|_\w+|__\w+|atomic_\w+)$")
-CALL = re.compile(r"(?<![\w.>])([a-z_]\w*)\s*\(")
+# Before (* stands what a function pointer returns.
+CALL = re.compile(r"(?<![\w.>])([a-z_]\w*)\s*\((?!\*)")
 # A function pointer among the parameters is called by the parameter's name.
 POINTER = re.compile(r"\(\*(\w+)\)\s*\(")
 SOURCES = tree.files("native/src/*.c", "native/src/*.h")

@@ -12,11 +12,6 @@
 
 enum { HUGE_PAGE = 2 << 20, CONTEXTS_MAX = 1 << 20, FAULT_AROUND_DEFAULT = 16, FAULT_AROUND_MAX = 64 };
 
-static int set_slot(void *opaque, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes)
-{
-	return akvm__vm_set_slot(opaque, slot, read_only, gpa, host, bytes);
-}
-
 static void interrupt_space(void *opaque, struct akvm_space *space)
 {
 	struct akvm_machine *machine = opaque;
@@ -119,29 +114,24 @@ static int build(struct akvm_machine *machine)
 {
 	const struct akvm__mm_hooks hooks = {
 		.opaque = machine,
-		.set_slot = set_slot,
+		.set_slot = machine->driver->set_slot,
 		.interrupt = interrupt_space,
 		.settled = settled,
 		.reap = reap,
 	};
 	int error;
 
-	if ((error = akvm__device_open(machine)) || (error = akvm__vm_create(machine)) ||
-	    (error = akvm__doorbell_create(&machine->doorbell)) || (error = akvm__cpuid_create(machine)))
+	machine->opened = true;
+	if ((error = machine->driver->open(machine)) || (error = akvm__doorbell_create(&machine->doorbell)))
 		return error;
 	if (machine->config.vcpus > machine->capabilities.vcpus_max)
-		return akvm__fail("more vCPUs than KVM offers", EINVAL);
-	machine->vcpu_count = machine->config.vcpus;
-	error = akvm__kernel_image_create(machine);
-	machine->vcpu_count = 0;
-	if (error)
-		return error;
+		return akvm__fail("more vCPUs than the platform offers", EINVAL);
 	if ((error = akvm__mm_create(&hooks, machine->config.memory_bytes, machine->config.fault_around_pages,
 				     machine->capabilities.slots_max, &machine->mm)) ||
-	    (error = akvm__kernel_image_map(machine)) || (error = create_contexts(machine)) ||
+	    (error = machine->driver->build(machine)) || (error = create_contexts(machine)) ||
 	    (error = akvm__kick_setup(machine->config.kick_signal)) || (error = create_vcpus(machine)))
 		return error;
-	return akvm__machine_probe(machine);
+	return machine->driver->probe(machine);
 }
 
 static void release(struct akvm_machine *machine)
@@ -157,14 +147,10 @@ static void release(struct akvm_machine *machine)
 	free(machine->free_contexts);
 	akvm__ring_free(&machine->loop_completions);
 	akvm__doorbell_free(&machine->doorbell);
-	if (machine->vm >= 0)
-		AKVM__HOST->close(machine->vm);
+	if (machine->opened)
+		machine->driver->close(machine);
 	if (machine->mm)
 		akvm__mm_free(machine->mm);
-	akvm__kernel_image_free(machine);
-	free(machine->cpuid);
-	if (machine->device >= 0)
-		AKVM__HOST->close(machine->device);
 	free(machine);
 }
 
@@ -179,7 +165,8 @@ int akvm_machine_open(const struct akvm_machine_config *config, struct akvm_mach
 	if (!machine)
 		return akvm__fail("allocate machine", ENOMEM);
 	machine->config = *config;
-	machine->device = machine->vm = machine->doorbell.fd = -1;
+	machine->driver = &akvm__kvm_driver;
+	machine->doorbell.fd = -1;
 	machine->capabilities.kernel_base = AKVM_KERNEL_HALF;
 	machine->spare_cpus = AKVM__HOST->sched_getaffinity(0, sizeof(cpus), &cpus) ? 0 : (uint32_t)CPU_COUNT(&cpus) - 1;
 	error = check_config(&machine->config);

@@ -1,12 +1,11 @@
 /*
- * A machine: one KVM VM, its kernel image, its guest memory and its vCPUs.
+ * A machine: a driver, its guest memory and its vCPUs.
  *
  * Lock order: a space's lock (mm.h), then a vCPU's lock. The loop thread owns the table of contexts.
  */
 #ifndef AKVM_MACHINE_H
 #define AKVM_MACHINE_H
 
-#include <linux/kvm.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -16,26 +15,16 @@
 #include "ring/ring.h"
 #include "vcpu/vcpu.h"
 
-enum { AKVM_VCPUS_MAX = 127, AKVM_CPUID_MAX = 256 };
+enum { AKVM_VCPUS_MAX = 127 };
 
-struct akvm__cpuid {
-	struct kvm_cpuid2 header;
-	struct kvm_cpuid_entry2 entries[AKVM_CPUID_MAX];
-};
+struct akvm__cpuid;
 
 struct akvm_machine {
 	struct akvm_machine_config config;
 	struct akvm_capabilities capabilities;
-	int device, vm;
-	size_t run_bytes;
-	bool sync_events; /* pending events come with the registers: KVM_SYNC_X86_EVENTS */
-	struct akvm__cpuid *cpuid;
-	uint64_t cr4;
-
-	uint8_t *kernel; /* kernel image, host view; slot AKVM_SLOT_KERNEL */
-	size_t kernel_bytes;
+	const struct akvm__driver *driver;
+	bool opened; /* by the driver */
 	struct akvm__mm *mm;
-	uint8_t *tables; /* page-table arena, host view */
 
 	struct akvm__vcpu **vcpus;
 	uint32_t vcpu_count;
@@ -48,6 +37,16 @@ struct akvm_machine {
 	uint32_t spare_cpus;
 	_Atomic int loop_cpu; /* the core that the loop's thread was on when it last looked for completions */
 
+	/* KVM's. */
+	int device, vm;
+	size_t run_bytes;
+	bool sync_events; /* pending events come with the registers: KVM_SYNC_X86_EVENTS */
+	struct akvm__cpuid *cpuid;
+	uint64_t cr4;
+	uint8_t *kernel; /* kernel image, host view; slot AKVM_SLOT_KERNEL */
+	size_t kernel_bytes;
+	uint8_t *tables; /* page-table arena, host view */
+
 	/* Loop thread only. */
 	struct akvm__context **contexts;
 	uint32_t *free_contexts, free_count;
@@ -55,26 +54,6 @@ struct akvm_machine {
 	uint32_t drain_next;
 	uint32_t reap_next;
 };
-
-/* device.c */
-int akvm__device_open(struct akvm_machine *machine);
-int akvm__vm_create(struct akvm_machine *machine);
-int akvm__vm_set_slot(struct akvm_machine *machine, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes);
-
-/* kernel_image.c */
-int akvm__kernel_image_create(struct akvm_machine *machine);
-int akvm__kernel_image_map(struct akvm_machine *machine);
-void akvm__kernel_image_vcpu(struct akvm_machine *machine, uint32_t index);
-void akvm__kernel_image_free(struct akvm_machine *machine);
-
-/* cpuid.c */
-int akvm__cpuid_create(struct akvm_machine *machine);
-const struct kvm_cpuid_entry2 *akvm__cpuid_find(const struct akvm_machine *machine, uint32_t function, uint32_t index);
-/* Answer a faulted CPUID from the machine's table. */
-void akvm__cpuid_answer(const struct akvm_machine *machine, struct akvm_registers *registers);
-
-/* probe.c */
-int akvm__machine_probe(struct akvm_machine *machine);
 
 /* complete.c: hand a finished context to the loop. Thread: its vCPU's. */
 void akvm__machine_complete(struct akvm_machine *machine, struct akvm__vcpu *vcpu, struct akvm__context *context);

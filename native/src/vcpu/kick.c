@@ -2,7 +2,7 @@
  * Kicks: the only signal code. How no kick is lost and none hits the wrong run:
  *
  *   kicker (loop, or a vCPU that changed a space)        owner of the vCPU
- *   1 set the reason: context->interrupt or the           a store immediate_exit = 0
+ *   1 set the reason: context->interrupt or the           a store immediate_exit = 0 (expect_kicks)
  *     space's generation                                  b store state = GUEST
  *   2 store immediate_exit = 1                            c look at the reasons; leave if there is one
  *   3 look at state; GUEST: tgkill                        d KVM_RUN
@@ -54,12 +54,8 @@ int akvm__kick_setup(int signal)
 
 int akvm__vcpu_kick(struct akvm__vcpu *vcpu)
 {
-	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 	atomic_fetch_add_explicit(&vcpu->counters.kicks, 1, memory_order_relaxed);
-	if (atomic_load(&vcpu->state) == AKVM_VCPU_GUEST &&
-	    AKVM__HOST->thread_kill(atomic_load(&vcpu->tid), vcpu->machine->config.kick_signal) < 0)
-		return akvm__fail("kick vCPU", errno);
-	return 0;
+	return vcpu->machine->driver->kick(vcpu);
 }
 
 int akvm_context_interrupt(struct akvm_context *public, uint32_t generation, uint32_t reasons)

@@ -13,7 +13,7 @@ enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_INT8
 enum { ERROR_CODE_IDT = 2 };
 enum { PF_WRITE = 2, PF_USER = 4, PF_FETCH = 16 };
 /* A fault that keeps being resolved and comes back is a broken table, not a slow one. */
-enum { SAME_FAULT_MAX = 4096, EVENT_RERUNS_MAX = 64 };
+enum { SAME_FAULT_MAX = 4096 };
 /* Entries in a row that were interrupted before the guest's first instruction, or in the edits before it, which take longer.
  * Kicks do that now and then; a host that does it each time would keep this thread busy for ever. */
 enum { ENTRY_CUTS_MAX = 4096, EDIT_CUTS_MAX = 65536 };
@@ -162,7 +162,7 @@ static bool resolve_exception(struct akvm__vcpu *vcpu, struct akvm__context *con
 			return false;
 	} else if (pub->vector == VECTOR_GP && pub->error_code == 0 && capabilities->cpuid_faulting &&
 		   second_byte(context, 0x0f) == 0xa2) {
-		akvm__cpuid_answer(vcpu->machine, &pub->registers);
+		vcpu->machine->driver->answer_cpuid(vcpu->machine, &pub->registers);
 		pub->registers.rip += 2;
 		return true;
 	}
@@ -170,72 +170,22 @@ static bool resolve_exception(struct akvm__vcpu *vcpu, struct akvm__context *con
 	return false;
 }
 
-/* What KVM still has to inject: with the registers where it can, else by an ioctl. False when it does not tell. */
-static bool read_events(struct akvm__vcpu *vcpu, struct kvm_vcpu_events *events)
-{
-	if (!vcpu->machine->sync_events)
-		return AKVM__HOST->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, events) == 0;
-	*events = vcpu->run->s.regs.events;
-	return true;
-}
-
-/* Nothing to inject, and no interrupt shadow: KVM does not report the events of INT n, INT3 and INTO, and a shadow left by MOV
- * SS would meet the next context's flags. The instruction raises again what is dropped here. */
-static bool clear_events(struct akvm__vcpu *vcpu)
-{
-	struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_SHADOW };
-
-	if (!vcpu->machine->sync_events)
-		return AKVM__HOST->ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none) == 0;
-	vcpu->run->s.regs.events = none;
-	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
-	return true;
-}
-
-/*
- * An exit in the middle of an event's delivery leaves the event in KVM, to be injected at the next entry: into whatever
- * context comes next, unless it is let through to its stub first.
- */
-static struct akvm__run_outcome flush_events(struct akvm__vcpu *vcpu, struct akvm__run_outcome outcome)
-{
-	struct kvm_vcpu_events events;
-
-	for (unsigned i = 0; i < EVENT_RERUNS_MAX && outcome.result == AKVM_RUN_INTERRUPTED; i++) {
-		if (!read_events(vcpu, &events))
-			break;
-		if (!(events.exception.injected || events.exception.pending || events.interrupt.injected ||
-		      events.nmi.injected)) {
-			if (!clear_events(vcpu))
-				break;
-			return outcome;
-		}
-		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-		outcome = akvm__vcpu_run(vcpu);
-	}
-	/* Unknown or stubborn: forget it. The guest's instruction will raise it again. */
-	if (outcome.result == AKVM_RUN_INTERRUPTED)
-		vcpu->must_reset = true;
-	return outcome;
-}
-
 /* Ring 3 for a while. Returns false when the reasons to leave outran the entry: nothing happened. */
 static bool enter_guest(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome *outcome)
 {
+	const struct akvm__driver *driver = vcpu->machine->driver;
 	uint64_t generation = atomic_load(&vcpu->space_generation);
 
 	atomic_store(&vcpu->state, AKVM_VCPU_ENTERING);
-	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	driver->expect_kicks(vcpu);
 	atomic_store(&vcpu->state, AKVM_VCPU_GUEST);
 	if (must_leave(vcpu, context) || akvm__space_generation(context->space) != generation) {
 		atomic_store(&vcpu->state, AKVM_VCPU_EXITING);
-		/* The registers loaded for this entry, CR3 among them, never reached the guest. */
-		akvm__vcpu_forget_cr3(vcpu);
+		driver->unload(vcpu);
 		akvm__vcpu_leave_space(vcpu);
 		return false;
 	}
-	*outcome = akvm__vcpu_run(vcpu);
-	if (outcome->result == AKVM_RUN_INTERRUPTED)
-		*outcome = flush_events(vcpu, *outcome);
+	*outcome = driver->run(vcpu, context);
 	atomic_store(&vcpu->state, AKVM_VCPU_EXITING);
 	akvm__vcpu_leave_space(vcpu);
 	akvm__count(&vcpu->counters.exits);
@@ -243,14 +193,14 @@ static bool enter_guest(struct akvm__vcpu *vcpu, struct akvm__context *context, 
 }
 
 /*
- * A host page that cannot be had: a file was cut short under its mapping. KVM does not say where, so what lies beyond the end
+ * A host page that cannot be had: a file was cut short under its mapping. The host may not say where, so what lies beyond the end
  * of files is unmapped and the guest runs on into an ordinary fault. True when that may help: also when another vCPU did it
  * since this one entered.
  */
 static bool resolve_bus(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome)
 {
-	if (akvm__vcpu_decode(vcpu, context, false) == AKVM_EVENT_INTERRUPTED &&
-	    (akvm__space_trim(context->space) || akvm__space_generation(context->space) != vcpu->cr3_generation))
+	if (vcpu->machine->driver->decode(vcpu, context, outcome) == AKVM_EVENT_INTERRUPTED &&
+	    (akvm__space_trim(context->space) || akvm__space_generation(context->space) != vcpu->space_generation))
 		return true;
 	finish_error(vcpu, context, AKVM_FAILURE_RUN, outcome.host_errno);
 	return false;
@@ -271,14 +221,14 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 {
 	enum akvm__event event;
 
-	context->pub.kvm_exit_reason = outcome.kvm_exit_reason;
+	context->pub.kvm_exit_reason = outcome.reason;
 	if (outcome.result == AKVM_RUN_FAILED) {
 		finish_error(vcpu, context, outcome.failure, outcome.host_errno);
 		return false;
 	}
 	if (outcome.result == AKVM_RUN_BUS)
 		return resolve_bus(vcpu, context, outcome);
-	event = akvm__vcpu_decode(vcpu, context, outcome.result == AKVM_RUN_HALTED);
+	event = vcpu->machine->driver->decode(vcpu, context, outcome);
 	if (event != AKVM_EVENT_NOT_ENTERED)
 		same->cuts = 0;
 	switch (event) {
@@ -289,8 +239,9 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 	case AKVM_EVENT_INTERRUPTED:
 		/* The loop looks for the reason: an interrupt, a shootdown, or none (a kick meant for an earlier run). */
 		if (!must_leave(vcpu, context))
-			akvm__count(akvm__space_generation(context->space) == vcpu->cr3_generation ? &vcpu->counters.stale_kicks
-												   : &vcpu->counters.shootdowns);
+			akvm__count(akvm__space_generation(context->space) == vcpu->space_generation
+					    ? &vcpu->counters.stale_kicks
+					    : &vcpu->counters.shootdowns);
 		return true;
 	case AKVM_EVENT_SYSCALL:
 		if (resolve_syscall(context) || akvm__direct_call(vcpu, context))
@@ -307,7 +258,7 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 		 * nobody any more. */
 		if (context->pub.detail == AKVM_FAILURE_RING0 && context->pub.vector == VECTOR_DB &&
 		    ++same->stray_traps <= SAME_FAULT_MAX) {
-			akvm__vcpu_forget_cr3(vcpu);
+			vcpu->machine->driver->unload(vcpu);
 			context->pub.detail = AKVM_FAILURE_NONE;
 			return true;
 		}
@@ -323,10 +274,11 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 
 void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
+	const struct akvm__driver *driver = vcpu->machine->driver;
 	struct akvm__run_outcome outcome;
 	struct same_fault same = { 0 };
-	bool load_cr3 = false, again = true;
-	uint64_t cr3 = 0, native = 0;
+	uint64_t native = 0;
+	bool again = true;
 	int error;
 
 	context->pub.kind = AKVM_EXIT_NONE;
@@ -345,28 +297,28 @@ void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 			break;
 		}
 		akvm__vcpu_reap_if_pressing(vcpu);
-		error = vcpu->must_reset ? akvm__vcpu_reset(vcpu) : 0;
+		error = vcpu->must_reset ? driver->reset(vcpu) : 0;
 		if (!error)
-			error = akvm__vcpu_enter_space(vcpu, context, &load_cr3, &cr3);
+			error = akvm__vcpu_enter_space(vcpu, context);
 		if (error == -EINTR && bear_cut(vcpu, context, &same, EDIT_CUTS_MAX))
 			continue;
 		if (error == -EINTR)
 			break;
 		if (!error)
-			error = akvm__vcpu_load_fp(vcpu, context);
+			error = driver->load(vcpu, context);
 		if (error) {
 			akvm__vcpu_leave_space(vcpu);
 			finish_error(vcpu, context, AKVM_FAILURE_HOST, -error);
 			break;
 		}
-		akvm__vcpu_load(vcpu, context, load_cr3, cr3);
 		if (!enter_guest(vcpu, context, &outcome))
 			continue;
 		again = resolve(vcpu, context, outcome, &same);
 		native += again;
-		akvm__vcpu_record(vcpu, context, outcome.kvm_exit_reason, again ? AKVM_EXIT_NONE : context->pub.kind,
+		akvm__vcpu_record(vcpu, context, outcome.reason, again ? AKVM_EXIT_NONE : context->pub.kind,
 				  context->pub.registers.rip);
 	}
+	driver->retire(vcpu, context);
 	context->pub.native_exits += native;
 	atomic_fetch_add_explicit(&vcpu->counters.native_exits, native, memory_order_relaxed);
 }

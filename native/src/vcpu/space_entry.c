@@ -11,28 +11,7 @@
 #include "machine/machine.h"
 #include "vcpu/vcpu.h"
 
-enum { REKICK_NS = 200000, CR3_NO_FLUSH_BIT = 63, REAP_ATTEMPTS = 64, PAUSES_PER_YIELD = 64 };
-
-/* Precondition: the space's lock is held. 0, -EINTR or -errno. */
-static int apply_edits(struct akvm__vcpu *vcpu, struct akvm_space *space, uint64_t cr3)
-{
-	uint64_t *payload = (uint64_t *)(vcpu->area + AKVM_VCPU_PAYLOAD);
-	uint32_t runs = 0, vector = 0;
-
-	while (akvm__space_edits_take(space, payload, AKVM_PAYLOAD_BYTES / 8, &runs)) {
-		struct akvm_registers registers = {
-			.rsi = vcpu->area_address + AKVM_VCPU_PAYLOAD,
-			.rbx = runs,
-			.rdx = cr3,
-		};
-		int error = akvm__vcpu_operate(vcpu, AKVM_STUB_EDIT, &registers, &vector);
-
-		if (error)
-			return error;
-		akvm__space_edits_done(space);
-	}
-	return 0;
-}
+enum { REKICK_NS = 200000, REAP_ATTEMPTS = 64, PAUSES_PER_YIELD = 64 };
 
 static bool somebody_behind(struct akvm__vcpu *self, struct akvm_space *space, uint64_t generation, bool kick)
 {
@@ -62,12 +41,6 @@ void akvm__vcpu_leave_space(struct akvm__vcpu *vcpu)
 	atomic_store(&vcpu->space, NULL);
 }
 
-void akvm__vcpu_forget_cr3(struct akvm__vcpu *vcpu)
-{
-	vcpu->cr3_space_id = 0;
-	akvm__pcids_drop(&vcpu->pcids);
-}
-
 /* 0 when everybody inside is current, -EAGAIN when the space changed again, -EINTR when the context must not run. */
 static int wait_for_others(struct akvm__vcpu *vcpu, struct akvm__context *context, uint64_t generation)
 {
@@ -93,18 +66,7 @@ static int wait_for_others(struct akvm__vcpu *vcpu, struct akvm__context *contex
 	return 0;
 }
 
-static uint64_t choose_cr3(struct akvm__vcpu *vcpu, struct akvm_space *space, uint64_t generation)
-{
-	uint64_t root = akvm__space_root(space), pcid;
-	bool flush;
-
-	if (!vcpu->machine->capabilities.pcid)
-		return root;
-	pcid = akvm__pcids_assign(&vcpu->pcids, akvm__space_id(space), generation, &flush);
-	return root | pcid | (flush ? 0 : 1ull << CR3_NO_FLUSH_BIT);
-}
-
-int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *context, bool *load_cr3, uint64_t *cr3)
+int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	struct akvm_space *space = context->space;
 	uint64_t generation;
@@ -114,7 +76,7 @@ int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *contex
 		akvm__vcpu_leave_space(vcpu);
 		if (akvm__space_edits_pending(space)) {
 			akvm__space_lock(space);
-			error = apply_edits(vcpu, space, vcpu->run->s.regs.sregs.cr3);
+			error = vcpu->machine->driver->apply_edits(vcpu, space, true);
 			akvm__space_unlock(space);
 			if (error)
 				return error;
@@ -127,15 +89,6 @@ int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *contex
 	if (error) {
 		akvm__vcpu_leave_space(vcpu);
 		return error;
-	}
-	*load_cr3 = vcpu->cr3_space_id != akvm__space_id(space) || vcpu->cr3_generation != generation;
-	if (*load_cr3) {
-		*cr3 = choose_cr3(vcpu, space, generation);
-		vcpu->cr3_space_id = akvm__space_id(space);
-		vcpu->cr3_generation = generation;
-		akvm__count(&vcpu->counters.space_switches);
-		if (!(*cr3 >> CR3_NO_FLUSH_BIT))
-			akvm__count(&vcpu->counters.space_flushes);
 	}
 	return 0;
 }
@@ -155,6 +108,7 @@ static void leave_to_others(struct akvm_machine *machine)
 /* Until none is left; an idle vCPU also stops for a context that comes, whose guest shall not wait for the dead. */
 static void reap(struct akvm__vcpu *vcpu, bool idle)
 {
+	const struct akvm__driver *driver = vcpu->machine->driver;
 	struct akvm__mm *mm = vcpu->machine->mm;
 
 	for (;;) {
@@ -169,12 +123,11 @@ static void reap(struct akvm__vcpu *vcpu, bool idle)
 		if (space == NULL)
 			return;
 
-		vcpu->cr3_space_id = 0;
 		for (unsigned attempt = 0; error && attempt < REAP_ATTEMPTS; attempt++) {
-			if (vcpu->must_reset && akvm__vcpu_reset(vcpu))
+			if (vcpu->must_reset && driver->reset(vcpu))
 				continue;
 			akvm__space_lock(space);
-			error = apply_edits(vcpu, space, akvm__mm_kernel_root(mm));
+			error = driver->apply_edits(vcpu, space, false);
 			akvm__space_unlock(space);
 		}
 		/* Tables that could not be cleared are not reused: better lost than shared. But the host may recover. */

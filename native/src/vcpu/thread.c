@@ -12,13 +12,6 @@ enum { ANNOUNCE_NOW = 16, BRIEF_NS = 200000, DEAD_WAIT_NS = 50000000 };
 /* Of the time a vCPU may poll: less than this part is never left of it, and work within so many of them came soon. */
 enum { LEAST_PART = 8, SOON = 2 };
 
-static const uint32_t operation_stubs[] = {
-	[AKVM_OPERATION_READ_MSR] = AKVM_STUB_READ_MSR,
-	[AKVM_OPERATION_WRITE_MSR] = AKVM_STUB_WRITE_MSR,
-	[AKVM_OPERATION_FLUSH] = AKVM_STUB_FLUSH,
-	[AKVM_OPERATION_NOTHING] = AKVM_STUB_NOTHING,
-};
-
 static struct akvm__context *find_work(struct akvm__vcpu *vcpu)
 {
 	struct akvm_machine *machine = vcpu->machine;
@@ -125,16 +118,7 @@ static void operate(struct akvm__vcpu *vcpu, struct akvm__context *context)
 		pub->kind = AKVM_EXIT_INTERRUPTED;
 		return;
 	}
-	if (context->operation == 1 + AKVM_OPERATION_FLUSH) {
-		/* The kernel root: safe whatever happened to the space that was current. */
-		pub->registers.rax = akvm__mm_kernel_root(vcpu->machine->mm);
-		vcpu->cr3_space_id = 0;
-		akvm__pcids_drop(&vcpu->pcids);
-	}
-	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	error = vcpu->must_reset ? akvm__vcpu_reset(vcpu) : 0;
-	if (!error)
-		error = akvm__vcpu_operate(vcpu, operation_stubs[context->operation - 1], &pub->registers, &vector);
+	error = vcpu->machine->driver->operate(vcpu, context->operation - 1, &pub->registers, &vector);
 	pub->kind = error == -EINTR ? AKVM_EXIT_INTERRUPTED : AKVM_EXIT_OPERATION;
 	pub->interrupts = error == -EINTR ? akvm__context_interrupts(context) : 0;
 	pub->host_errno = error == -EINTR ? 0 : error;
@@ -142,7 +126,7 @@ static void operate(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	pub->detail = error != 0;
 	if (error && error != -EINTR)
 		vcpu->must_reset = true;
-	akvm__vcpu_record(vcpu, context, vcpu->run->exit_reason, pub->kind, vcpu->run->s.regs.regs.rip);
+	akvm__vcpu_record(vcpu, context, 0, pub->kind, pub->registers.rip);
 }
 
 /* The dead wait for a vCPU without a context. Where there is always one, the next guest waits for them instead. */

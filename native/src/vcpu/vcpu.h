@@ -2,14 +2,13 @@
  * A vCPU and the thread that owns it for life. Internal to src/vcpu and src/machine.
  *
  * The life of a run (thread_main in thread.c):
- *   take a context (mailbox.h) -> prepare its space (space_entry.c) and FP state (fpstate.c) -> enter ring 3 (entry.c)
- *   -> KVM_RUN (run.c) -> decode what came back (exit.c) -> resolve it here and enter again, or put the context
- *   into the completion ring and ring the doorbell.
+ *   take a context (mailbox.h) -> prepare its space (space_entry.c) -> load it, enter ring 3 and decode what came back
+ *   (driver.h) -> resolve it here and enter again (resolve.c), or put the context into the completion ring and ring the
+ *   doorbell.
  */
 #ifndef AKVM_VCPU_H
 #define AKVM_VCPU_H
 
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -19,6 +18,9 @@
 #include "ring/mailbox.h"
 #include "ring/ring.h"
 #include "vcpu/context.h"
+#include "vcpu/driver.h"
+
+struct kvm_run;
 
 enum { AKVM_PCIDS = 8, AKVM_PCID_FIRST = 2 };
 
@@ -39,16 +41,10 @@ struct akvm__vcpu_counters {
 struct akvm__vcpu {
 	struct akvm_machine *machine;
 	uint32_t index;
-	int fd;
-	struct kvm_run *run;
-	size_t run_bytes;
+	bool opened; /* by the driver */
 	pthread_t thread;
 	bool thread_started;
 	_Atomic pid_t tid;
-
-	/* Host view of the area in the kernel image (layout.h), and its guest address. */
-	uint8_t *area;
-	uint64_t area_address;
 
 	struct akvm__mailbox mailbox;
 	struct akvm__ring completions;
@@ -74,9 +70,7 @@ struct akvm__vcpu {
 	_Atomic(struct akvm_space *) space;
 	_Atomic uint64_t space_generation;
 
-	/* Owner only. What CR3 holds, and whether ring 0 is where the vCPU stands. */
-	uint64_t cr3_space_id, cr3_generation;
-	struct akvm__pcids pcids;
+	/* Owner only. The driver does not know its state any more. */
 	bool must_reset;
 	uint8_t *bounce; /* AKVM_BOUNCE_BYTES on their way from a file to a guest */
 	/* Completions put into the ring and not rung for: see announce() in thread.c. */
@@ -85,6 +79,15 @@ struct akvm__vcpu {
 	uint64_t spin_ns;
 	/* Since when it has seen, from run to run, that somebody dead waits to be reaped; 0: nobody. */
 	uint64_t dead_since_ns;
+
+	/* KVM's. The area: host view of the one in the kernel image (layout.h), and its guest address. What CR3 holds. */
+	int fd;
+	struct kvm_run *run;
+	size_t run_bytes;
+	uint8_t *area;
+	uint64_t area_address;
+	uint64_t cr3_space_id, cr3_generation;
+	struct akvm__pcids pcids;
 
 	/* For status readers. */
 	_Atomic uint64_t started_ns;
@@ -97,8 +100,6 @@ struct akvm__vcpu {
 /* vcpu.c */
 int akvm__vcpu_create(struct akvm_machine *machine, uint32_t index, struct akvm__vcpu **vcpu);
 void akvm__vcpu_free(struct akvm__vcpu *vcpu);
-/* Bring the vCPU to ring 0 with the template state: at creation, and after an exit that left it undefined. Thread: owner. */
-int akvm__vcpu_reset(struct akvm__vcpu *vcpu);
 
 /* thread.c */
 int akvm__vcpu_start(struct akvm__vcpu *vcpu);
@@ -110,61 +111,21 @@ void akvm__vcpu_wake_a_thief(const struct akvm__vcpu *owner, bool overdue);
 /* A vCPU which its mail may better wait for than have another one woken: akvm_machine_rouse() sets right what was misjudged. */
 bool akvm__vcpu_soon_free(const struct akvm__vcpu *vcpu);
 
-/* run.c: what KVM_RUN came back with, every return and exit reason named. */
-enum akvm__run_result {
-	AKVM_RUN_HALTED,      /* a stub's HLT */
-	AKVM_RUN_INTERRUPTED, /* EINTR: registers are wherever the guest was */
-	AKVM_RUN_BUS,         /* EFAULT: the host could not back a page */
-	AKVM_RUN_FAILED,      /* host_errno or kvm_exit_reason says why; the vCPU must be reset */
-};
-struct akvm__run_outcome {
-	enum akvm__run_result result;
-	uint32_t kvm_exit_reason;
-	int host_errno;
-	uint32_t failure; /* enum akvm_failure when FAILED */
-};
-struct akvm__run_outcome akvm__vcpu_run(struct akvm__vcpu *vcpu);
-
-/* entry.c: load a context's registers and choose the stub. `load_cr3`: CR3 must be loaded with cr3. */
-void akvm__vcpu_load(struct akvm__vcpu *vcpu, struct akvm__context *context, bool load_cr3, uint64_t cr3);
+/* registers.c */
 bool akvm__canonical(uint64_t address);
 /* RFLAGS as ring 3 can have them: what it may set for itself, IF, and the bit that is always set. */
 uint64_t akvm__user_flags(uint64_t flags);
 
-/* exit.c: where the guest stood, as a resolved event. */
-enum akvm__event {
-	AKVM_EVENT_NOT_ENTERED, /* interrupted inside an entry stub: the context is as it was */
-	AKVM_EVENT_INTERRUPTED, /* interrupted in ring 3: registers saved */
-	AKVM_EVENT_SYSCALL,
-	AKVM_EVENT_INT80,
-	AKVM_EVENT_EXCEPTION,
-	AKVM_EVENT_OPERATION_DONE,
-	AKVM_EVENT_OPERATION_CUT, /* interrupted inside an operation */
-	AKVM_EVENT_BROKEN,        /* ring-0 fault or senseless registers: pub.detail says which */
-};
-enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, bool halted);
-
 /* space_entry.c: make the space current and safe to enter. 0, -EINTR when the context was interrupted meanwhile, or -errno. */
-int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *context, bool *load_cr3, uint64_t *cr3);
+int akvm__vcpu_enter_space(struct akvm__vcpu *vcpu, struct akvm__context *context);
 void akvm__vcpu_leave_space(struct akvm__vcpu *vcpu);
-/* The load of CR3 that enter_space asked for may not have happened: nothing it was to flush is flushed. */
-void akvm__vcpu_forget_cr3(struct akvm__vcpu *vcpu);
 /* Clear the tables of dead spaces, if some wait: in any case; if they have waited long enough for a guest to wait for them; while
  * there is nothing better to do, true when there were any. Inside no space. */
 void akvm__vcpu_reap_if_due(struct akvm__vcpu *vcpu);
 void akvm__vcpu_reap_if_pressing(struct akvm__vcpu *vcpu);
 bool akvm__vcpu_reap_when_idle(struct akvm__vcpu *vcpu);
 
-/* pcid.c */
-uint64_t akvm__pcids_assign(struct akvm__pcids *pcids, uint64_t space_id, uint64_t generation, bool *flush);
-void akvm__pcids_drop(struct akvm__pcids *pcids);
-
-/* operation.c: run the routine at text offset `stub` to its HLT with these registers; the result is left in `registers`.
- * 0, -EINTR (nothing can be said about its effect: run it again), -EFAULT with *vector for an exception, -EIO. */
-int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_registers *registers, uint32_t *vector);
-
 /* fpstate.c */
-int akvm__vcpu_load_fp(struct akvm__vcpu *vcpu, struct akvm__context *context);
 /* Bring a context's FP state into its image, wherever it is. Thread: loop or a vCPU that runs the context. */
 int akvm__context_save_fp(struct akvm__context *context);
 void akvm__context_forget_fp(struct akvm__context *context);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "host/host.h"
-#include "machine/machine.h"
+#include "kvm/kvm.h"
 
 extern const uint8_t akvm__probe_code[], akvm__probe_code_end[];
 

@@ -3,8 +3,7 @@
  */
 #include <string.h>
 
-#include "machine/machine.h"
-#include "vcpu/vcpu.h"
+#include "kvm/kvm.h"
 
 enum { VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_GP = 13, VECTOR_PF = 14 };
 /* Present, user, instruction fetch: how SYSCALL arrives where ring 0 is emulated (a fetch from LSTAR at CPL 3). */
@@ -137,7 +136,7 @@ static enum akvm__event interrupted_in_ring3(struct akvm__vcpu *vcpu, struct akv
 	return AKVM_EVENT_INTERRUPTED;
 }
 
-enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, bool halted)
+enum akvm__event akvm__kvm_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, bool halted)
 {
 	uint64_t rip = vcpu->run->s.regs.regs.rip;
 	uint64_t offset = rip - (AKVM_KERNEL_BASE + AKVM_TEXT_OFFSET) - (halted ? 1 : 0);
@@ -157,7 +156,7 @@ enum akvm__event akvm__vcpu_decode(struct akvm__vcpu *vcpu, struct akvm__context
 		if (!halted) {
 			/* Between MOV CR3 and IRET nobody knows which root is loaded. */
 			if (offset >= AKVM_STUB_SPACE)
-				akvm__vcpu_forget_cr3(vcpu);
+				akvm__kvm_forget_cr3(vcpu);
 			return AKVM_EVENT_NOT_ENTERED;
 		}
 	} else if (offset < AKVM_STUB_END) {

@@ -5,15 +5,14 @@
 #include <errno.h>
 
 #include "host/host.h"
-#include "machine/machine.h"
-#include "vcpu/vcpu.h"
+#include "kvm/kvm.h"
 
 /* KVM_RUN may ask to be called again for a moment (a busy page, a dying vCPU thread elsewhere). */
-enum { AGAIN_MAX = 1000 };
+enum { AGAIN_MAX = 1000, EVENT_RERUNS_MAX = 64 };
 
 static struct akvm__run_outcome outcome(enum akvm__run_result result, uint32_t reason, int error, uint32_t failure)
 {
-	return (struct akvm__run_outcome){ .result = result, .kvm_exit_reason = reason, .host_errno = error, .failure = failure };
+	return (struct akvm__run_outcome){ .result = result, .reason = reason, .host_errno = error, .failure = failure };
 }
 
 static struct akvm__run_outcome run_failed(struct akvm__vcpu *vcpu, int error)
@@ -69,7 +68,7 @@ static struct akvm__run_outcome run_returned(struct akvm__vcpu *vcpu)
 	}
 }
 
-struct akvm__run_outcome akvm__vcpu_run(struct akvm__vcpu *vcpu)
+struct akvm__run_outcome akvm__kvm_run_once(struct akvm__vcpu *vcpu)
 {
 	struct akvm__run_outcome result;
 
@@ -85,4 +84,60 @@ struct akvm__run_outcome akvm__vcpu_run(struct akvm__vcpu *vcpu)
 	if (result.result == AKVM_RUN_FAILED || result.result == AKVM_RUN_BUS)
 		vcpu->must_reset = true;
 	return result;
+}
+
+/* What KVM still has to inject: with the registers where it can, else by an ioctl. False when it does not tell. */
+static bool read_events(struct akvm__vcpu *vcpu, struct kvm_vcpu_events *events)
+{
+	if (!vcpu->machine->sync_events)
+		return AKVM__HOST->ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, events) == 0;
+	*events = vcpu->run->s.regs.events;
+	return true;
+}
+
+/* Nothing to inject, and no interrupt shadow: KVM does not report the events of INT n, INT3 and INTO, and a shadow left by MOV
+ * SS would meet the next context's flags. The instruction raises again what is dropped here. */
+static bool clear_events(struct akvm__vcpu *vcpu)
+{
+	struct kvm_vcpu_events none = { .flags = KVM_VCPUEVENT_VALID_SHADOW };
+
+	if (!vcpu->machine->sync_events)
+		return AKVM__HOST->ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &none) == 0;
+	vcpu->run->s.regs.events = none;
+	vcpu->run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
+	return true;
+}
+
+/*
+ * An exit in the middle of an event's delivery leaves the event in KVM, to be injected at the next entry: into whatever
+ * context comes next, unless it is let through to its stub first.
+ */
+static struct akvm__run_outcome flush_events(struct akvm__vcpu *vcpu, struct akvm__run_outcome outcome)
+{
+	struct kvm_vcpu_events events;
+
+	for (unsigned i = 0; i < EVENT_RERUNS_MAX && outcome.result == AKVM_RUN_INTERRUPTED; i++) {
+		if (!read_events(vcpu, &events))
+			break;
+		if (!(events.exception.injected || events.exception.pending || events.interrupt.injected ||
+		      events.nmi.injected)) {
+			if (!clear_events(vcpu))
+				break;
+			return outcome;
+		}
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		outcome = akvm__kvm_run_once(vcpu);
+	}
+	/* Unknown or stubborn: forget it. The guest's instruction will raise it again. */
+	if (outcome.result == AKVM_RUN_INTERRUPTED)
+		vcpu->must_reset = true;
+	return outcome;
+}
+
+struct akvm__run_outcome akvm__kvm_run(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	struct akvm__run_outcome result = akvm__kvm_run_once(vcpu);
+
+	(void)context;
+	return result.result == AKVM_RUN_INTERRUPTED ? flush_events(vcpu, result) : result;
 }

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 #include "host/host.h"
-#include "machine/machine.h"
+#include "kvm/kvm.h"
 
 /* XCR0: x87, SSE, AVX, AVX-512. MPX, PKRU and AMX are left out: the core does not switch what they need. */
 enum { XCR0_USED = 0xe7 };

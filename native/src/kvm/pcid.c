@@ -2,7 +2,7 @@
  * Process-context identifiers (SDM vol. 3A §4.10.1): 1 is the kernel root's, 2 to 9 are lent to spaces, least recently used
  * first. Owner thread only, so no lock: a space that dies is never looked up again, because ids are not reused.
  */
-#include "vcpu/vcpu.h"
+#include "kvm/kvm.h"
 
 #include <string.h>
 

@@ -5,7 +5,7 @@
 #include <fcntl.h>
 
 #include "host/host.h"
-#include "machine/machine.h"
+#include "kvm/kvm.h"
 
 _Static_assert(sizeof(struct kvm_cpuid2) == 8, "flexible array must add nothing, else ioctl numbers come out wrong");
 _Static_assert(sizeof(struct kvm_msrs) == 8, "flexible array must add nothing, else ioctl numbers come out wrong");
@@ -103,8 +103,9 @@ int akvm__vm_create(struct akvm_machine *machine)
 	return 0;
 }
 
-int akvm__vm_set_slot(struct akvm_machine *machine, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes)
+int akvm__vm_set_slot(void *opaque, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes)
 {
+	const struct akvm_machine *machine = opaque;
 	struct kvm_userspace_memory_region region = {
 		.slot = slot,
 		.flags = read_only ? KVM_MEM_READONLY : 0,

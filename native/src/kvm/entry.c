@@ -4,24 +4,10 @@
  */
 #include <string.h>
 
-#include "machine/machine.h"
-#include "vcpu/segments.h"
-#include "vcpu/vcpu.h"
+#include "kvm/kvm.h"
+#include "kvm/segments.h"
 
-/* CF PF AF ZF SF TF DF OF NT RF AC ID: what ring 3 may set for itself. IF is always on and bit 1 always set. */
-enum { USER_FLAGS = 0x254dd5, FIXED_FLAGS = 0x202 };
 enum { FLAG_TF = 1 << 8, FLAG_RF = 1 << 16 };
-
-bool akvm__canonical(uint64_t address)
-{
-	/* 48 bits: all above bit 46 equal to bit 47. Five-level paging is never switched on. */
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
-uint64_t akvm__user_flags(uint64_t flags)
-{
-	return (flags & USER_FLAGS) | FIXED_FLAGS;
-}
 
 /* SYSRET loads RIP from RCX and RFLAGS from R11 and cannot set RF or resume single-stepping faithfully. */
 static bool sysret_restores(const struct akvm_registers *registers)
@@ -60,7 +46,7 @@ static void to_kvm(struct kvm_regs *to, const struct akvm_registers *from)
 	memcpy(to, from, sizeof(*to));
 }
 
-void akvm__vcpu_load(struct akvm__vcpu *vcpu, struct akvm__context *context, bool load_cr3, uint64_t cr3)
+void akvm__kvm_load(struct akvm__vcpu *vcpu, struct akvm__context *context, bool load_cr3, uint64_t cr3)
 {
 	const struct akvm_registers *registers = &context->pub.registers;
 	struct kvm_regs *entry = &vcpu->run->s.regs.regs;

@@ -6,13 +6,19 @@
 #include <string.h>
 
 #include "host/host.h"
-#include "machine/machine.h"
-#include "vcpu/segments.h"
-#include "vcpu/vcpu.h"
+#include "kvm/kvm.h"
+#include "kvm/segments.h"
 
 enum { VECTOR_DB = 1 };
 
-int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_registers *registers, uint32_t *vector)
+static const uint32_t stubs[] = {
+	[AKVM_OPERATION_READ_MSR] = AKVM_STUB_READ_MSR,
+	[AKVM_OPERATION_WRITE_MSR] = AKVM_STUB_WRITE_MSR,
+	[AKVM_OPERATION_FLUSH] = AKVM_STUB_FLUSH,
+	[AKVM_OPERATION_NOTHING] = AKVM_STUB_NOTHING,
+};
+
+int akvm__kvm_run_stub(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_registers *registers, uint32_t *vector)
 {
 	struct kvm_regs *entry = &vcpu->run->s.regs.regs;
 	struct kvm_sregs *sregs = &vcpu->run->s.regs.sregs;
@@ -32,10 +38,10 @@ int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_regis
 	akvm__count(&vcpu->counters.operations);
 	/* A kick left over from an earlier run would end each attempt at once; reasons to leave are looked at afterwards. */
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	outcome = akvm__vcpu_run(vcpu);
+	outcome = akvm__kvm_run_once(vcpu);
 	if (outcome.result == AKVM_RUN_FAILED || outcome.result == AKVM_RUN_BUS)
 		return akvm__fail("KVM_RUN of a ring-0 operation", outcome.host_errno ? outcome.host_errno : EIO);
-	switch (akvm__vcpu_decode(vcpu, &scratch, outcome.result == AKVM_RUN_HALTED)) {
+	switch (akvm__kvm_decode(vcpu, &scratch, outcome.result == AKVM_RUN_HALTED)) {
 	case AKVM_EVENT_OPERATION_DONE:
 		memcpy(registers, entry, sizeof(*registers));
 		return 0;
@@ -46,7 +52,7 @@ int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_regis
 	case AKVM_EVENT_BROKEN:
 		/* A debug trap left by whoever ran before: nobody's any more. */
 		if (scratch.pub.detail == AKVM_FAILURE_RING0 && scratch.pub.vector == VECTOR_DB) {
-			akvm__vcpu_forget_cr3(vcpu);
+			akvm__kvm_forget_cr3(vcpu);
 			return -EINTR;
 		}
 		if (scratch.pub.detail == AKVM_FAILURE_RING0) {
@@ -59,4 +65,18 @@ int akvm__vcpu_operate(struct akvm__vcpu *vcpu, uint32_t stub, struct akvm_regis
 	}
 	vcpu->must_reset = true;
 	return akvm__fail("ring-0 operation", EIO);
+}
+
+int akvm__kvm_operate(struct akvm__vcpu *vcpu, uint32_t operation, struct akvm_registers *registers, uint32_t *vector)
+{
+	int error;
+
+	if (operation == AKVM_OPERATION_FLUSH) {
+		/* The kernel root: safe whatever happened to the space that was current. */
+		registers->rax = akvm__mm_kernel_root(vcpu->machine->mm);
+		akvm__kvm_forget_cr3(vcpu);
+	}
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	error = vcpu->must_reset ? akvm__kvm_reset(vcpu) : 0;
+	return error ? error : akvm__kvm_run_stub(vcpu, stubs[operation], registers, vector);
 }

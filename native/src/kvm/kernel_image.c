@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 
 #include "host/host.h"
-#include "machine/machine.h"
+#include "kvm/kvm.h"
 
 extern const uint8_t akvm__guest_text[];
 
@@ -44,7 +44,7 @@ static void set_gate(uint8_t *idt, unsigned vector, unsigned dpl, unsigned stack
 
 int akvm__kernel_image_create(struct akvm_machine *machine)
 {
-	size_t bytes = AKVM_VCPU_OFFSET + (size_t)machine->vcpu_count * AKVM_VCPU_BYTES;
+	size_t bytes = AKVM_VCPU_OFFSET + (size_t)machine->config.vcpus * AKVM_VCPU_BYTES;
 	void *image = AKVM__HOST->mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (image == MAP_FAILED)
