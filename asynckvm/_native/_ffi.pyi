@@ -19,6 +19,7 @@ class AkvmDirectFile: ...
 class AkvmDirectFiles: ...
 
 class AkvmCapabilities:
+    platform: int
     syscall_as_fault: int
     int80_as_ud: int
     host_edits_seen: int
@@ -46,6 +47,7 @@ class AkvmMachineConfig:
     vcpu_spin_ns: int
     kick_signal: int
     fault_around_pages: int
+    platform: int
     device: CData
 
 class AkvmVcpuStatus:
@@ -213,6 +215,8 @@ class _Lib:
     AKVM_VCPU_ENTERING: int
     AKVM_VCPU_EXITING: int
     AKVM_VCPU_GUEST: int
+    AKVM_PLATFORM_KVM: int
+    AKVM_PLATFORM_PTRACE: int
     AKVM_VCPU_IDLE: int
     AKVM_WRITE: int
     def akvm_machine_open(self, config: AkvmMachineConfig, machine: CData, /) -> int: ...

@@ -10,9 +10,9 @@ __all__ = ["HUGE_PAGE", "PAGE", "USER_MAX", "USER_MIN", "Access", "Region", "is_
 PAGE: Final = 4096
 HUGE_PAGE: Final = 2 << 20
 
-# User addresses lie in [USER_MIN, USER_MAX): one page short of the lower half, as Linux's TASK_SIZE_MAX.
+# User addresses lie in [USER_MIN, USER_MAX); the last 15 pages of what Linux offers are the platform's own (akvm.h).
 USER_MIN: Final = 0x10000
-USER_MAX: Final = 0x7FFF_FFFF_F000
+USER_MAX: Final = 0x7FFF_FFFF_0000
 
 _LOWER_HALF_END: Final = 1 << 47
 _UPPER_HALF_START: Final = (1 << 64) - (1 << 47)

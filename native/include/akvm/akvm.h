@@ -32,8 +32,14 @@ struct akvm_answers;
 struct akvm_direct_file;
 struct akvm_direct_files;
 
-/* How the machine learns what this KVM really does: each field was found by running a guest (see src/machine/probe.c). */
+/* What runs ring 3. PTRACE: a stub process for each address space, which the vCPU threads trace: for hosts without a usable KVM, and
+ * the weaker wall, because the host's own kernel is what guests run on. */
+enum akvm_platform { AKVM_PLATFORM_KVM, AKVM_PLATFORM_PTRACE };
+
+/* How the machine learns what this platform really does: what can be was found by running a guest (see src/machine/probe.c). What
+ * only KVM has is 0 elsewhere. */
 struct akvm_capabilities {
+	uint32_t platform;         /* enum akvm_platform */
 	uint32_t syscall_as_fault; /* 1: SYSCALL arrives as #PF at LSTAR with user CS; 0: in ring 0 at LSTAR */
 	uint32_t int80_as_ud;      /* 1: INT 0x80 arrives as #UD at the instruction; 0: through its gate */
 	uint32_t host_edits_seen;  /* 1: a host store to a present PTE is seen after a CR3 load; 0: only ring-0 stores are */
@@ -63,10 +69,11 @@ struct akvm_machine_config {
 	uint32_t vcpu_spin_ns;       /* how long an idle vCPU thread polls for work before it sleeps, at most */
 	int32_t kick_signal;         /* real-time signal number, 0 for the default (SIGRTMAX-2) */
 	uint32_t fault_around_pages; /* 4 KiB pages mapped around a fault, power of two, 1..64 */
+	uint32_t platform;           /* enum akvm_platform */
 	const char *device;          /* NULL for /dev/kvm */
 };
 
-/* Open the device, create the VM, its vCPUs and their threads, and run the probe. Blocks for milliseconds. Thread: any. */
+/* Open the platform, create the vCPUs and their threads, and run the probe. Blocks for milliseconds. Thread: any. */
 AKVM_API int akvm_machine_open(const struct akvm_machine_config *config, struct akvm_machine **machine);
 /* Kick every vCPU, join every thread, release everything. Contexts and spaces of the machine die with it.
  * Returns -ETIMEDOUT, with the machine leaked rather than freed under a running thread, when a thread does not come back.
@@ -86,7 +93,8 @@ AKVM_API int akvm_machine_doorbell(const struct akvm_machine *machine);
 AKVM_API uint32_t akvm_machine_drain(struct akvm_machine *machine, uint32_t *indices, uint32_t max);
 /* Arm the doorbell before sleeping. Returns 1, unarmed, when completions are already there. Thread: loop. */
 AKVM_API int akvm_machine_arm(struct akvm_machine *machine);
-/* Poll for completions for at most spin_ns. Returns 1 when there are some. Thread: loop. */
+/* Poll for completions for at most spin_ns, less when a vCPU shares the calling thread's core. Returns 1 when there are some.
+ * Thread: loop. */
 AKVM_API int akvm_machine_poll(struct akvm_machine *machine, uint64_t spin_ns);
 /* Wake a sleeping vCPU for every context that waits behind another: a vCPU which was expected to be free soon may not be. For
  * every few milliseconds while several are submitted. Thread: loop. */
@@ -131,9 +139,10 @@ AKVM_API int akvm_memory_status(const struct akvm_machine *machine, struct akvm_
  * program's, and pages of a writable view may be copied before they are written. */
 enum { AKVM_READ = 1, AKVM_WRITE = 2, AKVM_EXECUTE = 4, AKVM_SHARED = 8, AKVM_STABLE = 16 };
 
-/* User addresses lie in [AKVM_USER_MIN, AKVM_USER_MAX). */
+/* User addresses lie in [AKVM_USER_MIN, AKVM_USER_MAX). The last 15 pages of Linux's own range are a stub process's, on every
+ * platform, so that programs see the same everywhere. */
 #define AKVM_USER_MIN 0x10000
-#define AKVM_USER_MAX 0x7ffffffff000
+#define AKVM_USER_MAX 0x7fffffff0000
 
 /* All calls below: Thread: any; safe while vCPUs run in the space. When one of them changes what a running guest could see,
  * vCPUs inside are interrupted, and no vCPU enters the space again before all have acknowledged. Page-aligned addresses and

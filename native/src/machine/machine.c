@@ -57,6 +57,8 @@ static void reap(void *opaque)
 
 static int check_config(struct akvm_machine_config *config)
 {
+	if (config->platform != AKVM_PLATFORM_KVM)
+		return akvm__fail("platform", ENOTSUP);
 	if (!config->vcpus || config->vcpus > AKVM_VCPUS_MAX || !config->contexts_max || config->contexts_max > CONTEXTS_MAX ||
 	    config->memory_bytes < HUGE_PAGE || config->memory_bytes % HUGE_PAGE ||
 	    config->memory_bytes > AKVM_GPA_FILES - AKVM_GPA_FRAMES)
