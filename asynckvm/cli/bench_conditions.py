@@ -5,15 +5,17 @@ Nothing is judged here: numbers from a busy machine are shown as such, not refus
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
-import platform
+import platform as host_platform
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm import __version__
 from asynckvm.platform import Machine
+
+if TYPE_CHECKING:
+    from asynckvm.model.config import PlatformChoice
 
 __all__ = ["CpuUse", "conditions"]
 
@@ -31,15 +33,16 @@ def _line(path: Path, key: str = "") -> str:
     return found.removeprefix(key).strip().removeprefix(":").strip()
 
 
-async def conditions() -> dict[str, object]:
+async def conditions(platform: PlatformChoice = "auto") -> dict[str, object]:
     """What does not change during a run."""
-    async with Machine.open(vcpus=1, memory=64 << 20) as machine:
-        capabilities = dataclasses.asdict(machine.capabilities)
+    async with Machine.open(platform=platform, vcpus=1, memory=64 << 20) as machine:
+        taken, capabilities = machine.platform, machine.capabilities.of_platform()
     return {
         "asynckvm": __version__,
-        "python": platform.python_version(),
+        "platform": taken,
+        "python": host_platform.python_version(),
         "uvloop": importlib.metadata.version("uvloop"),
-        "kernel": platform.release(),
+        "kernel": host_platform.release(),
         "cpu": _line(Path("/proc/cpuinfo"), "model name"),
         "cpus": len(os.sched_getaffinity(0)),
         "clocksource": _line(CLOCKSOURCE),
