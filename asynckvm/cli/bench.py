@@ -22,7 +22,6 @@ from asynckvm.cli.bench_conditions import CpuUse, conditions
 from asynckvm.cli.bench_floors import Floor, WakeupFloor, floors_folder
 from asynckvm.cli.bench_guests import expect
 from asynckvm.cli.bench_statistics import Ratio, Spread
-from asynckvm.cli.options import add_platform
 from asynckvm.cli.statuses import Status
 from asynckvm.errors import AsyncKvmError, InternalError, UsageError
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from asynckvm.cli.bench_subjects import Sample
-    from asynckvm.model.config import PlatformChoice
 
 __all__ = ["Plan", "add_arguments", "main", "measure", "run"]
 
@@ -43,7 +41,7 @@ BUSY: Final = 0.1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to measure, and on what: rounds of each comparison, and how many operations a sample of it averages over."""
+    """How much to measure: rounds of each comparison, and how many operations a sample of it averages over."""
 
     rounds: int = 60
     exits: int = 200
@@ -55,7 +53,6 @@ class Plan:
     turns: int = 100_000_000
     compute_rounds: int = 25
     pages: int = 16_384
-    platform: PlatformChoice = "auto"
 
     @classmethod
     def quick(cls) -> Plan:
@@ -96,7 +93,7 @@ class _Samples:
 async def _vcpu_exit(plan: Plan, folder: Path) -> Comparison:
     samples = _Samples()
     with Floor(folder, "exit", plan.exits) as floor:
-        async with contextlib.aclosing(bench_subjects.vcpu_exit(plan.exits, plan.platform)) as subject:
+        async with contextlib.aclosing(bench_subjects.vcpu_exit(plan.exits)) as subject:
             for _ in range(plan.rounds):
                 raw = floor.sample()
                 ours = await anext(subject)
@@ -107,7 +104,7 @@ async def _vcpu_exit(plan: Plan, folder: Path) -> Comparison:
 async def _async_switch(plan: Plan, folder: Path) -> Comparison:
     samples = _Samples()
     with Floor(folder, "exit", plan.exits) as floor, WakeupFloor(folder) as wakeup:
-        async with contextlib.aclosing(bench_subjects.async_switch(plan.exits, plan.platform)) as subject:
+        async with contextlib.aclosing(bench_subjects.async_switch(plan.exits)) as subject:
             for _ in range(plan.rounds):
                 raw_ns = floor.sample()["sysret_median"]
                 # The loop has been waiting for one raw exit when the wake-up comes, as it would for a guest.
@@ -121,7 +118,7 @@ async def _async_switch(plan: Plan, folder: Path) -> Comparison:
 async def _kick(plan: Plan, folder: Path) -> Comparison:
     samples = _Samples()
     with Floor(folder, "kick", plan.kicks) as floor:
-        async with contextlib.aclosing(bench_subjects.kick(plan.kicks, plan.platform)) as subject:
+        async with contextlib.aclosing(bench_subjects.kick(plan.kicks)) as subject:
             for _ in range(plan.rounds):
                 raw = floor.sample()
                 ours = await anext(subject)
@@ -136,7 +133,7 @@ async def _scaling(plan: Plan, folder: Path) -> Comparison:
     samples = _Samples()
 
     def crowd(vcpus: int) -> AsyncGenerator[Sample]:
-        return bench_subjects.exit_rate(vcpus, plan.crowd, plan.crowd_exits, plan.platform)
+        return bench_subjects.exit_rate(vcpus, plan.crowd, plan.crowd_exits)
 
     async with contextlib.aclosing(crowd(1)) as one, contextlib.aclosing(crowd(2)) as two:
         for _ in range(plan.crowd_rounds):
@@ -150,7 +147,7 @@ async def _compute(plan: Plan, folder: Path) -> Comparison:
     samples = _Samples()
     result = 0
     with Floor(folder, "compute", plan.turns) as floor:
-        async with contextlib.aclosing(bench_subjects.compute(plan.turns, plan.platform)) as subject:
+        async with contextlib.aclosing(bench_subjects.compute(plan.turns)) as subject:
             for _ in range(plan.compute_rounds):
                 native_ns = floor.sample()["loop"]
                 ours = await anext(subject)
@@ -163,7 +160,7 @@ async def _compute(plan: Plan, folder: Path) -> Comparison:
 async def _page_touch(plan: Plan, folder: Path) -> Comparison:
     samples = _Samples()
     with Floor(folder, "touch", plan.pages) as floor:
-        async with contextlib.aclosing(bench_subjects.page_touch(plan.pages, plan.platform)) as subject:
+        async with contextlib.aclosing(bench_subjects.page_touch(plan.pages)) as subject:
             for _ in range(plan.rounds):
                 native = floor.sample()
                 ours = await anext(subject)
@@ -215,7 +212,7 @@ def _breakdown(comparisons: dict[str, Comparison]) -> dict[str, dict[str, float]
 
 async def measure(plan: Plan, folder: Path, names: list[str], progress: Callable[[str], None]) -> dict[str, object]:
     """Run the named comparisons; a result that can go into JSON. InternalError when anything counts wrong."""
-    host, started = await conditions(plan.platform), CpuUse.now()
+    host, started = await conditions(), CpuUse.now()
     comparisons: dict[str, Comparison] = {}
     for name in names:
         progress(name)
@@ -263,7 +260,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--programs", action="store_true", help="instead, whole programs in a sandbox beside native runs")
     parser.add_argument("--rows", default="", metavar="NAMES", help="with --programs: only these, separated by commas")
     parser.add_argument("--rounds", type=int, default=bench_programs.ROUNDS, help="with --programs (default: %(default)s)")
-    add_platform(parser)
     parser.add_argument("--floors", metavar="FOLDER", help="where the floor programs are, if not beside the compiled module")
 
 
@@ -277,9 +273,9 @@ def run(options: argparse.Namespace) -> int:
     if options.programs:
         print(bench_programs.HEADING, flush=True)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(bench_programs.measure(max(options.rounds, 1), options.rows, options.platform))
+            runner.run(bench_programs.measure(max(options.rounds, 1), options.rows))
         return 0
-    plan = dataclasses.replace(Plan.quick() if options.quick else Plan(), platform=options.platform)
+    plan = Plan.quick() if options.quick else Plan()
     folder = floors_folder(options.floors)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(measure(plan, folder, options.only or list(COMPARISONS), progress))
@@ -291,7 +287,6 @@ def main(arguments: list[str] | None = None) -> int:
     """`asynckvm bench ARGUMENTS`; returns the exit status. Errors of asynckvm are one line."""
     parser = argparse.ArgumentParser(prog="asynckvm bench", description="Measure asynckvm beside floors in plain C.")
     add_arguments(parser)
-    messages.configure()
     try:
         return run(parser.parse_args(arguments))
     except AsyncKvmError as error:

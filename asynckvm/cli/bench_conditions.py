@@ -5,17 +5,15 @@ Nothing is judged here: numbers from a busy machine are shown as such, not refus
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
-import platform as host_platform
+import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from asynckvm import __version__
 from asynckvm.platform import Machine
-
-if TYPE_CHECKING:
-    from asynckvm.model.config import PlatformChoice
 
 __all__ = ["CpuUse", "conditions"]
 
@@ -33,16 +31,15 @@ def _line(path: Path, key: str = "") -> str:
     return found.removeprefix(key).strip().removeprefix(":").strip()
 
 
-async def conditions(platform: PlatformChoice = "auto") -> dict[str, object]:
+async def conditions() -> dict[str, object]:
     """What does not change during a run."""
-    async with Machine.open(platform=platform, vcpus=1, memory=64 << 20) as machine:
-        taken, capabilities = machine.platform, machine.capabilities.of_platform()
+    async with Machine.open(vcpus=1, memory=64 << 20) as machine:
+        capabilities = dataclasses.asdict(machine.capabilities)
     return {
         "asynckvm": __version__,
-        "platform": taken,
-        "python": host_platform.python_version(),
+        "python": platform.python_version(),
         "uvloop": importlib.metadata.version("uvloop"),
-        "kernel": host_platform.release(),
+        "kernel": platform.release(),
         "cpu": _line(Path("/proc/cpuinfo"), "model name"),
         "cpus": len(os.sched_getaffinity(0)),
         "clocksource": _line(CLOCKSOURCE),

@@ -22,8 +22,6 @@ from asynckvm.sandbox import Limits, Sandbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from asynckvm.model.config import PlatformChoice
-
 SECONDS: Final = 300
 MEBIBYTE: Final = 1 << 20
 ROUNDS: Final = 5
@@ -139,18 +137,12 @@ def _counts(count: int) -> Callable[[bytes], bool]:
     return lambda out: int(out.split()[0]) == count
 
 
-async def measure(rounds: int = ROUNDS, wanted: str = "", platform: PlatformChoice = "auto") -> list[Outcome]:
+async def measure(rounds: int = ROUNDS, wanted: str = "") -> list[Outcome]:
     """Every row `rounds` times inside and natively in turn; `wanted` names some of them, separated by commas."""
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="asynckvm-bench-") as name:
         folder = Path(name)
-        async with Sandbox(
-            binds=[name],
-            env=ENVIRONMENT,
-            cwd="/tmp",  # noqa: S108
-            limits=Limits(memory=1 << 30),
-            platform=platform,
-        ) as sandbox:
+        async with Sandbox(binds=[name], env=ENVIRONMENT, cwd="/tmp", limits=Limits(memory=1 << 30)) as sandbox:  # noqa: S108
             for row in rows(folder):
                 if wanted and row.name not in wanted.split(","):
                     continue

@@ -1,11 +1,9 @@
 """The harness as a whole: every comparison runs, counts right and comes out as promised. No time is judged here."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from asynckvm.cli import bench, bench_subjects
 from asynckvm.cli.bench_floors import floors_folder
@@ -13,13 +11,6 @@ from asynckvm.cli.bench_statistics import AIMS
 from asynckvm.errors import InternalError
 
 pytestmark = pytest.mark.kvm
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
-
 
 TINY = bench.Plan(
     rounds=2, exits=20, wakeups=5, kicks=3, crowd=50, crowd_rounds=2, crowd_exits=2, turns=10_000, compute_rounds=2, pages=1024

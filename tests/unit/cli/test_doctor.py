@@ -217,6 +217,8 @@ def test_advice_comes_before_the_hint_of_the_error(host: Host) -> None:
     assert "nested" in doctor.examine("kvm")["hint"]
     host.errors["ptrace"] = DENIED
     assert doctor.examine("ptrace")["hint"] == DENIED.hint
+    host.errors["ptrace"] = CapabilityError("seccomp", 22, "ask the doctor")
+    assert "gVisor" in doctor.examine("ptrace")["hint"]
 
 
 def write(root: Path, path: str, text: str = "") -> None:
