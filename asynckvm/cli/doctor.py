@@ -46,8 +46,8 @@ _TITLES: Final[dict[PlatformName, str]] = {"kvm": "KVM", "ptrace": "ptrace"}
 # What can be done about a capability that was found to be missing, where nothing that the host shows explains it.
 _LACKING: Final[dict[PlatformName, str]] = {
     "kvm": "this KVM does not do what guests need: use a newer kernel, or another host",
-    "ptrace": "this kernel does not do what stub processes need: some container runtimes (gVisor) bring a kernel of their own; use "
-    "Linux itself",
+    "ptrace": "this kernel does not do what stub processes need: use Linux itself; some container runtimes (gVisor) bring a "
+    "kernel of their own",
 }
 _FACTS: Final[dict[PlatformName, Callable[[], dict[str, Any]]]] = {
     "kvm": doctor_host.kvm_facts,
