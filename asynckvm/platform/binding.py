@@ -43,6 +43,9 @@ _HOST_CALLS: Final = (
 # In every operation of the guests that opening a machine runs to see what the platform does.
 _PROBE: Final = "start-up probe"
 
+# Numbers that say what a stub was refused even where the operation is only a guest that could not run.
+_OF_STUBS: Final = frozenset({errno.EPERM, errno.EACCES, errno.EAGAIN})
+
 _PLATFORMS: Final[dict[PlatformName, int]] = {"kvm": 0, "ptrace": 1}
 
 # Bytes of buffers that are used again and again.
@@ -167,7 +170,10 @@ class Binding:
         if code == errno.ENOMEM:
             return self.error(result)
         hint = _HINT_CAPABILITY if platform == "kvm" else _HINT_PTRACE
-        if _PROBE in operation or code in {errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY}:
+        if platform == "ptrace" and _PROBE in operation and code in _OF_STUBS:
+            return _ptrace_error(operation, code)
+        refused = operation.startswith("memfd ") and code == errno.EPERM  # by a seccomp filter: the call itself needs no right
+        if refused or _PROBE in operation or code in {errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY}:
             return CapabilityError(operation, code, hint)
         if operation.startswith(KVM_CALLS):
             named = f"{operation} ({config.device or '/dev/kvm'})"
