@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.config import MachineConfig, PlatformName
 
-__all__ = ["KVM_CALLS", "SHORT", "Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
+__all__ = ["HINT_PROCESSES", "KVM_CALLS", "SHORT", "Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
 
 # A pointer into the core.
 Handle: TypeAlias = Any
@@ -66,7 +66,7 @@ _HINT_TRACING: Final = (
     "a container's seccomp profile may forbid ptrace (docker: --cap-add SYS_PTRACE), or kernel.yama.ptrace_scope is 2, which "
     "needs CAP_SYS_PTRACE, or 3, which forbids it until the next boot"
 )
-_HINT_PROCESSES: Final = "raise the limit of processes (ulimit -u, the cgroup's pids.max), or run fewer guests at a time"
+HINT_PROCESSES: Final = "raise the limit of processes (ulimit -u, the cgroup's pids.max), or run fewer guests at a time"
 
 
 def load() -> Binding:
@@ -259,4 +259,4 @@ def _ptrace_error(operation: str, code: int) -> HostError:
         return TraceDeniedError(operation, code, _HINT_TRACING)
     if code in {errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EIO}:
         return CapabilityError(operation, code, _HINT_PTRACE)
-    return HostError(operation, code, _HINT_PROCESSES if code == errno.EAGAIN else "")
+    return HostError(operation, code, HINT_PROCESSES if code == errno.EAGAIN else "")
