@@ -492,7 +492,6 @@ static int take_vector_state(struct akvm__vcpu *vcpu)
 const struct akvm__driver akvm__ptrace_driver = {
 	.open = open_machine,
 	.build = build,
-	.probe = akvm__ptrace_probe,
 	.close = close_machine,
 	.set_slot = set_slot,
 	.forget = akvm__stub_forget,

@@ -146,7 +146,4 @@ struct akvm__explanation {
 };
 int akvm__task_explain(struct akvm__stub_task *task, struct akvm__explanation *explanation);
 
-/* probe.c */
-int akvm__ptrace_probe(struct akvm_machine *machine);
-
 #endif
