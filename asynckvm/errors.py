@@ -8,6 +8,7 @@ putting a message together.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final
 
@@ -25,9 +26,12 @@ __all__ = [
     "HostError",
     "HostForkedError",
     "InternalError",
+    "NoPlatformError",
     "OutOfMemoryError",
     "OverloadedError",
+    "PlatformError",
     "SlotsExhaustedError",
+    "TraceDeniedError",
     "UsageError",
 ]
 
@@ -45,7 +49,7 @@ class ClosedError(AsyncKvmError):
 
 
 class HostForkedError(ClosedError):
-    """This process is a fork of the one that opened the machine; KVM belongs to the parent alone."""
+    """This process is a fork of the one that opened the machine, which belongs to the parent alone."""
 
 
 class OverloadedError(AsyncKvmError):
@@ -66,12 +70,20 @@ class HostError(AsyncKvmError):
         super().__init__(f"{text}; {hint}" if hint else text)
 
 
-class DeviceMissingError(HostError):
+class PlatformError(HostError):
+    """What guests were to run on is not usable here: `asynckvm doctor` explains."""
+
+
+class DeviceMissingError(PlatformError):
     """There is no usable /dev/kvm."""
 
 
-class DevicePermissionError(HostError):
+class DevicePermissionError(PlatformError):
     """This user may not open /dev/kvm."""
+
+
+class TraceDeniedError(PlatformError):
+    """This process may not trace the processes it starts, which the ptrace platform is made of."""
 
 
 class SlotsExhaustedError(HostError):
@@ -82,12 +94,21 @@ class OutOfMemoryError(HostError):
     """The machine's guest memory or tables, or the host's memory, are exhausted."""
 
 
-class CapabilityError(HostError):
-    """This KVM lacks something that asynckvm needs; `capability` names it."""
+class CapabilityError(PlatformError):
+    """This host's KVM, or its ptrace, lacks something that asynckvm needs; `capability` names it."""
 
     def __init__(self, capability: str, errno: int, hint: str = "") -> None:
         self.capability: Final = capability
         super().__init__(capability, errno, hint)
+
+
+class NoPlatformError(PlatformError):
+    """A machine was to take any platform, and none is usable here; `kvm` and `ptrace` are the errors of the two."""
+
+    def __init__(self, kvm: AsyncKvmError, ptrace: AsyncKvmError) -> None:
+        self.kvm: Final = kvm
+        self.ptrace: Final = ptrace
+        super().__init__("open any platform", errno.ENODEV, f"KVM: {kvm}; ptrace: {ptrace}")
 
 
 class GuestError(AsyncKvmError):
