@@ -50,7 +50,7 @@
 #define UNSHARE           2
 #define SIG_SETMASK       2
 #define MINUS_ETIMEDOUT   -110
-#define MINUS_EINTR       -4
+#define MINUS_ENOMEM      -12
 
 	.macro CALL number
 	movl $\number, %eax
@@ -193,7 +193,10 @@ done:
 	leaq answer_done(%rip), %rsi
 	jmp answer
 failed:
-	leaq answer_failed(%rip), %rsi
+	leaq answer_refused(%rip), %rsi
+	cmpq $MINUS_ENOMEM, %rax
+	jne answer
+	leaq answer_no_memory(%rip), %rsi
 answer:
 	movq %r13, %rdi
 	movl $4, %edx
@@ -284,8 +287,10 @@ seize_timeout:
 	.quad 5, 0
 answer_done:
 	.long AKVM_ANSWER_DONE
-answer_failed:
-	.long AKVM_ANSWER_FAILED
+answer_no_memory:
+	.long AKVM_ANSWER_NO_MEMORY
+answer_refused:
+	.long AKVM_ANSWER_REFUSED
 explained:
 	.byte 4, 5, 7, 8, 11, 0
 name:

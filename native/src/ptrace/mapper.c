@@ -76,7 +76,9 @@ int akvm__mapper_run(struct akvm__mapper *mapper)
 	commands->count = 0;
 	if (answer == AKVM_ANSWER_NONE)
 		return akvm__fail("wait for a stub's mapper", ESRCH);
-	return answer == AKVM_ANSWER_DONE ? 0 : akvm__fail("stub's mapping", ENOMEM);
+	if (answer == AKVM_ANSWER_DONE)
+		return 0;
+	return akvm__fail("stub's mapping", answer == AKVM_ANSWER_NO_MEMORY ? ENOMEM : EACCES);
 }
 
 pid_t akvm__mapper_value(struct akvm__ptrace *ptrace)

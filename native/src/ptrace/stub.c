@@ -259,7 +259,8 @@ static int map_once(struct akvm__stub *stub, const struct akvm__translation *tra
 	return akvm__mapper_run(&stub->mapper);
 }
 
-int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t address)
+/* What the tables have at `address`, after what they have lost: else the next entry would take away what is mapped now. */
+static int map_current(struct akvm__stub *stub, struct akvm_space *space, uint64_t address)
 {
 	struct akvm__translation translation;
 	int error;
@@ -267,17 +268,28 @@ int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t a
 	/* Nothing there: the guest comes again. */
 	if (!akvm__space_translation(space, address, &translation))
 		return 0;
-	/* In the same breath, or the next entry would take away what is mapped here. */
 	(void)order_losses(stub, space);
 	error = map_once(stub, &translation);
 	if (error == 0)
 		akvm__space_stale_done(space);
-	if (error != -ENOMEM)
-		return error;
-	/* Too many mappings, for all one knows (vm.max_map_count). */
-	(void)akvm__mapper_add(&stub->mapper, unmap_call(AKVM_USER_MIN, AKVM_USER_MAX));
-	error = akvm__mapper_run(&stub->mapper);
-	return error ? error : map_once(stub, &translation);
+	return error;
+}
+
+int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t address)
+{
+	int error = map_current(stub, space, address);
+
+	if (error == -EACCES && akvm__space_copy_page(space, address) == AKVM_FAULT_NONE) {
+		/* A file of a file system from which nothing may be executed: the guest's space is not its concern. */
+		error = map_current(stub, space, address);
+	} else if (error == -ENOMEM) {
+		/* Too many mappings, for all one knows (vm.max_map_count). */
+		(void)akvm__mapper_add(&stub->mapper, unmap_call(AKVM_USER_MIN, AKVM_USER_MAX));
+		error = akvm__mapper_run(&stub->mapper);
+		if (error == 0)
+			error = map_current(stub, space, address);
+	}
+	return error;
 }
 
 void akvm__stub_forget(void *opaque, void *shadow)
