@@ -31,10 +31,12 @@ static long trace(int request, const struct akvm__stub_task *task, void *address
 
 int akvm__task_wait(struct akvm__stub_task *task)
 {
+	/* Read once: whoever drops the stub takes it away, and 0 would be any child of the program's. */
+	pid_t pid = task->pid;
 	siginfo_t info;
 	int status;
 
-	if (AKVM__HOST->wait(task->pid, &status, false) != task->pid || !WIFSTOPPED(status))
+	if (pid == 0 || AKVM__HOST->wait(pid, &status, false) != pid || !WIFSTOPPED(status))
 		return akvm__fail("wait for a stub", ESRCH);
 	task->signal = WSTOPSIG(status);
 	task->code = 0;
@@ -159,6 +161,19 @@ static int peek(const struct akvm__stub_task *task, uint64_t address, uint64_t *
 	return 0;
 }
 
+/* A guest whose RSP is in there would have the frame put below it, where there may be no room: the kernel would end the task. */
+static int leave_signal_stack(struct akvm__stub_task *task)
+{
+	struct user_regs_struct elsewhere = task->registers;
+
+	if (elsewhere.rsp - AKVM_STUB_STACK_AT > AKVM_STUB_STACK_BYTES)
+		return 0;
+	elsewhere.rsp = 0;
+	/* A tracer may not give all that a guest can load. */
+	elsewhere.ds = elsewhere.es = elsewhere.fs = elsewhere.gs = 0;
+	return set_first_registers(task, &elsewhere);
+}
+
 /*
  * A tracer is not told the vector, the error code or CR2; the handler of a signal is, in its frame. So the signal is delivered, to a
  * handler that traps at once. A sibling can write to that stack meanwhile: what it says is about that guest alone, and no more
@@ -171,7 +186,9 @@ int akvm__task_explain(struct akvm__stub_task *task, struct akvm__explanation *e
 
 	task->vector_version = 0;
 	task->ahead = false;
-	error = akvm__task_run(task, signal);
+	error = leave_signal_stack(task);
+	if (!error)
+		error = akvm__task_run(task, signal);
 	for (unsigned strays = 0; !error && task->signal == SIGUSR1 && strays < STRAY_STOPS_MAX; strays++)
 		error = akvm__task_run(task, 0);
 	if (!error && (task->signal != SIGTRAP || task->registers.rip <= AKVM_STUB_CODE_AT ||
