@@ -133,6 +133,7 @@ static enum akvm__event broken(struct akvm__context *context, int error)
 enum akvm__event akvm__stub_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome result)
 {
 	struct akvm__stub_task *task = vcpu->task;
+	uint64_t entered_at = context->pub.registers.rip;
 	int error;
 
 	from_host(context, &task->registers);
@@ -147,7 +148,10 @@ enum akvm__event akvm__stub_decode(struct akvm__vcpu *vcpu, struct akvm__context
 		return AKVM_EVENT_EXCEPTION;
 	}
 	if (task->registers.cs != AKVM_USER_CS) {
-		/* Another mode than ours: as if the jump there had faulted. */
+		/* Another mode than ours: as if the jump there had faulted. After its fast system calls RIP is where the host
+		 * program's own vDSO would be, which is no guest's to know. */
+		if (task->registers.rip > UINT32_MAX)
+			context->pub.registers.rip = entered_at;
 		context->pub.vector = VECTOR_GP;
 		context->pub.error_code = (uint32_t)task->registers.cs & 0xfffc;
 		return AKVM_EVENT_EXCEPTION;
