@@ -175,6 +175,11 @@ int akvm__stub_refresh(struct akvm__stub *stub, struct akvm_space *space)
 {
 	int error = order_losses(stub, space) ? akvm__mapper_run(&stub->mapper) : 0;
 
+	/* To take away a part needs one mapping more (vm.max_map_count); to take away all does not. */
+	if (error == -ENOMEM) {
+		(void)akvm__mapper_add(&stub->mapper, unmap_call(AKVM_USER_MIN, AKVM_USER_MAX));
+		error = akvm__mapper_run(&stub->mapper);
+	}
 	if (error == 0)
 		akvm__space_stale_done(space);
 	return error;
