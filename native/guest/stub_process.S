@@ -47,6 +47,7 @@
 #define CLONE_FILES       0x400
 #define CLONE_VFORK       0x4000
 #define CLONE_PARENT      0x8000
+#define CLONE_UNTRACED    0x800000 /* a tracer of the host program keeps off: the stub has one of its own */
 #define UNSHARE           2
 #define SIG_SETMASK       2
 #define MINUS_ETIMEDOUT   -110
@@ -154,8 +155,14 @@ wait:
 	leaq AKVM_COMMANDS_TURN(%rbp), %rdi
 	movl $FUTEX_WAIT, %esi
 	movl %r12d, %edx
-	xorl %r10d, %r10d
+	leaq patience(%rip), %r10
 	CALL NR_FUTEX
+	cmpq $MINUS_ETIMEDOUT, %rax
+	jne wait
+	/* A host program that gave up its rights since may not send the signal of its death. */
+	CALL NR_GETPPID
+	cmpl %eax, AKVM_COMMANDS_HOST(%rbp)
+	jne leave
 	jmp wait
 batch:
 	movl %eax, %r12d
@@ -237,7 +244,7 @@ not_seized:
 	je seized
 	leaq AKVM_COMMANDS_SEIZED(%rbp), %rdi
 	movl $FUTEX_WAIT, %esi
-	leaq seize_timeout(%rip), %r10
+	leaq patience(%rip), %r10
 	CALL NR_FUTEX
 	cmpq $MINUS_ETIMEDOUT, %rax
 	je leave
@@ -283,7 +290,7 @@ signal_stack:
 	.quad AKVM_STUB_STACK_AT, 0, AKVM_STUB_STACK_BYTES
 no_core:
 	.quad 0, 0
-seize_timeout:
+patience:
 	.quad 5, 0
 answer_done:
 	.long AKVM_ANSWER_DONE
@@ -385,7 +392,7 @@ akvm__stub_fork:
 	movslq %esi, %r14
 	movq %rdx, %r15
 	movq %rcx, %rbx
-	movl $(CLONE_VM | CLONE_VFORK | CLONE_FILES), %edi
+	movl $(CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_UNTRACED), %edi
 	xorl %esi, %esi
 	xorl %edx, %edx
 	xorl %r10d, %r10d
@@ -398,7 +405,7 @@ akvm__stub_fork:
 	popq %r14
 	popq %r13
 	ret
-1:	movl $(CLONE_FILES | CLONE_PARENT), %edi
+1:	movl $(CLONE_FILES | CLONE_PARENT | CLONE_UNTRACED), %edi
 	CALL NR_CLONE
 	testq %rax, %rax
 	jz 2f
