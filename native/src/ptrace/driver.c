@@ -66,6 +66,13 @@ static void leave_stub(struct akvm__vcpu *vcpu)
 	vcpu->task = NULL;
 }
 
+int akvm__stub_judge(struct akvm__vcpu *vcpu, int error)
+{
+	if (error && vcpu->stub != NULL)
+		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+	return error;
+}
+
 /* The vector state out of the task, if it ran since it was last given or taken. */
 int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
@@ -91,7 +98,9 @@ static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	akvm__space_lock(context->space);
 	if (vcpu->stub != NULL) {
 		akvm__process_settle(vcpu, vcpu->stub->mapper.pid, &vcpu->stub->mapper.processor);
-		error = akvm__stub_refresh(vcpu->stub, context->space);
+		/* A sibling that found it dead may have another already, and what the tables lost since is not known here. */
+		error = akvm__stub_dropped(vcpu->machine->ptrace, vcpu->stub) ? akvm__fail("run in a stub", ESRCH)
+									      : akvm__stub_refresh(vcpu->stub, context->space);
 		if (error)
 			(void)akvm__stub_save_vector_state(vcpu, context);
 	} else {
@@ -100,9 +109,7 @@ static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
 			error = akvm__stub_task(vcpu, vcpu->stub, &vcpu->task);
 	}
 	akvm__space_unlock(context->space);
-	if (error && vcpu->stub != NULL)
-		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
-	return error;
+	return akvm__stub_judge(vcpu, error);
 }
 
 static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
@@ -124,14 +131,16 @@ static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	if (!task->ahead && task->vector_version != context->xsave_version) {
 		error = akvm__task_set_vector_state(task, context->xsave, vcpu->machine->capabilities.xsave_bytes);
 		if (error)
-			return error;
+			return akvm__stub_judge(vcpu, error);
 		task->vector_version = context->xsave_version;
 		akvm__count(&vcpu->counters.fp_switches);
 	}
 	to_host(&registers, context);
 	error = akvm__task_set_registers(task, &registers);
+	if (error)
+		return akvm__stub_judge(vcpu, error);
 	atomic_store(&vcpu->task_pid, task->pid);
-	return error;
+	return 0;
 }
 
 static void unload(struct akvm__vcpu *vcpu)
@@ -167,8 +176,8 @@ static struct akvm__run_outcome run(struct akvm__vcpu *vcpu, struct akvm__contex
 
 	(void)context;
 	task->ahead = true;
-	if (error) {
-		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+	if (akvm__stub_judge(vcpu, error)) {
+		atomic_store(&vcpu->task_pid, 0);
 		return (struct akvm__run_outcome){ AKVM_RUN_FAILED, 0, -error, AKVM_FAILURE_RUN };
 	}
 	switch (task->signal) {
@@ -197,12 +206,12 @@ static int resolved(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	akvm__space_lock(context->space);
 	error = akvm__stub_map(vcpu->stub, context->space, context->pub.address);
 	akvm__space_unlock(context->space);
-	return error;
+	return akvm__stub_judge(vcpu, error);
 }
 
 static int retire(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
-	int error = akvm__stub_save_vector_state(vcpu, context);
+	int error = akvm__stub_judge(vcpu, akvm__stub_save_vector_state(vcpu, context));
 
 	leave_stub(vcpu);
 	return error;

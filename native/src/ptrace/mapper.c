@@ -82,10 +82,16 @@ pid_t akvm__mapper_value(struct akvm__ptrace *ptrace)
 	return (pid_t)(value - AKVM_VALUE_BIAS);
 }
 
+void akvm__process_kill(pid_t pid)
+{
+	if (pid != 0)
+		AKVM__HOST->process_kill(pid, SIGKILL);
+}
+
 /* A page is not used again before its mapper is gone for good: until then it might still follow orders. */
 static void end_process(struct akvm__ptrace *ptrace, pid_t pid, uint32_t page)
 {
-	AKVM__HOST->process_kill(pid, SIGKILL);
+	akvm__process_kill(pid);
 	if (ptrace->dying_count == AKVM__DYING_MAX)
 		akvm__processes_reap(ptrace, true);
 	ptrace->dying[ptrace->dying_count++] = (struct akvm__dying){ pid, page };

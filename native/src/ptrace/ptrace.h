@@ -70,9 +70,10 @@ struct akvm__stub {
 	struct akvm__mapper mapper; /* the space's lock */
 	/* Guarded by the platform's lock. */
 	struct akvm__stub *next, *previous;
-	uint32_t references; /* its space's, and of vCPUs that are at it */
-	uint64_t used;       /* when it was last */
-	bool dropped;        /* of no use any more; its space has to let go of it */
+	uint32_t vcpus; /* that are at it: until they have left, what is known of its processes stays */
+	bool owned;     /* by its space */
+	uint64_t used;  /* when it was last */
+	bool dropped;   /* killed, and no more in the list; its space has to let go of it */
 	struct akvm__stub_task tasks[];
 };
 
@@ -115,6 +116,8 @@ int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 void akvm__mapper_end(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 /* Fork the first mapper off this process, if there is none. Thread: a vCPU's, because stubs die with it. */
 int akvm__zygote_start(struct akvm__ptrace *ptrace);
+/* Unless it is 0. */
+void akvm__process_kill(pid_t pid);
 /* Kill a process and have it reaped later. Platform's lock held. */
 void akvm__process_end(struct akvm__ptrace *ptrace, pid_t pid);
 /* Reap what was killed; wait for it if `wait`. Platform's lock held. */
@@ -141,6 +144,10 @@ void akvm__vcpu_settle(struct akvm__vcpu *vcpu, bool brief);
 /* A process of a stub comes to where the vCPU is; *processor is where it was. */
 void akvm__process_settle(struct akvm__vcpu *vcpu, pid_t pid, int *processor);
 
+/* Whether that was done to the stub. */
+bool akvm__stub_dropped(struct akvm__ptrace *ptrace, const struct akvm__stub *stub);
+/* A call on the vCPU's stub ended so: one that failed is of no use any more, and dropped. Returns `error`. */
+int akvm__stub_judge(struct akvm__vcpu *vcpu, int error);
 /* driver.c. The vector state out of the vCPU's task, if it ran since it was last given or taken. */
 int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context);
 

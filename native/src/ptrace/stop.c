@@ -110,12 +110,12 @@ static int ask(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	int error = akvm__stub_save_vector_state(vcpu, context);
 
 	if (error)
-		return error;
+		return akvm__stub_judge(vcpu, error);
 	akvm__space_lock(context->space);
 	error = akvm__task_explain(task, &explanation);
 	akvm__space_unlock(context->space);
 	if (error)
-		return error;
+		return akvm__stub_judge(vcpu, error);
 	context->pub.vector = explanation.vector;
 	context->pub.error_code = explanation.error_code;
 	context->pub.address = explanation.vector == VECTOR_PF ? explanation.address : 0;
