@@ -154,7 +154,7 @@ static void expect_kicks(struct akvm__vcpu *vcpu)
 	(void)vcpu;
 }
 
-static int kick(struct akvm__vcpu *vcpu)
+static int kick_task(struct akvm__vcpu *vcpu)
 {
 	pid_t pid = atomic_load(&vcpu->task_pid);
 
@@ -263,7 +263,7 @@ static void describe(struct akvm_capabilities *capabilities)
 	(void)eax, (void)ecx, (void)edx, (void)high;
 }
 
-static int open_machine(struct akvm_machine *machine)
+static int open_stubs(struct akvm_machine *machine)
 {
 	struct akvm__ptrace *ptrace = AKVM__HOST->calloc(1, sizeof(*ptrace));
 	void *pages;
@@ -304,7 +304,7 @@ static int build(struct akvm_machine *machine)
 	return 0;
 }
 
-static void close_machine(struct akvm_machine *machine)
+static void close_stubs(struct akvm_machine *machine)
 {
 	struct akvm__ptrace *ptrace = machine->ptrace;
 
@@ -347,9 +347,9 @@ static int take_vector_state(struct akvm__vcpu *vcpu)
 }
 
 const struct akvm__driver akvm__ptrace_driver = {
-	.open = open_machine,
+	.open = open_stubs,
 	.build = build,
-	.close = close_machine,
+	.close = close_stubs,
 	.set_slot = set_slot,
 	.forget = akvm__stub_forget,
 	.vcpu_open = vcpu_open,
@@ -366,6 +366,6 @@ const struct akvm__driver akvm__ptrace_driver = {
 	.retire = retire,
 	.operate = operate,
 	.rest = rest,
-	.kick = kick,
+	.kick = kick_task,
 	.take_vector_state = take_vector_state,
 };

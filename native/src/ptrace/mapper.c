@@ -64,9 +64,9 @@ int akvm__mapper_run(struct akvm__mapper *mapper)
 	__atomic_store_n(&commands->turn, commands->turn + 1, __ATOMIC_RELEASE);
 	AKVM__HOST->futex(&commands->turn, FUTEX_WAKE, 1, NULL);
 	while ((answer = answer_of(mapper)) == AKVM_ANSWER_NONE) {
-		if (AKVM__HOST->futex(&commands->answer, FUTEX_WAIT, AKVM_ANSWER_NONE, &slice) == 0 || errno != ETIMEDOUT)
-			continue;
-		if (is_gone(mapper) || akvm__now_ns() > until_ns)
+		int woken = AKVM__HOST->futex(&commands->answer, FUTEX_WAIT, AKVM_ANSWER_NONE, &slice);
+
+		if ((woken != 0 && errno == ETIMEDOUT && is_gone(mapper)) || akvm__now_ns() > until_ns)
 			break;
 	}
 	commands->count = 0;
@@ -79,7 +79,8 @@ pid_t akvm__mapper_value(struct akvm__ptrace *ptrace)
 {
 	off_t value = AKVM__HOST->lseek(ptrace->values, 0, SEEK_CUR);
 
-	return (pid_t)(value - AKVM_VALUE_BIAS);
+	/* An error of clone(2): a negative number is a group of processes to kill(2). */
+	return value > AKVM_VALUE_BIAS ? (pid_t)(value - AKVM_VALUE_BIAS) : 0;
 }
 
 void akvm__process_kill(pid_t pid)

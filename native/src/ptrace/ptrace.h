@@ -109,7 +109,7 @@ int akvm__mapper_add(struct akvm__mapper *mapper, struct akvm__call call);
 /* Make the batch's calls and wait for them, at most some seconds. 0; -ENOMEM when one of them failed; -ESRCH when there is no
  * mapper any more. */
 int akvm__mapper_run(struct akvm__mapper *mapper);
-/* What the last clone() of a batch returned. Precondition: the platform's lock held since before the batch ran. */
+/* What the last clone() of a batch returned, 0 when it failed. Precondition: the platform's lock held since before the batch ran. */
 pid_t akvm__mapper_value(struct akvm__ptrace *ptrace);
 int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 /* Kill it, if there is one; its page is free when it is gone. Platform's lock held. */

@@ -118,10 +118,14 @@ static int clone_mapper(struct akvm__vcpu *vcpu, struct akvm__mapper *mapper)
 		return akvm__fail("clone a stub process", EAGAIN);
 	}
 	mapper->pid = akvm__mapper_value(ptrace);
+	if (mapper->pid == 0) {
+		akvm__mapper_end(ptrace, mapper);
+		return akvm__fail("clone a stub process", EAGAIN);
+	}
 	return 0;
 }
 
-static int create(struct akvm__vcpu *vcpu, struct akvm__stub **out)
+static int create_stub(struct akvm__vcpu *vcpu, struct akvm__stub **out)
 {
 	struct akvm__ptrace *ptrace = vcpu->machine->ptrace;
 	struct akvm__stub *stub = AKVM__HOST->calloc(1, sizeof(*stub) + ptrace->machine->config.vcpus * sizeof(stub->tasks[0]));
@@ -227,7 +231,7 @@ int akvm__stub_enter(struct akvm__vcpu *vcpu, struct akvm_space *space, struct a
 		*shadow = stub = NULL;
 	}
 	if (stub == NULL) {
-		error = create(vcpu, &stub);
+		error = create_stub(vcpu, &stub);
 		if (error)
 			return error;
 		*shadow = stub;
@@ -265,6 +269,8 @@ int akvm__stub_task(struct akvm__vcpu *vcpu, struct akvm__stub *stub, struct akv
 	if (error == 0)
 		pid = akvm__mapper_value(ptrace);
 	pthread_mutex_unlock(&ptrace->lock);
+	if (error == 0 && pid == 0)
+		error = akvm__fail("clone a stub task", EAGAIN);
 	if (error)
 		return error;
 	error = akvm__task_seize(task, pid);

@@ -34,7 +34,9 @@ int akvm__task_wait(struct akvm__stub_task *task)
 	siginfo_t info;
 	int status;
 
-	if (AKVM__HOST->wait(task->pid, &status, false) != task->pid || !WIFSTOPPED(status)) {
+	if (AKVM__HOST->wait(task->pid, &status, false) != task->pid)
+		return akvm__fail("wait for a stub", ESRCH);
+	if (!WIFSTOPPED(status)) {
 		/* Reaped: its number may be another's from now on. */
 		task->pid = 0;
 		return akvm__fail("wait for a stub", ESRCH);
