@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,15 +18,20 @@
 #include "ptrace_rig.h"
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define FEWER 5
+#define FEWER  5
+#define SLOWER 4
 #else
-#define FEWER 1
+#define FEWER  1
+#define SLOWER 1
 #endif
 
 #define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[];
 PIECE(syscall)
 PIECE(load)
-PIECE(store) PIECE(spin) PIECE(writer) PIECE(effects)
+PIECE(store)
+PIECE(spin)
+PIECE(writer)
+PIECE(effects)
 
 	static unsigned long long seed = 20261123;
 
@@ -216,10 +222,58 @@ static void closed_amid_deaths(void)
 	t_context[0] = 0;
 }
 
+/* ---------------------------------------------------------------- no more processes */
+
+/* As somebody who may have few of them, in a program of his own: 0, or what went wrong. */
+static int run_with_few_processes(void)
+{
+	enum { SOMEBODY = 54321, SPACES = 24 };
+	struct rlimit limit = { 14, 14 };
+	unsigned refused = 0, ran = 0;
+	struct rig rig;
+
+	/* Nobody else's processes are to count, and root's are not counted. */
+	if (geteuid() != 0) {
+		fprintf(stderr, "left out: only root can be somebody without processes\n");
+		return 0;
+	}
+	if (setgid(SOMEBODY) || setuid(SOMEBODY))
+		return 2;
+	if (prctl(PR_SET_DUMPABLE, 1) || setrlimit(RLIMIT_NPROC, &limit))
+		return 3;
+	ptrace_open(&rig, 2);
+	for (unsigned i = 0; i < SPACES; i++) {
+		struct akvm_context *context = ptrace_context(&rig, i ? ptrace_space(&rig) : rig.space);
+
+		for (uint32_t vcpu = 0; vcpu < 2; vcpu++) {
+			rig_execute(&rig, context, vcpu, PTRACE_AT(guest_store), PTRACE_DATA, i);
+			ran += context->kind == AKVM_EXIT_FAULT && context->vector == 3;
+			refused += context->kind == AKVM_EXIT_ERROR;
+			if (context->kind == AKVM_EXIT_ERROR)
+				T_EQUAL(context->host_errno, EAGAIN);
+		}
+	}
+	ptrace_close(&rig);
+	fprintf(stderr, "%u runs, %u refused\n", ran, refused);
+	return ran + refused == 2 * SPACES && ran >= SPACES ? 0 : 4;
+}
+
+static void few_processes(void)
+{
+	pid_t child = fork();
+	int status;
+
+	T_CHECK(child >= 0);
+	if (child == 0)
+		_exit(run_with_few_processes());
+	T_EQUAL(waitpid(child, &status, 0), child);
+	T_EQUAL(status, 0);
+}
+
 /* ---------------------------------------------------------------- the host dies */
 
 enum { DESCRIPTORS = 16, VISIBLE = SIGUSR2 };
-static char folder[] = "/tmp/akvm-deaths-XXXXXX", mark[sizeof(folder) + 8];
+static char folder[] = P_tmpdir "/akvm-deaths-XXXXXX", mark[sizeof(folder) + 8];
 static int effects_pipe[2];
 
 /* What the guests of a host, or its own code, are to do: seen by whoever reads the pipe, looks for the file, or waits for the
@@ -380,7 +434,7 @@ static void the_host_is_killed(void)
 		if (host == 0)
 			be_a_host(observer, round);
 		/* From before it has a stub to long after. */
-		pause_ns(round % 4 ? pick(25000000) : pick(4000000));
+		pause_ns((round % 4 ? pick(25000000) : pick(4000000)) * SLOWER);
 		T_EQUAL(kill(host, SIGKILL), 0);
 		expect_no_process(20000000000, &killed, &left);
 		T_CHECK(!pipe_has_bytes());
@@ -401,6 +455,7 @@ int main(void)
 	ptrace_need();
 	/* First, while this process has no threads and few descriptors. */
 	T_RUN(the_host_is_killed);
+	T_RUN(few_processes);
 	T_RUN(killed_at_rest);
 	T_RUN(killed_at_work);
 	T_RUN(closed_amid_deaths);

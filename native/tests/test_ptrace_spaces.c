@@ -25,7 +25,8 @@ enum { READ_WRITE = AKVM_READ | AKVM_WRITE };
 #define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[];
 PIECE(syscall)
 PIECE(load)
-PIECE(store) PIECE(spin) PIECE(writer) PIECE(reader)
+PIECE(store)
+PIECE(spin) PIECE(writer) PIECE(reader)
 
 	static struct rig rig;
 
