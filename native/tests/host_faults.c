@@ -219,8 +219,10 @@ static int host_sigaction(int signal, const struct sigaction *action, struct sig
 	if (faults_under->sigaction(signal, action, old))
 		return -1;
 	/* As if nobody had set the handler yet, so that each machine does. */
-	if (!action)
+	if (!action) {
 		old->sa_handler = SIG_DFL;
+		old->sa_flags = 0;
+	}
 	return 0;
 }
 

@@ -188,12 +188,14 @@ const struct plan_site plan_sites[] = {
 	SITE(ptrace/driver.c, open_stubs, sched_getaffinity, , 1, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/driver.c, open_stubs, memfd, , 2, ERRNOS(EMFILE, ENOMEM), MUST, MUST, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/driver.c, open_stubs, mmap, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "mmap stubs")
+	SITE(ptrace/driver.c, open_stubs, madvise, MADV_DONTFORK, 1, ERRNOS(ENOMEM, EAGAIN), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, loop_rests, sigaction, , 2, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/driver.c, close_stubs, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/driver.c, close_stubs, close, , 2, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/driver.c, kick_task, process_kill, , 1, ERRNOS(EPERM, EAGAIN), NEVER, NEVER, MAY, MAY, 0, NULL)
 	SITE(ptrace/place.c, place, sched_setaffinity, , 1, ERRNOS(EINVAL, EPERM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	/* Asked only when a mapper takes long. */
-	SITE(ptrace/mapper.c, is_gone, peek_exit, , 1, ERRNOS(ECHILD), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/mapper.c, akvm__process_is_gone, peek_exit, , 1, ERRNOS(ECHILD), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/mapper.c, akvm__mapper_run, futex, FUTEX_WAKE, 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/mapper.c, akvm__mapper_run, futex, FUTEX_WAIT, 1, ERRNOS(EINTR, EAGAIN, ETIMEDOUT), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	/* Where a clone's pid is told: without it the process stays unknown, and is nobody's until the program ends. */
@@ -208,8 +210,10 @@ const struct plan_site plan_sites[] = {
 	SITE(ptrace/stub.c, create_stub, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, MUST, MUST, 0, NULL)
 	SITE(ptrace/stub.c, akvm__stub_task, futex, FUTEX_WAKE, 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	/* The stub is thrown away, and the context that was in it told so, unless only an explanation was wanted. */
-	SITE(ptrace/task.c, trace, ptrace, , 1, ERRNOS(ESRCH, EIO, EPERM), MUST, MUST, MUST, MUST, 0, NULL)
-	SITE(ptrace/task.c, akvm__task_wait, wait, , 1, ERRNOS(ECHILD), MUST, MUST, MUST, MUST, ESRCH, NULL)
+	SITE(ptrace/task.c, trace, ptrace, , 1, ERRNOS(EIO, EPERM), MUST, MUST, MUST, MUST, 0, NULL)
+	/* One that somebody killed is made anew, where nothing has run in it. */
+	SITE(ptrace/task.c, trace, ptrace, , 1, ERRNOS(ESRCH), MAY, MUST, MAY, MUST, 0, NULL)
+	SITE(ptrace/task.c, akvm__task_wait, wait, , 1, ERRNOS(ECHILD), MAY, MUST, MAY, MUST, ESRCH, NULL)
 #undef PLATFORM
 	{ 0 },
 };

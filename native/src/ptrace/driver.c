@@ -82,12 +82,13 @@ int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *
 
 	if (task == NULL || !task->ahead)
 		return 0;
-	task->ahead = false;
 	task->vector_version = 0;
 	error = akvm__task_get_vector_state(task, context->xsave, capabilities->xsave_bytes, capabilities->xcr0);
-	if (error == 0)
-		task->vector_version = context->xsave_version = ++vcpu->machine->xsave_versions;
-	return error;
+	if (error)
+		return error;
+	task->ahead = false;
+	task->vector_version = context->xsave_version = ++vcpu->machine->xsave_versions;
+	return 0;
 }
 
 /* Be at the space's stub with a task, and the stub current. */
@@ -112,20 +113,14 @@ static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	return akvm__stub_judge(vcpu, error);
 }
 
-static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
+static int load_once(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	struct user_regs_struct registers;
 	struct akvm__stub_task *task;
-	int error;
+	int error = join_stub(vcpu, context);
 
-	/* One that is new here has faults before it. */
-	akvm__vcpu_settle(vcpu, atomic_load(&vcpu->brief) || context->pub.exits == 0);
-	error = join_stub(vcpu, context);
-
-	if (error) {
-		leave_stub(vcpu);
+	if (error)
 		return error;
-	}
 	task = vcpu->task;
 	akvm__process_settle(vcpu, task->pid, &task->processor);
 	if (!task->ahead && task->vector_version != context->xsave_version) {
@@ -141,6 +136,21 @@ static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
 		return akvm__stub_judge(vcpu, error);
 	atomic_store(&vcpu->task_pid, task->pid);
 	return 0;
+}
+
+static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	int error;
+
+	/* One that is new here has faults before it. */
+	akvm__vcpu_settle(vcpu, atomic_load(&vcpu->brief) || context->pub.exits == 0);
+	error = load_once(vcpu, context);
+	/* Somebody killed it. While nothing ran in it, nothing is lost. */
+	if (error == -ESRCH && !(vcpu->task != NULL && vcpu->task->ahead)) {
+		leave_stub(vcpu);
+		error = load_once(vcpu, context);
+	}
+	return error;
 }
 
 static void unload(struct akvm__vcpu *vcpu)
@@ -292,6 +302,7 @@ static int open_stubs(struct akvm_machine *machine)
 	if (pages == MAP_FAILED)
 		return akvm__fail("mmap stubs", errno);
 	ptrace->pages = pages;
+	(void)AKVM__HOST->madvise(pages, (size_t)PAGES * PAGE, MADV_DONTFORK);
 	memcpy(ptrace->pages, akvm__stub_code, AKVM_STUB_CODE_BYTES);
 	describe(&machine->capabilities);
 	return 0;
@@ -326,6 +337,21 @@ static void close_stubs(struct akvm_machine *machine)
 static void rest(struct akvm__vcpu *vcpu)
 {
 	akvm__vcpu_settle(vcpu, false);
+}
+
+/*
+ * Each stop of a task would tell the program SIGCHLD, and wake its loop. Nobody who runs under an event loop wants to hear of stops;
+ * whoever installs a handler forgets to say so. Here, because this is the thread that installs them.
+ */
+static void loop_rests(struct akvm_machine *machine)
+{
+	struct sigaction action;
+
+	(void)machine;
+	if (AKVM__HOST->sigaction(SIGCHLD, NULL, &action) != 0 || action.sa_flags & SA_NOCLDSTOP)
+		return;
+	action.sa_flags |= SA_NOCLDSTOP;
+	(void)AKVM__HOST->sigaction(SIGCHLD, &action, NULL);
 }
 
 static int vcpu_open(struct akvm__vcpu *vcpu)
@@ -365,6 +391,7 @@ const struct akvm__driver akvm__ptrace_driver = {
 	.explain = akvm__stub_explain,
 	.retire = retire,
 	.operate = operate,
+	.loop_rests = loop_rests,
 	.rest = rest,
 	.kick = kick_task,
 	.take_vector_state = take_vector_state,
