@@ -19,7 +19,7 @@ from support.pace import paced
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [pytest.mark.kvm, pytest.mark.stress]
+pytestmark = [pytest.mark.guests, pytest.mark.stress]
 
 LONG = os.environ.get("ASYNCKVM_LONG") == "1"
 SECONDS = 60.0 if LONG else 6.0

@@ -10,7 +10,7 @@ from asynckvm.cli.bench_floors import floors_folder
 from asynckvm.cli.bench_statistics import AIMS
 from asynckvm.errors import InternalError
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.guests
 
 TINY = bench.Plan(
     rounds=2, exits=20, wakeups=5, kicks=3, crowd=50, crowd_rounds=2, crowd_exits=2, turns=10_000, compute_rounds=2, pages=1024
