@@ -33,9 +33,9 @@ ON_EACH = ("kvm", "programs", "sandbox", "stress/test_paging.py", "stress/test_s
 ALONE = ("programs/test_many_mappings.py", "stress/test_kills.py", "stress/test_scale.py", "soak/test_soak.py")
 _ROOM = pytest.StashKey[quiet.Room]()
 _ROOM_FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
-# Of the test run: the platforms it was given by name. Of a test: the one that runs its guests.
+# Of the test run: the platforms it was given by name. Of a test: those that run its guests.
 _PLATFORMS = pytest.StashKey[tuple[str, ...]]()
-_PLATFORM = pytest.StashKey[str]()
+_RAN_ON = pytest.StashKey[tuple[str, ...]]()
 
 # Examples are found again from the printed blob; time limits per example would only measure the neighbours.
 hypothesis.settings.register_profile("asynckvm", deadline=None, print_blob=True)
@@ -145,34 +145,39 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if not _runs_guests(item):
         return
     asked = item.callspec.params.get("platform", platforms.AUTO) if hasattr(item, "callspec") else platforms.AUTO
-    verdict = platforms.probe(asked)
-    if not verdict.usable:
-        if setting := platforms.required(asked):
-            pytest.fail(f"{setting}, but {verdict.name} runs no guest here: {verdict.report}", pytrace=False)
-        pytest.skip(f"{verdict.name} runs no guest here: {verdict.report}")
-    if asked == platforms.AUTO and platforms.kvm_required() and verdict.name != platforms.KVM:
-        pytest.fail(f"ASYNCKVM_REQUIRE_KVM=1, but guests run on {verdict.name} here", pytrace=False)
+    everywhere = item.get_closest_marker("all_platforms") is not None
+    names = item.config.stash[_PLATFORMS] if everywhere else (asked,)
+    verdicts = [platforms.probe(name) for name in names or platforms.usable() or (platforms.AUTO,)]
+    for verdict in verdicts:
+        if not verdict.usable:
+            if setting := platforms.required(verdict.name):
+                pytest.fail(f"{setting}, but {verdict.name} runs no guest here: {verdict.report}", pytrace=False)
+            pytest.skip(f"{verdict.name} runs no guest here: {verdict.report}")
+    ran_on = tuple(verdict.name for verdict in verdicts)
+    if asked == platforms.AUTO and platforms.kvm_required() and platforms.KVM not in ran_on:
+        pytest.fail(f"ASYNCKVM_REQUIRE_KVM=1, but guests run on {', '.join(ran_on)} here", pytrace=False)
     only = item.get_closest_marker("kvm_only")
-    if only is not None and verdict.name != platforms.KVM:
+    if only is not None and ran_on != (platforms.KVM,):
         pytest.skip(f"only on KVM: {only.args[0]}")
-    item.stash[_PLATFORM] = verdict.name
+    item.stash[_RAN_ON] = ran_on
 
 
 @pytest.fixture(autouse=True)
 def platform(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The platform that runs the guests of this test and of the programs that it starts; "" where none does."""
-    name = request.node.stash.get(_PLATFORM, "")
-    # Not by the fixture monkeypatch, which would then be undone after everything else.
-    with pytest.MonkeyPatch.context() as patch:
-        if name:
-            patch.setenv(platforms.VARIABLE, name)
-        yield name
+    """The platform that runs the guests of this test and of the programs that it starts; "" when there is not just one."""
+    ran_on = request.node.stash.get(_RAN_ON, ())
+    if len(ran_on) != 1:
+        yield ""
+        return
+    with platforms.using(ran_on[0]):
+        yield ran_on[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def usable_platforms(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """For tests marked all_platforms: those that were named, else those that run guests here."""
-    return request.config.stash[_PLATFORMS] or platforms.usable()
+    names: tuple[str, ...] = request.node.stash[_RAN_ON]
+    return names
 
 
 @pytest.hookimpl(wrapper=True)
@@ -192,8 +197,8 @@ def pytest_runtest_makereport(
     """A failed test shows the machines that are still open, which are those its fixtures hold."""
     report = yield
     hangs.judge(item, report)
-    if name := item.stash.get(_PLATFORM, ""):
-        report.user_properties.append(("platform", name))
+    if call.when == "call":
+        report.user_properties += [("platform", name) for name in item.stash.get(_RAN_ON, ())]
     if report.failed and (text := hangs.dump_of_open_machines()):
         report.sections.append((f"open machines after {call.when}", text))
     return report

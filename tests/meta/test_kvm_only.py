@@ -1,4 +1,4 @@
-"""The tests that only KVM can pass are few, each with its reason, and the document lists them: a longer list is seen in review."""
+"""The tests that only KVM can pass are few, each with its reason, and the document lists them: reviews see it grow."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ def test_marks_are_found_where_they_can_stand() -> None:
         async def test_b(x): pass
         def test_c(): pass
     """
-    assert marked("tests/kvm/test_x.py", "if True:" + text) == {("kvm/test_x.py::test_a", "one"), ("kvm/test_x.py::test_b", "two")}
+    assert marked("tests/kvm/test_x.py", "if True:" + text) == {
+        ("kvm/test_x.py::test_a", "one"),
+        ("kvm/test_x.py::test_b", "two"),
+    }
     with pytest.raises(AssertionError, match="belongs to tests"):
         marked("tests/kvm/test_x.py", 'pytestmark = pytest.mark.kvm_only("everything")')

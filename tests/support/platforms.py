@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -96,3 +97,17 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
     if unknown := set(asked) - set(NAMES):
         raise ValueError(f"{', '.join(sorted(unknown))}: no platform; there are {', '.join(NAMES)}")
     return tuple(name for name in asked if probe(name).usable or required(name)) or asked
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """Machines that are opened in the block without naming a platform, also by programs it starts, are opened on this one."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
