@@ -8,6 +8,7 @@ putting a message together.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final
 
@@ -25,9 +26,11 @@ __all__ = [
     "HostError",
     "HostForkedError",
     "InternalError",
+    "NoPlatformError",
     "OutOfMemoryError",
     "OverloadedError",
     "SlotsExhaustedError",
+    "TraceDeniedError",
     "UsageError",
 ]
 
@@ -45,7 +48,7 @@ class ClosedError(AsyncKvmError):
 
 
 class HostForkedError(ClosedError):
-    """This process is a fork of the one that opened the machine; KVM belongs to the parent alone."""
+    """This process is a fork of the one that opened the machine, which belongs to the parent alone."""
 
 
 class OverloadedError(AsyncKvmError):
@@ -74,6 +77,10 @@ class DevicePermissionError(HostError):
     """This user may not open /dev/kvm."""
 
 
+class TraceDeniedError(HostError):
+    """This process may not trace the processes it starts, which the ptrace platform is made of."""
+
+
 class SlotsExhaustedError(HostError):
     """KVM has no memory slot left: too many distinct host files are mapped in one machine."""
 
@@ -83,11 +90,20 @@ class OutOfMemoryError(HostError):
 
 
 class CapabilityError(HostError):
-    """This KVM lacks something that asynckvm needs; `capability` names it."""
+    """This host's KVM, or its ptrace, lacks something that asynckvm needs; `capability` names it."""
 
     def __init__(self, capability: str, errno: int, hint: str = "") -> None:
         self.capability: Final = capability
         super().__init__(capability, errno, hint)
+
+
+class NoPlatformError(HostError):
+    """A machine was to take any platform, and none is usable here; `kvm` and `ptrace` are the errors of the two."""
+
+    def __init__(self, kvm: AsyncKvmError, ptrace: AsyncKvmError) -> None:
+        self.kvm: Final = kvm
+        self.ptrace: Final = ptrace
+        super().__init__("open a platform", errno.ENODEV, f"KVM: {kvm}; ptrace: {ptrace}")
 
 
 class GuestError(AsyncKvmError):

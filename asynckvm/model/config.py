@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
 from asynckvm.errors import UsageError
 from asynckvm.model.memory import HUGE_PAGE
 
-__all__ = ["MILLISECOND", "SECOND", "EngineConfig", "MachineConfig", "Priority", "SchedulerConfig"]
+__all__ = [
+    "MILLISECOND",
+    "PLATFORM_CHOICES",
+    "SECOND",
+    "EngineConfig",
+    "MachineConfig",
+    "PlatformChoice",
+    "PlatformName",
+    "Priority",
+    "SchedulerConfig",
+]
 
 MILLISECOND: Final = 1_000_000
 SECOND: Final = 1_000_000_000
+
+# What runs ring 3; "auto" is KVM where it is usable, else ptrace.
+PlatformName: TypeAlias = Literal["kvm", "ptrace"]
+PlatformChoice: TypeAlias = Literal["auto", "kvm", "ptrace"]
+PLATFORM_CHOICES: Final[tuple[PlatformChoice, ...]] = get_args(PlatformChoice)
 
 
 class Priority(enum.IntEnum):
@@ -84,12 +99,14 @@ class EngineConfig:
 class MachineConfig:
     """What `Machine.open` asks of the core.
 
+    `platform`: "kvm", "ptrace", or "auto": KVM where it is usable, else ptrace with a warning (`platform.choice` has the rules).
     `vcpus`: one native thread each, for life. `memory`: bytes of guest frames, a multiple of 2 MiB. `contexts`: bound of live
     contexts. `vcpu_spin_ns`: how long an idle vCPU thread polls before it sleeps, at most. `kick_signal`: 0 for the core's
-    default. `fault_around`: 4 KiB pages mapped around a page fault. `pcid`, `guest_edits`: for tests. `device`: "" for /dev/kvm.
-    `close_timeout_ns`: bound of `Machine.close()`.
+    default. `fault_around`: 4 KiB pages mapped around a page fault. `pcid`, `guest_edits`: for tests of KVM, without effect
+    elsewhere. `device`: KVM's, "" for /dev/kvm. `close_timeout_ns`: bound of `Machine.close()`.
     """
 
+    platform: PlatformChoice = "auto"
     vcpus: int = 2
     memory: int = 2 << 30
     contexts: int = 4096
@@ -104,6 +121,8 @@ class MachineConfig:
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
+        _require(self.platform in PLATFORM_CHOICES, f"platform must be one of {', '.join(PLATFORM_CHOICES)}: {self.platform!r}")
+        _require(not self.device or self.platform != "ptrace", "device is KVM's: the ptrace platform has none")
         _require(1 <= self.vcpus <= 1024, "vcpus must be in 1..1024")
         _require(self.memory >= HUGE_PAGE and self.memory % HUGE_PAGE == 0, "memory must be a positive multiple of 2 MiB")
         _require(1 <= self.contexts <= 1 << 20, "contexts must be in 1..1048576")

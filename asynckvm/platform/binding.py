@@ -14,10 +14,10 @@ from asynckvm.errors import (
     DeviceMissingError,
     DevicePermissionError,
     HostError,
-    InternalError,
     OutOfMemoryError,
     OverloadedError,
     SlotsExhaustedError,
+    TraceDeniedError,
     UsageError,
 )
 
@@ -25,18 +25,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asynckvm.errors import AsyncKvmError
-    from asynckvm.model.config import MachineConfig
+    from asynckvm.model.config import MachineConfig, PlatformName
 
-__all__ = ["SHORT", "Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
+__all__ = ["KVM_CALLS", "SHORT", "Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
 
 # A pointer into the core.
 Handle: TypeAlias = Any
 
-# How operations begin that the host kernel refused, whatever its errno: not a mistake of the caller's.
+# How operations begin that the host kernel refused, whatever its errno: not a mistake of the caller's. Those of KVM, those of
+# ptrace, and all.
+KVM_CALLS: Final = ("KVM_", "open the KVM device", "mmap kvm_run")
+_PTRACE_CALLS: Final = ("ptrace", "stub", "seccomp", "wait for", "clone")
 _HOST_CALLS: Final = (
-    "KVM_", "mmap ", "start vCPU", "kick vCPU", "sigaction", "eventfd", "open the KVM device", "dup file", "fstat file",
+    *KVM_CALLS, *_PTRACE_CALLS, "mmap ", "start vCPU", "kick vCPU", "sigaction", "eventfd", "dup file", "fstat file",
     "fcntl file",
 )  # fmt: skip
+# In every operation of the guests that opening a machine runs to see what the platform does.
+_PROBE: Final = "start-up probe"
+
+_PLATFORMS: Final[dict[PlatformName, int]] = {"kvm": 0, "ptrace": 1}
 
 # Bytes of buffers that are used again and again.
 SHORT: Final = 256
@@ -51,6 +58,12 @@ _HINT_PERMISSION: Final = "add this user to the group that owns /dev/kvm (usuall
 _HINT_MEMORY: Final = "give the machine less memory=, close unused address spaces, or raise the host's limit (ulimit -v, cgroup)"
 _HINT_SLOTS: Final = "close files that are no longer mapped, or spread the guests over several machines"
 _HINT_CAPABILITY: Final = "this KVM cannot run asynckvm: `asynckvm doctor` tells what is missing"
+_HINT_PTRACE: Final = "guests cannot run on ptrace on this host: `asynckvm doctor` tells what is missing"
+_HINT_TRACING: Final = (
+    "a container's seccomp profile may forbid ptrace (docker: --cap-add SYS_PTRACE), or kernel.yama.ptrace_scope is 2, which "
+    "needs CAP_SYS_PTRACE, or 3, which forbids it until the next boot"
+)
+_HINT_PROCESSES: Final = "raise the limit of processes (ulimit -u, the cgroup's pids.max), or run fewer guests at a time"
 
 
 def load() -> Binding:
@@ -105,6 +118,8 @@ class Binding:
         if code == errno.ENOMEM:
             return OutOfMemoryError(operation, code, _HINT_MEMORY)
         by_host = operation.startswith(_HOST_CALLS)
+        if operation.startswith(_PTRACE_CALLS):
+            return _ptrace_error(operation, code)
         if code in {errno.EINVAL, errno.EBUSY, errno.EACCES} and not by_host:
             return UsageError(f"{operation}: {errno.errorcode[code]}")
         if code == errno.EAGAIN and not by_host:
@@ -121,8 +136,12 @@ class Binding:
             raise self.error(result)
         return result
 
-    def open_machine(self, config: MachineConfig) -> Handle:
-        """Open the device and start the vCPUs; blocks for milliseconds. Thread: any."""
+    def platform_name(self, number: int) -> PlatformName:
+        """How Python calls one of enum akvm_platform."""
+        return next(name for name, value in _PLATFORMS.items() if value == number)
+
+    def open_machine(self, config: MachineConfig, platform: PlatformName) -> Handle:
+        """Open the platform and start the vCPUs; blocks for milliseconds. Thread: any."""
         ffi = self.ffi
         native = ffi.new("struct akvm_machine_config *")
         native.memory_bytes = config.memory
@@ -132,23 +151,30 @@ class Binding:
         native.vcpu_spin_ns = config.vcpu_spin_ns
         native.kick_signal = config.kick_signal
         native.fault_around_pages = config.fault_around
+        native.platform = _PLATFORMS[platform]
         device = ffi.new("char[]", config.device.encode()) if config.device else ffi.NULL
         native.device = device
         out = ffi.new("struct akvm_machine **")
         result = self.lib.akvm_machine_open(native, out)
         if result < 0:
-            raise self._open_error(result, config)
+            raise self._open_error(result, config, platform)
         return out[0]
 
-    def _open_error(self, result: int, config: MachineConfig) -> AsyncKvmError:
+    def _open_error(self, result: int, config: MachineConfig, platform: PlatformName) -> AsyncKvmError:
+        """What the platform lacks, in its own words; the rest is as in any call."""
         code = -int(result)
-        operation = f"{self._operation()} ({config.device or '/dev/kvm'})"
-        if code in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
-            return DeviceMissingError(operation, code, _HINT_MISSING)
-        if code in {errno.EACCES, errno.EPERM}:
-            return DevicePermissionError(operation, code, _HINT_PERMISSION)
-        if code == errno.ETIMEDOUT:
-            return InternalError(f"{operation}: the start-up probe did not end")
+        operation = self._operation()
+        if code == errno.ENOMEM:
+            return self.error(result)
+        hint = _HINT_CAPABILITY if platform == "kvm" else _HINT_PTRACE
+        if _PROBE in operation or code in {errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY}:
+            return CapabilityError(operation, code, hint)
+        if operation.startswith(KVM_CALLS):
+            named = f"{operation} ({config.device or '/dev/kvm'})"
+            if code in {errno.ENOENT, errno.ENODEV, errno.ENXIO}:
+                return DeviceMissingError(named, code, _HINT_MISSING)
+            if code in {errno.EACCES, errno.EPERM}:
+                return DevicePermissionError(named, code, _HINT_PERMISSION)
         return self.error(result)
 
     def create_space(self, machine: Handle) -> Handle:
@@ -219,3 +245,12 @@ class Binding:
     def _operation(self) -> str:
         text = self.lib.akvm_last_error()
         return self.ffi.string(text).decode("ascii", "replace") if text != self.ffi.NULL else "native call"
+
+
+def _ptrace_error(operation: str, code: int) -> HostError:
+    """The host's refusal of what stub processes need."""
+    if code in {errno.EPERM, errno.EACCES}:
+        return TraceDeniedError(operation, code, _HINT_TRACING)
+    if code in {errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EIO}:
+        return CapabilityError(operation, code, _HINT_PTRACE)
+    return HostError(operation, code, _HINT_PROCESSES if code == errno.EAGAIN else "")

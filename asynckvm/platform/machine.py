@@ -1,4 +1,4 @@
-"""The machine: one virtual machine, its vCPU threads, and everything that lives in it, from open to close.
+"""The machine: its platform, its vCPU threads, and everything that lives in it, from open to close.
 
 Puts the parts together and owns their order of birth and death; each part's own work is in its own file.
 """
@@ -15,10 +15,11 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
-from asynckvm.errors import InternalError, UsageError
+from asynckvm.errors import AsyncKvmError, InternalError, UsageError
 from asynckvm.model.config import MachineConfig
 from asynckvm.model.states import MachineEvent, MachineState
 from asynckvm.platform import binding as native_binding
+from asynckvm.platform import choice
 from asynckvm.platform.address_space import AddressSpace
 from asynckvm.platform.capabilities import Capabilities, read_capabilities
 from asynckvm.platform.context import Context
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
 
-    from asynckvm.errors import AsyncKvmError
+    from asynckvm.model.config import PlatformName
     from asynckvm.model.operations import Operation
     from asynckvm.platform.binding import Binding, Handle
     from asynckvm.platform.direct_files import DirectCall
@@ -73,13 +74,32 @@ class _Opening:
 
 
 async def _open_machine(config: MachineConfig, binding: Binding | None) -> Machine:
-    loop = asyncio.get_running_loop()
     if binding is None:
         binding = native_binding.load()
     if config.engine.cpus == 0:
         engine = dataclasses.replace(config.engine, cpus=len(os.sched_getaffinity(0)))
         config = dataclasses.replace(config, engine=engine)
-    opening = loop.run_in_executor(None, binding.open_machine, config)
+    asked = choice.chosen(config.platform)
+    if asked != "auto":
+        return await _open_on(dataclasses.replace(config, platform=asked), asked, binding)
+    try:
+        return await _open_on(dataclasses.replace(config, platform="kvm"), "kvm", binding)
+    except AsyncKvmError as error:
+        if not choice.unusable(error):
+            raise
+        refusal = error
+    try:
+        machine = await _open_on(dataclasses.replace(config, platform="ptrace", device=""), "ptrace", binding)
+    except AsyncKvmError as error:
+        raise choice.neither(refusal, error) from refusal
+    choice.warn(refusal)
+    return machine
+
+
+async def _open_on(config: MachineConfig, platform: PlatformName, binding: Binding) -> Machine:
+    """A machine on this platform and no other."""
+    loop = asyncio.get_running_loop()
+    opening = loop.run_in_executor(None, binding.open_machine, config, platform)
     try:
         native = await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -113,8 +133,9 @@ class Machine:
     def open(*, config: MachineConfig | None = None, binding: Binding | None = None, **settings: Any) -> _Opening:
         """Open a machine: `await` it, or use it with `async with`.
 
-        `settings` are the fields of MachineConfig (vcpus, memory, contexts, scheduler, engine, ...). Errors: UsageError,
-        DeviceMissingError, DevicePermissionError, CapabilityError, OutOfMemoryError, HostError; each says what to do.
+        `settings` are the fields of MachineConfig (platform, vcpus, memory, contexts, scheduler, engine, ...). Errors, each of
+        which says what to do: UsageError, OutOfMemoryError, HostError; of KVM DeviceMissingError and DevicePermissionError, of
+        ptrace TraceDeniedError, of both CapabilityError; with platform "auto", NoPlatformError when there is none.
         """
         if config is None:
             try:
@@ -146,6 +167,11 @@ class Machine:
     def number(self) -> int:
         """Names the machine in logs; never reused in this process."""
         return self._core.number
+
+    @property
+    def platform(self) -> PlatformName:
+        """What its guests run on."""
+        return self.capabilities.platform
 
     @property
     def closed(self) -> bool:

@@ -10,8 +10,8 @@ PUBLIC = {
     "asynckvm.sandbox": "AllowConnect Bind CompletedProcess Limits NetworkRequest ProcessError Reason Sandbox",
     "asynckvm.errors": """
         AsyncKvmError CapabilityError ClosedError DeviceMissingError DevicePermissionError GuestError GuestMemoryError
-        GuestOperationError GuestStringError GuestTrapError HostError HostForkedError InternalError OutOfMemoryError
-        OverloadedError SlotsExhaustedError UsageError
+        GuestOperationError GuestStringError GuestTrapError HostError HostForkedError InternalError NoPlatformError
+        OutOfMemoryError OverloadedError SlotsExhaustedError TraceDeniedError UsageError
     """,
     "asynckvm.platform": """
         Access AddressSpace Capabilities Context ContextCounters DirectCall DirectFile DirectFiles EngineConfig Exit ExitRecord

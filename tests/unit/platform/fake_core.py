@@ -45,7 +45,7 @@ def interface() -> cffi.FFI:
 
 
 class FakeCore:
-    """Plays `lib`. One machine. Thread: any, for the methods tests call; the loop's, for akvm_ functions."""
+    """Plays `lib`. One machine at a time. Thread: any, for the methods tests call; the loop's, for akvm_ functions."""
 
     def __init__(self, vcpus: int = 2) -> None:
         self.ffi: Any = interface()
@@ -57,12 +57,14 @@ class FakeCore:
         self.interrupts: list[tuple[int, int]] = []  # every interrupt sent: (context, bits)
         self.obedient = True  # interrupted runs come back at once
         self.fail_submit = 0
-        self.open_error = 0
+        self.open_errors: dict[int, int] = {}  # enum akvm_platform -> errno
+        self.operation = b"fake operation"
         self.close_error = 0
         self.armed = False
         self.arms = 0
         self.rings = 0
         self.opens = 0
+        self.platforms: list[int] = []  # of each attempt to open
         self.closes = 0
         self.polls = 0
         self.rouses = 0
@@ -78,7 +80,6 @@ class FakeCore:
         self.exhausted = self.END  # no frames are left for addresses from here on
         self.settled = True
         self.stopped = False
-        self._operation = self.ffi.new("char[]", b"fake operation")
         self._done: deque[int] = deque()
         self._lock = threading.RLock()
         self._doorbell = -1
@@ -141,8 +142,11 @@ class FakeCore:
 
     def akvm_machine_open(self, config: Any, out: Any) -> int:
         self.opens += 1
-        if self.open_error:
-            return -self.open_error
+        self.platforms.append(config.platform)
+        if code := self.open_errors.get(config.platform):
+            return -code
+        self._capabilities.platform = config.platform
+        self.stopped = False
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._free = list(range(config.contexts_max))
         out[0] = self.ffi.cast("struct akvm_machine *", self._keep)
@@ -412,7 +416,8 @@ class FakeCore:
         self.files -= 1
 
     def akvm_last_error(self) -> Any:
-        return self._operation
+        self._text = self.ffi.new("char[]", self.operation)
+        return self._text
 
     def _bytes(self, space: Any) -> bytearray:
         return self.spaces[int(self.ffi.cast("uintptr_t", space))]

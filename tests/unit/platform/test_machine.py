@@ -15,15 +15,9 @@ from unit.platform.fake_core import FakeCore
 from unit.platform.helpers import SECONDS, close, contexts, index, passes, switching, until
 
 from asynckvm.errors import (
-    AsyncKvmError,
-    CapabilityError,
     ClosedError,
-    DeviceMissingError,
-    DevicePermissionError,
-    HostError,
     HostForkedError,
     InternalError,
-    OutOfMemoryError,
     OverloadedError,
     UsageError,
 )
@@ -33,26 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asynckvm.platform import Context
-
-OPEN_ERRORS = [
-    (errno.ENOENT, DeviceMissingError, "module"),
-    (errno.ENODEV, DeviceMissingError, "nested"),
-    (errno.EACCES, DevicePermissionError, "group"),
-    (errno.ENOMEM, OutOfMemoryError, "memory="),
-    (errno.ENOTSUP, CapabilityError, "doctor"),
-    (errno.EINVAL, UsageError, "EINVAL"),
-    (errno.ETIMEDOUT, InternalError, "probe"),
-    (errno.EIO, HostError, "Input/output"),
-]
-
-
-@pytest.mark.parametrize(("code", "kind", "hint"), OPEN_ERRORS)
-async def test_open_errors_say_who_must_act(core: FakeCore, code: int, kind: type[AsyncKvmError], hint: str) -> None:
-    core.open_error = code
-    with pytest.raises(kind, match=hint) as caught:
-        await Machine.open(memory=2 << 20, binding=core.binding())
-    assert type(caught.value) is kind
-    assert open_machines() == []
 
 
 async def test_wrong_settings_are_refused_before_anything_opens(core: FakeCore) -> None:
