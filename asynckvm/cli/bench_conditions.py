@@ -1,21 +1,26 @@
-"""Under what conditions a benchmark ran: host, versions, and how much of the machine others used meanwhile.
+"""Under what conditions a benchmark ran: host, platforms, versions, and how much of the machine others used meanwhile.
 
 Nothing is judged here: numbers from a busy machine are shown as such, not refused.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm import __version__
+from asynckvm.errors import HostError, NoPlatformError
 from asynckvm.platform import Machine
 
-__all__ = ["CpuUse", "conditions"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asynckvm.model.config import PlatformName
+
+__all__ = ["CpuUse", "conditions", "platforms"]
 
 THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CLOCKSOURCE: Final = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
@@ -31,10 +36,26 @@ def _line(path: Path, key: str = "") -> str:
     return found.removeprefix(key).strip().removeprefix(":").strip()
 
 
-async def conditions() -> dict[str, object]:
+async def platforms(asked: Sequence[PlatformName]) -> dict[PlatformName, dict[str, object]]:
+    """What each platform of this host offers: of those asked for by name, or of all that work. Errors are asynckvm.errors."""
+    found: dict[PlatformName, dict[str, object]] = {}
+    refused: dict[PlatformName, HostError] = {}
+    names: tuple[PlatformName, ...] = ("kvm", "ptrace")
+    for name in dict.fromkeys(asked or names):
+        try:
+            async with Machine.open(platform=name, vcpus=1, memory=64 << 20) as machine:
+                found[name] = machine.capabilities.of_platform()
+        except HostError as error:
+            if asked:
+                raise
+            refused[name] = error
+    if not found:
+        raise NoPlatformError(refused["kvm"], refused["ptrace"])
+    return found
+
+
+def conditions() -> dict[str, object]:
     """What does not change during a run."""
-    async with Machine.open(vcpus=1, memory=64 << 20) as machine:
-        capabilities = dataclasses.asdict(machine.capabilities)
     return {
         "asynckvm": __version__,
         "python": platform.python_version(),
@@ -45,7 +66,6 @@ async def conditions() -> dict[str, object]:
         "clocksource": _line(CLOCKSOURCE),
         "transparent_hugepage": _line(THP),
         "load_before": [round(load, 2) for load in os.getloadavg()],
-        "capabilities": capabilities,
     }
 
 
