@@ -29,6 +29,7 @@ __all__ = [
     "NoPlatformError",
     "OutOfMemoryError",
     "OverloadedError",
+    "PlatformError",
     "SlotsExhaustedError",
     "TraceDeniedError",
     "UsageError",
@@ -69,15 +70,19 @@ class HostError(AsyncKvmError):
         super().__init__(f"{text}; {hint}" if hint else text)
 
 
-class DeviceMissingError(HostError):
+class PlatformError(HostError):
+    """What guests were to run on is not usable here: `asynckvm doctor` explains."""
+
+
+class DeviceMissingError(PlatformError):
     """There is no usable /dev/kvm."""
 
 
-class DevicePermissionError(HostError):
+class DevicePermissionError(PlatformError):
     """This user may not open /dev/kvm."""
 
 
-class TraceDeniedError(HostError):
+class TraceDeniedError(PlatformError):
     """This process may not trace the processes it starts, which the ptrace platform is made of."""
 
 
@@ -89,7 +94,7 @@ class OutOfMemoryError(HostError):
     """The machine's guest memory or tables, or the host's memory, are exhausted."""
 
 
-class CapabilityError(HostError):
+class CapabilityError(PlatformError):
     """This host's KVM, or its ptrace, lacks something that asynckvm needs; `capability` names it."""
 
     def __init__(self, capability: str, errno: int, hint: str = "") -> None:
@@ -97,7 +102,7 @@ class CapabilityError(HostError):
         super().__init__(capability, errno, hint)
 
 
-class NoPlatformError(HostError):
+class NoPlatformError(PlatformError):
     """A machine was to take any platform, and none is usable here; `kvm` and `ptrace` are the errors of the two."""
 
     def __init__(self, kvm: AsyncKvmError, ptrace: AsyncKvmError) -> None:

@@ -15,18 +15,18 @@ import dataclasses
 import json
 import statistics
 import sys
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import uvloop
 
 from asynckvm.cli import bench_programs, bench_report, bench_subjects, messages
-from asynckvm.cli.bench_conditions import CpuUse, conditions, platforms
+from asynckvm.cli.bench_conditions import CpuUse, conditions, platforms, works
 from asynckvm.cli.bench_floors import Floor, WakeupFloor, floors_folder
 from asynckvm.cli.bench_guests import expect
 from asynckvm.cli.bench_statistics import Ratio, Spread
 from asynckvm.cli.statuses import Status
 from asynckvm.errors import AsyncKvmError, InternalError, UsageError
-from asynckvm.model.config import PlatformName
+from asynckvm.model.config import PLATFORM_CHOICES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from asynckvm.cli.bench_subjects import Sample
+    from asynckvm.model.config import PlatformChoice, PlatformName
 
 __all__ = ["Plan", "add_arguments", "main", "measure", "run"]
 
 WAKEUP_WEIGHT: Final = 1.5
-PLATFORMS: Final[tuple[PlatformName, ...]] = get_args(PlatformName)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class _Subject(NamedTuple):
         return sample
 
 
-Comparisons: TypeAlias = dict["PlatformName", Comparison]
+Comparisons: TypeAlias = "dict[PlatformName, Comparison]"
 
 
 def _compared(name: str, subjects: list[_Subject]) -> Comparisons:
@@ -284,7 +284,7 @@ def _of_platform(comparisons: dict[str, Comparison]) -> dict[str, object]:
 
 
 async def measure(
-    plan: Plan, folder: Path, names: list[str], progress: Callable[[str], None], asked: Sequence[PlatformName] = ()
+    plan: Plan, folder: Path, names: list[str], progress: Callable[[str], None], asked: Sequence[PlatformChoice] = ()
 ) -> dict[str, object]:
     """Run the named comparisons on the platforms asked for, or on all that work; a result that can go into JSON.
 
@@ -292,7 +292,7 @@ async def measure(
     """
     offers = await platforms(asked)
     host, started = conditions(), CpuUse.now()
-    setting = Setting(plan, folder, tuple(offers), "kvm" in offers or "kvm" in await platforms(()))
+    setting = Setting(plan, folder, tuple(offers), "kvm" in offers or await works("kvm"))
     found: dict[str, Comparisons] = {}
     for name in names:
         progress(name)
@@ -313,7 +313,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a few seconds and rough numbers")
     parser.add_argument("--only", action="append", choices=COMPARISONS, help="one comparison; may be given again")
     parser.add_argument(
-        "--platform", action="append", choices=PLATFORMS, help="only on this platform, not on all that work; may be given again"
+        "--platform",
+        action="append",
+        choices=PLATFORM_CHOICES,
+        help="only on this one; may be given again; default: auto, all that work, or the one that ASYNCKVM_PLATFORM names",
     )
     parser.add_argument("--programs", action="store_true", help="instead, whole programs in a sandbox beside native runs")
     parser.add_argument("--rows", default="", metavar="NAMES", help="with --programs: only these, separated by commas")
@@ -344,6 +347,7 @@ def main(arguments: list[str] | None = None) -> int:
     """`asynckvm bench ARGUMENTS`; returns the exit status. Errors of asynckvm are one line."""
     parser = argparse.ArgumentParser(prog="asynckvm bench", description="Measure asynckvm beside floors in plain C.")
     add_arguments(parser)
+    messages.configure()
     try:
         return run(parser.parse_args(arguments))
     except AsyncKvmError as error:

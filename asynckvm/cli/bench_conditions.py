@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm import __version__
-from asynckvm.errors import HostError, NoPlatformError
-from asynckvm.platform import Machine
+from asynckvm.errors import AsyncKvmError, NoPlatformError
+from asynckvm.platform import Machine, choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asynckvm.model.config import PlatformName
+    from asynckvm.model.config import PlatformChoice, PlatformName
 
-__all__ = ["CpuUse", "conditions", "platforms"]
+__all__ = ["CpuUse", "conditions", "platforms", "works"]
+
+PLATFORM_NAMES: Final[tuple[PlatformName, ...]] = ("kvm", "ptrace")
 
 THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CLOCKSOURCE: Final = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
@@ -36,22 +38,43 @@ def _line(path: Path, key: str = "") -> str:
     return found.removeprefix(key).strip().removeprefix(":").strip()
 
 
-async def platforms(asked: Sequence[PlatformName]) -> dict[PlatformName, dict[str, object]]:
-    """What each platform of this host offers: of those asked for by name, or of all that work. Errors are asynckvm.errors."""
+async def platforms(asked: Sequence[PlatformChoice]) -> dict[PlatformName, dict[str, object]]:
+    """What each platform of this host offers: of those asked for by name, or of all that work.
+
+    "auto", and nothing at all, is what ASYNCKVM_PLATFORM names, or all. Errors are asynckvm.errors: of one that was asked for, or
+    when none works.
+    """
+    chosen = {choice.chosen(name) for name in asked or ("auto",)}
     found: dict[PlatformName, dict[str, object]] = {}
-    refused: dict[PlatformName, HostError] = {}
-    names: tuple[PlatformName, ...] = ("kvm", "ptrace")
-    for name in dict.fromkeys(asked or names):
+    refused: dict[PlatformName, AsyncKvmError] = {}
+    for name in PLATFORM_NAMES:
+        if name not in chosen and "auto" not in chosen:
+            continue
         try:
-            async with Machine.open(platform=name, vcpus=1, memory=64 << 20) as machine:
-                found[name] = machine.capabilities.of_platform()
-        except HostError as error:
-            if asked:
+            found[name] = await _offer(name)
+        except AsyncKvmError as error:
+            if name in chosen or not choice.unusable(error):
                 raise
             refused[name] = error
     if not found:
         raise NoPlatformError(refused["kvm"], refused["ptrace"])
     return found
+
+
+async def works(name: PlatformName) -> bool:
+    """Whether a platform runs guests here."""
+    try:
+        await _offer(name)
+    except AsyncKvmError as error:
+        if not choice.unusable(error):
+            raise
+        return False
+    return True
+
+
+async def _offer(name: PlatformName) -> dict[str, object]:
+    async with Machine.open(platform=name, vcpus=1, memory=64 << 20) as machine:
+        return machine.capabilities.of_platform()
 
 
 def conditions() -> dict[str, object]:

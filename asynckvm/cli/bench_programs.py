@@ -25,7 +25,7 @@ from asynckvm.sandbox import Limits, Sandbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from asynckvm.model.config import PlatformName
+    from asynckvm.model.config import PlatformChoice, PlatformName
 
 SECONDS: Final = 300
 MEBIBYTE: Final = 1 << 20
@@ -145,7 +145,7 @@ def _counts(count: int) -> Callable[[bytes], bool]:
     return lambda out: int(out.split()[0]) == count
 
 
-async def measure(rounds: int = ROUNDS, wanted: str = "", asked: Sequence[PlatformName] = ()) -> list[Outcome]:
+async def measure(rounds: int = ROUNDS, wanted: str = "", asked: Sequence[PlatformChoice] = ()) -> list[Outcome]:
     """Every row `rounds` times natively and on each platform in turn: those asked for, or all that work.
 
     `wanted` names some of the rows, separated by commas.

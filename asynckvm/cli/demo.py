@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asynckvm.cli import messages
 from asynckvm.cli.demo_snippets import LIMITS, VARIABLE, Snippet, snippets
+from asynckvm.cli.options import add_platform
 from asynckvm.cli.statuses import Status
-from asynckvm.errors import AsyncKvmError, CapabilityError, DeviceMissingError, DevicePermissionError
+from asynckvm.errors import AsyncKvmError, PlatformError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from asynckvm.model.config import PlatformName
     from asynckvm.platform import Machine
     from asynckvm.sandbox import CompletedProcess
 
@@ -39,6 +41,7 @@ _AT_ONCE: Final = 8
 _REDRAW_SECONDS: Final = 0.1
 _LINE_SECONDS: Final = 2.0
 _SHOWN_WRONG: Final = 10
+_WALLS: Final = {"kvm": "", "ptrace": " on the ptrace platform, the weaker wall"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     messages.configure(quiet=True)
     try:
         return _demonstrate(options)
-    except (DeviceMissingError, DevicePermissionError, CapabilityError) as error:
+    except PlatformError as error:
         messages.say(str(error))
         return Status.UNUSABLE
     except (AsyncKvmError, OSError) as error:
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "--at-once", type=_positive, default=_AT_ONCE, help=f"how many of them at the same time (default: {_AT_ONCE})"
     )
     parser.add_argument("--vcpus", type=_positive, default=2, help="vCPUs to run them on (default: 2)")
+    add_platform(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, without progress")
     return parser
 
@@ -130,8 +134,8 @@ def _demonstrate(options: argparse.Namespace) -> int:
         chosen = list(islice(snippets(secret.name), options.runs))
         progress = Progress(len(chosen), quiet=options.json)
         started = time.monotonic()
-        verdicts = run(_run_all(chosen, options, progress))
-    summary = _summary(verdicts, time.monotonic() - started, options)
+        platform, verdicts = run(_run_all(chosen, options, progress))
+    summary = {"platform": platform, **_summary(verdicts, time.monotonic() - started, options)}
     if options.json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     else:
@@ -141,7 +145,8 @@ def _demonstrate(options: argparse.Namespace) -> int:
     return _WRONG if summary["wrong"] else 0
 
 
-async def _run_all(chosen: list[Snippet], options: argparse.Namespace, progress: Progress) -> list[Verdict]:
+async def _run_all(chosen: list[Snippet], options: argparse.Namespace, progress: Progress) -> tuple[PlatformName, list[Verdict]]:
+    """What they ran on, and what became of each."""
     from asynckvm.platform import Machine  # noqa: PLC0415
 
     turn = asyncio.Semaphore(options.at_once)
@@ -156,7 +161,7 @@ async def _run_all(chosen: list[Snippet], options: argparse.Namespace, progress:
         progress.wrong += bool(wrong)
         return Verdict(snippet, result, wrong)
 
-    async with Machine.open(vcpus=options.vcpus, memory=_MEMORY) as machine:
+    async with Machine.open(platform=options.platform, vcpus=options.vcpus, memory=_MEMORY) as machine:
         shown = asyncio.create_task(progress.show())
         try:
             async with asyncio.timeout(_RUN_SECONDS), asyncio.TaskGroup() as group:
@@ -164,7 +169,7 @@ async def _run_all(chosen: list[Snippet], options: argparse.Namespace, progress:
         finally:
             shown.cancel()
             progress.draw(last=True)
-    return [task.result() for task in tasks]
+    return machine.platform, [task.result() for task in tasks]
 
 
 async def _run(machine: Machine, snippet: Snippet) -> CompletedProcess:
@@ -219,7 +224,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         "",
         (
             f"{summary['runs']} programs, at most {summary['at_once']} at a time, each in a sandbox of its own, on one machine "
-            f"of {summary['vcpus']} vCPUs, in {summary['seconds']:.1f} s:"
+            f"of {summary['vcpus']} vCPUs{_WALLS[summary['platform']]}, in {summary['seconds']:.1f} s:"
         ),
         verdict,
     ]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asynckvm
 from asynckvm.cli import statuses
+from asynckvm.cli.options import add_platform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LEAST_BYTES: Final = 2 << 20
 _MOST_BYTES: Final = 1 << 40
-_DESCRIPTION = "Run untrusted Linux programs in KVM guest ring 3."
+_DESCRIPTION = "Run untrusted Linux programs, in KVM guest ring 3 where there is a usable KVM."
 _SANDBOX = """\
 PROGRAM gets a sandbox of its own: the programs and libraries of this host to read, everything else its own and gone afterwards,
 no network but what --allow-connect says, and the three standard streams of this command, on a terminal as one of its own. It is
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command == "doctor":
         from asynckvm.cli import doctor  # noqa: PLC0415
 
-        return doctor.main(as_json=chosen.json)
+        return doctor.main(chosen.platform, as_json=chosen.json)
     parser.print_help(sys.stderr)
     return statuses.Status.USAGE
 
@@ -62,7 +63,15 @@ def _run(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     from asynckvm.cli import run  # noqa: PLC0415
 
     options = run.Options(
-        command, chosen.timeout, chosen.memory, chosen.env, chosen.bind, chosen.cwd, chosen.tty, chosen.allow_connect
+        command,
+        chosen.timeout,
+        chosen.memory,
+        chosen.env,
+        chosen.bind,
+        chosen.cwd,
+        chosen.tty,
+        chosen.allow_connect,
+        platform=chosen.platform,
     )
     if chosen.command == "trace":
         from asynckvm.cli import trace  # noqa: PLC0415
@@ -90,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     syscalls.add_argument("--missing", action="store_true", help="those of Linux that do not exist here instead")
 
     doctor = commands.add_parser("doctor", help="tell whether and how guests run here")
+    add_platform(doctor)
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
 
     for name, about in _OTHERS.items():
@@ -131,6 +141,7 @@ def _add_program(commands: Any, name: str, about: str) -> argparse.ArgumentParse
     parser.add_argument(
         "--memory", type=_bytes, metavar="SIZE", default=1 << 30, help="memory of all its processes: 512M, 2G; default: 1G"
     )
+    add_platform(parser)
     parser.add_argument("argv", metavar="PROGRAM ARGS", nargs=argparse.REMAINDER)
     return parser
 

@@ -22,20 +22,34 @@ def say_json(value: dict[str, Any]) -> None:
 
 
 def configure(*, trace: bool = False, quiet: bool = False) -> None:
-    """Log events go to standard error, one line of key=value each: warnings and worse, everything with `trace`, or only what is
-    worse than a warning with `quiet`."""
+    """Log events go to standard error, one line of key=value each: warnings and worse, everything with `trace`, or with `quiet`
+    only what is worse than a warning, and on what platform guests run instead of KVM."""
     import logging  # noqa: PLC0415
 
     import structlog  # noqa: PLC0415
 
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _first_fields, structlog.processors.LogfmtRenderer(drop_missing=True)],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if trace else logging.ERROR if quiet else logging.WARNING
-        ),
+        processors=[
+            structlog.processors.add_log_level,
+            *([_drop_warnings] if quiet else []),
+            _first_fields,
+            structlog.processors.LogfmtRenderer(drop_missing=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if trace else logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _drop_warnings(_: Any, method: str, event: Any) -> Any:
+    """Those about guests, that is: which wall there is concerns the user."""
+    import structlog  # noqa: PLC0415
+
+    from asynckvm.platform.choice import FALLBACK  # noqa: PLC0415
+
+    if method == "warning" and event["event"] != FALLBACK:
+        raise structlog.DropEvent
+    return event
 
 
 def _first_fields(_: Any, __: str, event: Any) -> Any:

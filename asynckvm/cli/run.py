@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asynckvm.cli import messages, terminal
 from asynckvm.cli.statuses import Status
-from asynckvm.errors import (
-    CapabilityError,
-    DeviceMissingError,
-    DevicePermissionError,
-    HostError,
-    OverloadedError,
-    UsageError,
-)
+from asynckvm.errors import HostError, OverloadedError, PlatformError, UsageError
 from asynckvm.linux import ArgumentsTooLongError, ElfError, ElfProblem
 from asynckvm.linux.report import Reporter, describe
 from asynckvm.sandbox import AllowConnect, Bind, Limits, Reason, Sandbox
@@ -36,6 +29,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
     from asynckvm.linux.status import ExitStatus
+    from asynckvm.model.config import PlatformChoice
     from asynckvm.platform import Machine
     from asynckvm.sandbox import CompletedProcess
 
@@ -55,9 +49,7 @@ _ELF_STATUSES: Final = {
 # The first match counts; what is not here is a defect.
 _STATUSES: Final[tuple[tuple[type[Exception], Status, str], ...]] = (
     (ArgumentsTooLongError, Status.ARGUMENTS, "arguments_too_long"),
-    (DeviceMissingError, Status.UNUSABLE, "kvm_unusable"),
-    (DevicePermissionError, Status.UNUSABLE, "kvm_unusable"),
-    (CapabilityError, Status.UNUSABLE, "kvm_unusable"),
+    (PlatformError, Status.UNUSABLE, "platform_unusable"),
     (ImportError, Status.UNUSABLE, "not_built"),
     (HostError, Status.RESOURCES, "host_resources"),
     (OverloadedError, Status.RESOURCES, "host_resources"),
@@ -87,6 +79,7 @@ class Options:
     allow_connect: Sequence[str] = ()
     stats: bool = False
     json: bool = False
+    platform: PlatformChoice = "auto"
 
 
 @dataclass(slots=True)
@@ -179,7 +172,7 @@ async def _run_sandbox(options: Options, streams: Sequence[int], watcher: Watche
         "observer": watcher,
         "network": AllowConnect(*options.allow_connect) if options.allow_connect else None,
     }
-    async with Machine.open(memory=-(-options.memory // _FRAMES) * _FRAMES) as machine:
+    async with Machine.open(platform=options.platform, memory=-(-options.memory // _FRAMES) * _FRAMES) as machine:
         async with Sandbox(machine=machine, **sandbox_options) as sandbox:
             _show_host(sandbox, options)
             opened = time.monotonic_ns()

@@ -33,7 +33,7 @@ MEANINGS: Final = {
     Status.USAGE: "the command line is wrong",
     Status.ARGUMENTS: "the arguments and the environment are too long for a program",
     Status.RESOURCES: "this host ran out of something the program needed to start",
-    Status.UNUSABLE: "no usable KVM here; `asynckvm doctor` says what is missing",
+    Status.UNUSABLE: "no platform here that guests could run on; `asynckvm doctor` says what is missing",
     Status.INTERNAL: "asynckvm itself failed",
     Status.DIRECTORY: "PROGRAM is a directory",
     Status.NOT_ELF: "PROGRAM is not an ELF file",

@@ -22,14 +22,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from asynckvm.errors import (
-    CapabilityError,
-    DeviceMissingError,
-    DevicePermissionError,
     GuestOperationError,
     HostError,
     NoPlatformError,
     OutOfMemoryError,
-    TraceDeniedError,
+    PlatformError,
     UsageError,
 )
 from asynckvm.model.config import PLATFORM_CHOICES
@@ -47,8 +44,6 @@ VARIABLE: Final = "ASYNCKVM_PLATFORM"
 FALLBACK: Final = "platform_fallback"
 WEAKER: Final = "the weaker wall: guests run as traced processes on the host's own kernel"
 
-# They say by their class that the platform is not usable here: it is not there, not ours, or does not do what guests need.
-_CLASSES: Final = (DeviceMissingError, DevicePermissionError, CapabilityError, TraceDeniedError)
 # Refusals for want of something that others use meanwhile, or for a moment.
 _PASSING: Final = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EINTR})
 
@@ -75,9 +70,7 @@ def unusable(error: AsyncKvmError) -> bool:
     match error:
         case OutOfMemoryError():
             return False
-        case GuestOperationError():
-            return True
-        case HostError() if isinstance(error, _CLASSES):
+        case PlatformError() | GuestOperationError():
             return True
         case HostError():
             return error.operation.startswith(KVM_CALLS) and error.errno not in _PASSING

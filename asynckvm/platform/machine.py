@@ -108,6 +108,8 @@ async def _open_on(config: MachineConfig, platform: PlatformName, binding: Bindi
         raise
     machine = Machine(binding, native, loop, config)
     try:
+        if machine.platform != platform:
+            raise InternalError(f"the core opened {machine.platform} where {platform} was asked for")
         await machine.start()
     except BaseException:
         await machine.close()

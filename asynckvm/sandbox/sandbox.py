@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from asynckvm.linux.process import Process
     from asynckvm.linux.report import Observer
     from asynckvm.linux.sockets.policy import Policy
+    from asynckvm.model.config import PlatformChoice
 
     # Bytes to read; a host descriptor, which stays the caller's; an open file; None for /dev/null.
     Input: TypeAlias = bytes | int | OpenFile | None
@@ -59,7 +60,7 @@ class Sandbox:
     the read-only default root. `env`: in place of ENVIRONMENT. `cwd`: where runs begin. `credentials`: who its programs are,
     by default root of the sandbox when the host's user is, else a user of the same numbers. `network`: a function or coroutine
     function that is asked before anything leaves the sandbox, as `linux.sockets.policy` and `AllowConnect` say; without, nothing
-    does. Loopback addresses always stay inside.
+    does. Loopback addresses always stay inside. `platform`: what the machine that it opens runs on, as `Machine.open` takes it.
     """
 
     def __init__(
@@ -73,7 +74,10 @@ class Sandbox:
         credentials: Credentials | None = None,
         observer: Observer | None = None,
         network: Policy | None = None,
+        platform: PlatformChoice = "auto",
     ) -> None:
+        if machine is not None and platform != "auto":
+            raise UsageError("the platform is that of the machine: give one of the two")
         self.limits = limits if limits is not None else Limits()
         self.env = dict(ENVIRONMENT if env is None else env)
         self.cwd = cwd
@@ -84,11 +88,12 @@ class Sandbox:
         self._credentials = credentials if credentials is not None else root.default_credentials()
         self._observer = observer if observer is not None else Reporter()
         self._network = network
+        self._platform = platform
 
     async def __aenter__(self) -> Self:
         if self._kernel is not None:
             raise UsageError("a sandbox is entered once")
-        self._machine = self._given if self._given is not None else await Machine.open()
+        self._machine = self._given if self._given is not None else await Machine.open(platform=self._platform)
         try:
             self._kernel = Kernel(
                 self._machine,

@@ -118,7 +118,9 @@ static void reap(void *opaque)
 
 void world_open(struct world *world, uint64_t memory_bytes, uint32_t fault_around, bool guest_edits)
 {
-	struct akvm__mm_hooks hooks = { world, set_slot, interrupt, settled, reap };
+	struct akvm__mm_hooks hooks = {
+		.opaque = world, .set_slot = set_slot, .interrupt = interrupt, .settled = settled, .reap = reap
+	};
 	uint64_t *kernel;
 
 	memset(world, 0, sizeof(*world));

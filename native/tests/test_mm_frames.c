@@ -55,7 +55,7 @@ static bool is_zero(uint64_t gpa, uint64_t bytes)
 static void open_frames(void)
 {
 	returned = 0;
-	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK, NULL), 0);
+	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK, false, NULL), 0);
 	T_EQUAL((uintptr_t)frames.base % BLOCK, 0);
 }
 
@@ -150,7 +150,7 @@ static void creation_fails_cleanly(void)
 {
 	mmap_calls = 0;
 	mmap_fail_at = 1;
-	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK, NULL), -ENOMEM);
+	T_EQUAL(akvm__frames_create(&frames, BLOCKS * BLOCK, false, NULL), -ENOMEM);
 	T_CHECK(strcmp(akvm_last_error(), "mmap frames") == 0);
 	mmap_fail_at = 0;
 }

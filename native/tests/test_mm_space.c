@@ -334,7 +334,7 @@ static void creation_fails_cleanly(void)
 {
 	struct akvm__host host = *akvm__host;
 	uint32_t refused = AKVM_SLOT_TABLES;
-	struct akvm__mm_hooks hooks = { &refused, refuse_slot, NULL, NULL, NULL };
+	struct akvm__mm_hooks hooks = { .opaque = &refused, .set_slot = refuse_slot };
 	struct akvm__mm *mm = NULL;
 
 	kernel = akvm__host;

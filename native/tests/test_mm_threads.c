@@ -178,7 +178,7 @@ static void *worker(void *argument)
 
 static void run(int guest_edits)
 {
-	struct akvm__mm_hooks hooks = { NULL, set_slot, interrupt, settled, reap };
+	struct akvm__mm_hooks hooks = { .set_slot = set_slot, .interrupt = interrupt, .settled = settled, .reap = reap };
 	struct akvm_memory_status status;
 	pthread_t threads[WORKERS], helper;
 	unsigned numbers[WORKERS];

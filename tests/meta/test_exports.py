@@ -11,7 +11,7 @@ PUBLIC = {
     "asynckvm.errors": """
         AsyncKvmError CapabilityError ClosedError DeviceMissingError DevicePermissionError GuestError GuestMemoryError
         GuestOperationError GuestStringError GuestTrapError HostError HostForkedError InternalError NoPlatformError
-        OutOfMemoryError OverloadedError SlotsExhaustedError TraceDeniedError UsageError
+        OutOfMemoryError OverloadedError PlatformError SlotsExhaustedError TraceDeniedError UsageError
     """,
     "asynckvm.platform": """
         Access AddressSpace Capabilities Context ContextCounters DirectCall DirectFile DirectFiles EngineConfig Exit ExitRecord

@@ -28,6 +28,10 @@ class Site(NamedTuple):
     request: str
 
 
+# The other platform's, which the faults of test_host_faults.c do not reach yet.
+UNPLANNED = re.compile(r"ptrace/|mm/frames\.c (share|return_block MADV_REMOVE|akvm__frames_free close)")
+
+
 def calls_in(path: str, text: str) -> Counter[Site]:
     lines = c_source.bare(text).splitlines()
     found: Counter[Site] = Counter()
@@ -41,7 +45,9 @@ def calls_in(path: str, text: str) -> Counter[Site]:
                 match = REQUEST.search(rest + lines[number])
                 assert match, f"{path}:{number}: name what is asked for in the call"
                 request = match.group()
-            found[Site(path.removeprefix("native/src/"), owner, call, request)] += 1
+            site = Site(path.removeprefix("native/src/"), owner, call, request)
+            if not UNPLANNED.match(f"{site.file} {owner}") and not UNPLANNED.match(f"{site.file} {owner} {request or call}"):
+                found[site] += 1
     return found
 
 

@@ -15,6 +15,7 @@ MAY_INCLUDE = {
     "mm": {"akvm", "host"},
     "vcpu": {"akvm", "host", "ring", "mm", "machine"},
     "kvm": {"akvm", "host", "mm", "vcpu", "machine"},
+    "ptrace": {"akvm", "host", "mm", "vcpu", "machine"},
     "machine": {"akvm", "host", "ring", "mm", "vcpu"},
 }
 # A mailbox links contexts through a field of theirs.
@@ -24,7 +25,7 @@ KVM_FOLDERS = {"kvm"}
 # What may be called besides the core's own functions, because none of it asks the kernel for anything that can be refused.
 # Everything else goes through the table in src/host, allocations included, so that tests can let it fail.
 PURE = {
-    "assert", "free", "memchr", "memcmp", "memcpy", "memmove", "memset", "qsort", "sigfillset",
+    "assert", "free", "getauxval", "memchr", "memcmp", "memcpy", "memmove", "memset", "offsetof", "qsort", "sigfillset",
     "pthread_cond_destroy", "pthread_cond_init", "pthread_cond_signal", "pthread_cond_timedwait",
     "pthread_condattr_destroy", "pthread_condattr_init", "pthread_condattr_setclock",
     "pthread_mutex_destroy", "pthread_mutex_init", "pthread_mutex_lock",

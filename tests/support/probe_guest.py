@@ -25,7 +25,7 @@ async def main() -> None:
             exit_ = await context.switch()
         if not isinstance(exit_, Syscall) or exit_.number != 39:
             raise SystemExit(f"the guest's system call came back as {exit_}")
-        print(getattr(machine, "platform", "kvm"), machine.capabilities)
+        print(machine.platform, machine.capabilities)
 
 
 asyncio.run(main())

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "akvm/akvm.h"
@@ -27,6 +28,20 @@ static int host_open(const char *path, int flags)
 static int host_ioctl(int fd, unsigned long request, void *argument)
 {
 	return ioctl(fd, request, argument);
+}
+
+static int host_memfd(const char *name, uint64_t bytes)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC);
+
+	if (fd >= 0 && ftruncate(fd, (off_t)bytes) != 0) {
+		int error = errno;
+
+		close(fd);
+		errno = error;
+		return -1;
+	}
+	return fd;
 }
 
 static int host_status_flags(int fd)
@@ -97,6 +112,46 @@ static int host_thread_name(const char *name)
 	return prctl(PR_SET_NAME, name);
 }
 
+extern int akvm__stub_fork(int file, int values, uint64_t page, int *pid);
+
+static pid_t host_fork_stub(int file, int values, uint64_t page)
+{
+	int pid = -EIO, between = akvm__stub_fork(file, values, page, &pid);
+
+	if (between > 0)
+		while (waitpid(between, NULL, __WALL) < 0 && errno == EINTR)
+			;
+	if (between > 0 && pid > 0)
+		return pid;
+	errno = between < 0 ? -between : -pid;
+	return -1;
+}
+
+static pid_t host_wait(pid_t pid, int *status, bool poll)
+{
+	pid_t waited;
+
+	do
+		waited = waitpid(pid, status, __WALL | (poll ? WNOHANG : 0));
+	while (waited < 0 && errno == EINTR);
+	return waited;
+}
+
+static int host_peek_exit(pid_t pid, siginfo_t *info)
+{
+	return waitid(P_PID, (id_t)pid, info, WEXITED | WNOHANG | WNOWAIT | __WALL);
+}
+
+static long host_ptrace(int request, pid_t pid, void *address, void *data)
+{
+	return syscall(SYS_ptrace, request, pid, address, data);
+}
+
+static int host_futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout)
+{
+	return (int)syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
+}
+
 static const struct akvm__host kernel = {
 	.open = host_open,
 	.close = close,
@@ -105,6 +160,7 @@ static const struct akvm__host kernel = {
 	.munmap = munmap,
 	.madvise = madvise,
 	.eventfd = eventfd,
+	.memfd = host_memfd,
 	.write = write,
 	.pread = pread,
 	.preadv2 = preadv2,
@@ -123,6 +179,14 @@ static const struct akvm__host kernel = {
 	.thread_kill = host_thread_kill,
 	.thread_id = host_thread_id,
 	.thread_name = host_thread_name,
+	.process_id = getpid,
+	.fork_stub = host_fork_stub,
+	.process_kill = kill,
+	.wait = host_wait,
+	.peek_exit = host_peek_exit,
+	.ptrace = host_ptrace,
+	.futex = host_futex,
+	.sched_setaffinity = sched_setaffinity,
 	.calloc = calloc,
 	.realloc = realloc,
 	.aligned_alloc = aligned_alloc,

@@ -27,6 +27,7 @@ struct akvm__host {
 	int (*munmap)(void *address, size_t length);
 	int (*madvise)(void *address, size_t length, int advice);
 	int (*eventfd)(unsigned int initial, int flags);
+	int (*memfd)(const char *name, uint64_t bytes); /* a file without a name, so long and closed on exec */
 	ssize_t (*write)(int fd, const void *buffer, size_t count);
 	ssize_t (*pread)(int fd, void *buffer, size_t count, off_t offset);
 	ssize_t (*preadv2)(int fd, const struct iovec *parts, int count, off_t offset, int flags);
@@ -47,6 +48,18 @@ struct akvm__host {
 	int (*thread_kill)(pid_t tid, int signal);                 /* tgkill in this process */
 	pid_t (*thread_id)(void);
 	int (*thread_name)(const char *name); /* of the calling thread, for people */
+	/* For processes of our own that run guests (src/ptrace). */
+	pid_t (*process_id)(void);
+	/* The first stub process (guest/stub_process.S): its pid. */
+	pid_t (*fork_stub)(int file, int values, uint64_t page);
+	int (*process_kill)(pid_t pid, int signal);
+	/* Until it stops or ends, EINTR or not; 0 at once when `poll` and it has not. Its pid. */
+	pid_t (*wait)(pid_t pid, int *status, bool poll);
+	/* Whether it has ended, without reaping it: info->si_pid is 0 when it has not. */
+	int (*peek_exit)(pid_t pid, siginfo_t *info);
+	long (*ptrace)(int request, pid_t pid, void *address, void *data);
+	int (*futex)(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout);
+	int (*sched_setaffinity)(pid_t tid, size_t bytes, const cpu_set_t *cpus);
 	/* NULL when there is no memory. */
 	void *(*calloc)(size_t count, size_t size);
 	void *(*realloc)(void *memory, size_t bytes);

@@ -57,8 +57,8 @@ static void reap(void *opaque)
 
 static int check_config(struct akvm_machine_config *config)
 {
-	if (config->platform != AKVM_PLATFORM_KVM)
-		return akvm__fail("platform", ENOTSUP);
+	if (config->platform > AKVM_PLATFORM_PTRACE)
+		return akvm__fail("platform", EINVAL);
 	if (!config->vcpus || config->vcpus > AKVM_VCPUS_MAX || !config->contexts_max || config->contexts_max > CONTEXTS_MAX ||
 	    config->memory_bytes < HUGE_PAGE || config->memory_bytes % HUGE_PAGE ||
 	    config->memory_bytes > AKVM_GPA_FILES - AKVM_GPA_FRAMES)
@@ -116,6 +116,8 @@ static int build(struct akvm_machine *machine)
 {
 	const struct akvm__mm_hooks hooks = {
 		.opaque = machine,
+		.shadowed = machine->driver->forget != NULL,
+		.forget = machine->driver->forget,
 		.set_slot = machine->driver->set_slot,
 		.interrupt = interrupt_space,
 		.settled = settled,
@@ -133,7 +135,7 @@ static int build(struct akvm_machine *machine)
 	    (error = machine->driver->build(machine)) || (error = create_contexts(machine)) ||
 	    (error = akvm__kick_setup(machine->config.kick_signal)) || (error = create_vcpus(machine)))
 		return error;
-	return machine->driver->probe(machine);
+	return machine->driver->probe ? machine->driver->probe(machine) : 0;
 }
 
 static void release(struct akvm_machine *machine)
@@ -167,7 +169,8 @@ int akvm_machine_open(const struct akvm_machine_config *config, struct akvm_mach
 	if (!machine)
 		return akvm__fail("allocate machine", ENOMEM);
 	machine->config = *config;
-	machine->driver = &akvm__kvm_driver;
+	machine->driver = config->platform == AKVM_PLATFORM_PTRACE ? &akvm__ptrace_driver : &akvm__kvm_driver;
+	machine->capabilities.platform = config->platform;
 	machine->doorbell.fd = -1;
 	machine->capabilities.kernel_base = AKVM_KERNEL_HALF;
 	machine->spare_cpus = AKVM__HOST->sched_getaffinity(0, sizeof(cpus), &cpus) ? 0 : (uint32_t)CPU_COUNT(&cpus) - 1;

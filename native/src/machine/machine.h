@@ -18,6 +18,7 @@
 enum { AKVM_VCPUS_MAX = 127 };
 
 struct akvm__cpuid;
+struct akvm__ptrace;
 
 struct akvm_machine {
 	struct akvm_machine_config config;
@@ -37,6 +38,8 @@ struct akvm_machine {
 	uint32_t spare_cpus;
 	_Atomic int loop_cpu; /* the core that the loop's thread was on when it last looked for completions */
 
+	struct akvm__ptrace *ptrace; /* the other platform's */
+
 	/* KVM's. */
 	int device, vm;
 	size_t run_bytes;
@@ -46,6 +49,8 @@ struct akvm_machine {
 	uint8_t *kernel; /* kernel image, host view; slot AKVM_SLOT_KERNEL */
 	size_t kernel_bytes;
 	uint8_t *tables; /* page-table arena, host view */
+
+	_Atomic uint64_t xsave_versions; /* the last one */
 
 	/* Loop thread only. */
 	struct akvm__context **contexts;

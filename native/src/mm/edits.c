@@ -60,6 +60,8 @@ void akvm__entry_set(struct akvm_space *space, struct akvm__place place, uint64_
 	table->used = (uint16_t)(table->used + (value != 0) - (old != 0));
 	if (old & AKVM__ENTRY_PRESENT)
 		space->changed = true;
+	if (space->mm->hooks.shadowed)
+		akvm__shadow_note(space, place, old, value);
 	if (!tables->guest_edits) {
 		__atomic_store_n(real, value, __ATOMIC_RELEASE);
 		return;

@@ -98,7 +98,23 @@ static void list_insert(struct akvm__frames *frames, uint32_t index, uint8_t lis
 		frames->dirty_blocks++;
 }
 
-int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes, struct akvm__budgets *budgets)
+/* In place of the private memory, pages of a file that has no name. */
+static int share(struct akvm__frames *frames)
+{
+	void *shared;
+
+	frames->fd = AKVM__HOST->memfd("akvm-frames", frames->bytes);
+	if (frames->fd < 0)
+		return akvm__fail("memfd frames", errno);
+	shared = AKVM__HOST->mmap(frames->base, frames->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, frames->fd, 0);
+	if (shared == MAP_FAILED)
+		return akvm__fail("mmap frames", errno);
+	if (AKVM__HOST->madvise(frames->base, frames->bytes, MADV_DONTFORK) != 0)
+		return akvm__fail("mmap frames", errno);
+	return 0;
+}
+
+int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes, bool shared, struct akvm__budgets *budgets)
 {
 	void *arena = NULL;
 	int error;
@@ -106,6 +122,7 @@ int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes, struct akvm
 	memset(frames, 0, sizeof(*frames));
 	pthread_mutex_init(&frames->lock, NULL);
 	frames->bytes = bytes;
+	frames->fd = -1;
 	frames->budgets = budgets;
 	frames->blocks_total = (uint32_t)(bytes / BLOCK_BYTES);
 	frames->dirty_max = frames->blocks_total / 8 > DIRTY_BLOCKS_MIN ? frames->blocks_total / 8 : DIRTY_BLOCKS_MIN;
@@ -123,6 +140,11 @@ int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes, struct akvm
 		return error;
 	}
 	frames->base = arena;
+	error = shared ? share(frames) : 0;
+	if (error) {
+		akvm__frames_free(frames);
+		return error;
+	}
 	for (uint32_t index = frames->blocks_total; index-- > 0;)
 		list_insert(frames, index, LIST_FRESH);
 	return 0;
@@ -132,6 +154,8 @@ void akvm__frames_free(struct akvm__frames *frames)
 {
 	if (frames->base != NULL)
 		AKVM__HOST->munmap(frames->base, frames->bytes);
+	if (frames->base != NULL && frames->fd >= 0)
+		AKVM__HOST->close(frames->fd);
 	free(frames->blocks);
 	free(frames->counts);
 	free(frames->payers);
@@ -239,10 +263,15 @@ void akvm__frames_hold(struct akvm__frames *frames, uint64_t gpa, uint32_t size)
 /* Give the host memory of a free block back. The block is on no list meanwhile, so the lock need not be held. */
 static void return_block(struct akvm__frames *frames, uint32_t index)
 {
+	uint8_t *block = frames->base + index * BLOCK_BYTES;
 	int failed;
 
 	pthread_mutex_unlock(&frames->lock);
-	failed = AKVM__HOST->madvise(frames->base + index * BLOCK_BYTES, BLOCK_BYTES, MADV_DONTNEED);
+	/* A file's pages stay when one mapping of them goes: they are cut out of it. */
+	if (frames->fd < 0)
+		failed = AKVM__HOST->madvise(block, BLOCK_BYTES, MADV_DONTNEED);
+	else
+		failed = AKVM__HOST->madvise(block, BLOCK_BYTES, MADV_REMOVE);
 	pthread_mutex_lock(&frames->lock);
 	list_insert(frames, index, failed ? LIST_DIRTY : LIST_FRESH);
 }

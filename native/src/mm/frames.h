@@ -21,6 +21,7 @@ struct akvm__frames {
 	pthread_mutex_t lock;
 	/* Constant after create. */
 	uint8_t *base;
+	int fd; /* the file they are, or -1 */
 	uint64_t bytes;
 	uint32_t blocks_total;
 	uint32_t dirty_max; /* free blocks kept with host memory behind them */
@@ -34,8 +35,8 @@ struct akvm__frames {
 	uint64_t used; /* frames with a count */
 };
 
-/* bytes: a multiple of 2 MiB; budgets: those that frames will be charged to. 0 or -errno. */
-int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes, struct akvm__budgets *budgets);
+/* bytes: a multiple of 2 MiB; shared: the pages of a file, for others to map; budgets: those that frames will be charged to. 0 or -errno. */
+int akvm__frames_create(struct akvm__frames *frames, uint64_t bytes, bool shared, struct akvm__budgets *budgets);
 void akvm__frames_free(struct akvm__frames *frames);
 /* One page of `size` frames with a count of one each, charged to `budget`, which may be NULL; filled with zeroes when `zero`, else
  * with anything. -ENOMEM, or -EDQUOT when the budget has no room. */

@@ -33,7 +33,7 @@ static int set_up(struct akvm__mm *mm, uint64_t memory_bytes, uint32_t slots_max
 
 	if (error)
 		return error;
-	error = akvm__frames_create(&mm->frames, memory_bytes, &mm->budgets);
+	error = akvm__frames_create(&mm->frames, memory_bytes, hooks->shadowed, &mm->budgets);
 	if (error)
 		return error;
 	error = akvm__tables_create(&mm->tables, tables_bytes(memory_bytes));

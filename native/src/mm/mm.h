@@ -8,6 +8,7 @@
 #ifndef AKVM_MM_H
 #define AKVM_MM_H
 
+#include <stdbool.h>
 #include <sys/uio.h>
 
 #include "akvm/akvm.h"
@@ -16,12 +17,16 @@ struct akvm__mm;
 
 struct akvm__mm_hooks {
 	void *opaque;
+	/* Translations outlive a guest's stay in a space (shadow.c): frames are those of a file, and accounts are kept. */
+	bool shadowed;
 	/* Back [gpa, gpa+bytes) by host memory; bytes 0 removes the slot. 0 or -errno. */
 	int (*set_slot)(void *opaque, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes);
 	/* The space changed (its generation rose): interrupt every vCPU inside it. Must not block. */
 	void (*interrupt)(void *opaque, struct akvm_space *space);
 	/* No vCPU is inside `space` that entered before it reached `generation`. One that serves a fault is not inside. */
 	int (*settled)(void *opaque, struct akvm_space *space, uint64_t generation);
+	/* The space that `shadow` was kept for is gone; only with `shadowed`. Must not block. */
+	void (*forget)(void *opaque, void *shadow);
 	/* A space waits for akvm__mm_reap_next(): have some vCPU thread call it soon. Must not block. */
 	void (*reap)(void *opaque);
 };
@@ -68,6 +73,26 @@ int akvm__space_edits_pending(const struct akvm_space *space); /* atomic read, a
  * written and are this space's alone: at most `max` parts for readv(2). Returns how many; 0 when the first page is no such. With the
  * space's lock held, and held until nobody stores there any more. */
 uint32_t akvm__space_own_parts(struct akvm_space *space, uint64_t address, uint64_t length, struct iovec *parts, uint32_t max);
+
+/* For platforms with `shadowed`. All with the space's lock held. */
+struct akvm__range {
+	uint64_t start, end;
+};
+/* Ranges with pages that the space lost, or lost rights to, since the last stale_done. */
+uint32_t akvm__space_stale(const struct akvm_space *space, const struct akvm__range **ranges);
+void akvm__space_stale_done(struct akvm_space *space);
+/* Where the platform keeps what it knows of the space; NULL at first. */
+void **akvm__space_shadow(struct akvm_space *space);
+/* What the tables say about `address`, and about all around it that lies in a row in one host file with the same rights. False
+ * when nothing is there. The descriptor is good as long as the lock is held. */
+struct akvm__translation {
+	uint64_t address, length, offset;
+	uint32_t access;
+	int fd;
+};
+bool akvm__space_translation(struct akvm_space *space, uint64_t address, struct akvm__translation *translation);
+/* For hosts that do not tell stores from loads: the one to try first. AKVM_READ or AKVM_WRITE. */
+uint32_t akvm__space_likely_access(struct akvm_space *space, uint64_t address);
 
 /* Serve a page fault at `address` for an access of AKVM_READ/WRITE/EXECUTE. Returns enum akvm_fault: NONE when the guest may
  * retry, also when the fault must come again because a copy waits until other vCPUs have seen the page become read-only.

@@ -109,6 +109,7 @@ int akvm__walk_make(struct akvm_space *space, uint64_t address, uint32_t level, 
 		}
 		space->limbo.owed++;
 		space->tables++;
+		space->mm->tables.tables[table].base = address & ~((1ull << level_shift(at)) - 1);
 		akvm__entry_set(space, *place, akvm__tables_gpa(table) | TABLE_FLAGS);
 	}
 }
@@ -126,6 +127,7 @@ int akvm__split(struct akvm_space *space, struct akvm__place place)
 	(void)akvm__budget_charge(space->budget, 1, true);
 	space->limbo.owed += AKVM__HUGE;
 	space->tables++;
+	tables->tables[small.table].base = tables->tables[place.table].base + place.index * AKVM__HUGE_PAGE;
 	for (small.index = 0; small.index < AKVM__ENTRIES; small.index++)
 		akvm__entry_set(space, small, entry + small.index * AKVM__PAGE);
 	akvm__entry_set(space, place, akvm__tables_gpa(small.table) | TABLE_FLAGS);

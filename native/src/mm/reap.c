@@ -24,6 +24,8 @@ void akvm__space_abandon(struct akvm_space *space)
 	for (uint32_t i = 0; i < space->limbo.count; i++)
 		if ((space->limbo.items[i] & AKVM__LIMBO_KIND) == AKVM__LIMBO_FILE)
 			akvm__file_drop((struct akvm_file *)(uintptr_t)(space->limbo.items[i] & ~AKVM__LIMBO_KIND));
+	if (space->shadow != NULL)
+		space->mm->hooks.forget(space->mm->hooks.opaque, space->shadow);
 	akvm__regions_free(&space->regions);
 	akvm__limbo_free(&space->limbo);
 	pthread_mutex_destroy(&space->lock);

@@ -38,6 +38,13 @@ struct akvm__mm {
 	uint64_t spaces_count, last_id;
 };
 
+/* What shadow.c keeps. */
+enum { AKVM__STALE_MAX = 16 };
+struct akvm__stale {
+	struct akvm__range ranges[AKVM__STALE_MAX];
+	uint32_t count;
+};
+
 enum akvm__reap_state { AKVM__REAP_NONE, AKVM__REAP_QUEUED, AKVM__REAP_BUSY };
 
 struct akvm_space {
@@ -56,8 +63,10 @@ struct akvm_space {
 	uint64_t tables;                                /* table pages below the root: they count against the limit */
 	struct akvm_budget *budget;                     /* NULL: none */
 	uint32_t dirty_first, dirty_last, flight_first; /* tables with entries that wait, or are being stored */
-	bool changed;                                   /* a present entry changed since the generation last rose */
-	bool dead, cleared;                             /* destroyed; and its pages are unmapped */
+	struct akvm__stale stale;
+	void *shadow;       /* the platform's */
+	bool changed;       /* a present entry changed since the generation last rose */
+	bool dead, cleared; /* destroyed; and its pages are unmapped */
 	/* Guarded by mm->spaces_lock. */
 	struct akvm_space *next, *previous, *reap_next;
 	uint8_t reap; /* enum akvm__reap_state */
@@ -77,6 +86,9 @@ void akvm__entry_set(struct akvm_space *space, struct akvm__place place, uint64_
 /* Raise the generation and interrupt vCPUs inside when a present entry changed; then release what may be released. */
 void akvm__space_publish(struct akvm_space *space);
 void akvm__limbo_drain(struct akvm_space *space);
+
+/* shadow.c. An entry changes. */
+void akvm__shadow_note(struct akvm_space *space, struct akvm__place place, uint64_t old, uint64_t value);
 
 /* fault.c. The page at `address`, which lies in `vma`, is there afterwards, and for AKVM__PAGE_WRITE is shared memory or this
  * space's alone: its entry goes to *entry. Protection is the caller's to check. With AKVM__PAGE_GUEST it may return AKVM_FAULT_NONE without

@@ -18,6 +18,7 @@ enum { AKVM__ENTRIES = 512, AKVM__ENTRY_WORDS = AKVM__ENTRIES / 64, AKVM__USER_E
 struct akvm__table {
 	uint64_t dirty[AKVM__ENTRY_WORDS];  /* entries whose value in memory is not the intended one */
 	uint64_t flight[AKVM__ENTRY_WORDS]; /* entries some vCPU is storing now */
+	uint64_t base;                      /* the lowest address it maps */
 	uint32_t next_dirty, next_flight, next_free;
 	uint16_t used; /* intended entries that are not zero; of a root: in its lower half */
 	bool queued;   /* on its space's list of dirty tables */

@@ -25,6 +25,7 @@ static void initial_xsave(struct akvm__context *context)
 	memcpy(image + XSAVE_FCW, &fcw, sizeof(fcw));
 	memcpy(image + AKVM_XSAVE_MXCSR, &mxcsr, sizeof(mxcsr));
 	memcpy(image + XSAVE_HEADER, &x87_and_sse, sizeof(x87_and_sse));
+	context->xsave_version = ++context->machine->xsave_versions;
 }
 
 int akvm_context_create(struct akvm_machine *machine, struct akvm_context **created)
@@ -214,6 +215,7 @@ int akvm_context_set_xsave(struct akvm_context *public, const void *image, uint3
 		return akvm__fail("XSAVE image", EINVAL);
 	akvm__context_forget_fp(context);
 	memcpy(context->xsave, image, bytes);
+	context->xsave_version = ++context->machine->xsave_versions;
 	return 0;
 }
 

@@ -28,11 +28,12 @@ struct akvm__context {
 	struct akvm_answers *answers;
 	struct akvm_direct_files *direct_files; /* NULL, or a reference */
 	struct akvm__selectors selectors;
-	uint32_t restore;   /* enum akvm_restore of the next entry: the caller's, unless this run goes on amid its code */
-	uint32_t operation; /* 0: run the guest; else 1 + enum akvm_operation */
-	bool pinned;        /* only this mailbox's owner may take it */
-	uint32_t mailbox;   /* where it was submitted */
-	void *xsave;        /* FP/vector image, current unless some vCPU holds the state */
+	uint32_t restore;       /* enum akvm_restore of the next entry: the caller's, unless this run goes on amid its code */
+	uint32_t operation;     /* 0: run the guest; else 1 + enum akvm_operation */
+	bool pinned;            /* only this mailbox's owner may take it */
+	uint32_t mailbox;       /* where it was submitted */
+	void *xsave;            /* FP/vector image, current unless some vCPU holds the state */
+	uint64_t xsave_version; /* of the image, unique in the machine: for who has a copy of it elsewhere */
 
 	/* The vCPU whose registers hold the FP state, or NULL. Changed under that vCPU's lock. */
 	_Atomic(struct akvm__vcpu *) resident;

@@ -48,6 +48,9 @@ struct akvm__driver {
 	/* As the hook of mm.h. */
 	int (*set_slot)(void *machine, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes);
 
+	/* As the hook of mm.h: there, guests' translations are the platform's own and outlive their stay. Else NULL. */
+	void (*forget)(void *machine, void *shadow);
+
 	int (*vcpu_open)(struct akvm__vcpu *vcpu);
 	void (*vcpu_close)(struct akvm__vcpu *vcpu);
 
@@ -66,8 +69,11 @@ struct akvm__driver {
 	struct akvm__run_outcome (*run)(struct akvm__vcpu *vcpu, struct akvm__context *context);
 	/* Registers and event into the context, once after each run that did not fail. */
 	enum akvm__event (*decode)(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome);
-	/* The fault that decode reported was resolved for the guest to go on. 0 or -errno. */
+	/* The page fault that decode reported was resolved in the space's tables: let the guest see it. 0 or -errno. */
 	int (*resolved)(struct akvm__vcpu *vcpu, struct akvm__context *context);
+	/* Before a page fault is told to the caller: error code and address as they really were, where decode could only guess.
+	 * True when they differ from what it said. NULL where it never guesses. */
+	bool (*explain)(struct akvm__vcpu *vcpu, struct akvm__context *context);
 	/* The context's run is over, and the next may be on another vCPU. 0 or -errno. */
 	int (*retire)(struct akvm__vcpu *vcpu, struct akvm__context *context);
 	/* One of enum akvm_operation: 0, -EINTR (nothing can be said about its effect: run it again), -EFAULT with *vector for an
@@ -83,6 +89,6 @@ struct akvm__driver {
 	int (*take_vector_state)(struct akvm__vcpu *vcpu);
 };
 
-extern const struct akvm__driver akvm__kvm_driver;
+extern const struct akvm__driver akvm__kvm_driver, akvm__ptrace_driver;
 
 #endif

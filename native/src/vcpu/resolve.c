@@ -95,21 +95,38 @@ static uint32_t serve_fault(struct akvm__vcpu *vcpu, struct akvm_space *space, u
 	return fault;
 }
 
+static uint32_t access_of(uint32_t error_code)
+{
+	return error_code & PF_FETCH ? AKVM_EXECUTE : error_code & PF_WRITE ? AKVM_WRITE : AKVM_READ;
+}
+
 static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *context, struct same_fault *same)
 {
-	uint32_t code = context->pub.error_code;
-	uint32_t access = code & PF_FETCH ? AKVM_EXECUTE : code & PF_WRITE ? AKVM_WRITE : AKVM_READ;
+	const struct akvm__driver *driver = vcpu->machine->driver;
 	struct akvm_context *pub = &context->pub;
+	uint32_t access = access_of(pub->error_code);
 	uint64_t generation;
+	int error;
 
-	if (!(code & PF_USER) && pub->address < AKVM_USER_MAX) {
+	if (!(pub->error_code & PF_USER) && pub->address < AKVM_USER_MAX) {
 		/* Made with ring 0's rights, which no mapping of ours serves: an emulated processor does so in ring 3's IRET. */
 		pub->detail = AKVM_FAULT_ACCESS;
 		return false;
 	}
 	pub->detail = serve_fault(vcpu, context->space, pub->address, access);
-	if (pub->detail != AKVM_FAULT_NONE)
+	if (pub->detail != AKVM_FAULT_NONE) {
+		if (driver->explain == NULL || !driver->explain(vcpu, context))
+			return false;
+		access = access_of(pub->error_code);
+		pub->detail = serve_fault(vcpu, context->space, pub->address, access);
+		if (pub->detail != AKVM_FAULT_NONE)
+			return false;
+	}
+	error = driver->resolved(vcpu, context);
+	if (error) {
+		finish_error(vcpu, context, AKVM_FAILURE_HOST, -error);
 		return false;
+	}
 	/* A sibling that takes the page away again and again changes the generation each time. */
 	generation = akvm__space_generation(context->space);
 	if (same->rip != pub->registers.rip || same->address != pub->address || same->generation != generation) {

@@ -21,6 +21,8 @@
 #include "vcpu/driver.h"
 
 struct kvm_run;
+struct akvm__stub;
+struct akvm__stub_task;
 
 enum { AKVM_PCIDS = 8, AKVM_PCID_FIRST = 2 };
 
@@ -79,6 +81,11 @@ struct akvm__vcpu {
 	uint64_t spin_ns;
 	/* Since when it has seen, from run to run, that somebody dead waits to be reaped; 0: nobody. */
 	uint64_t dead_since_ns;
+
+	/* The other platform's: the stub it is at, its task there, and that task for who kicks it. */
+	struct akvm__stub *stub;
+	struct akvm__stub_task *task;
+	_Atomic pid_t task_pid;
 
 	/* KVM's. The area: host view of the one in the kernel image (layout.h), and its guest address. What CR3 holds. */
 	int fd;

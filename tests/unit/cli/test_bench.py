@@ -1,10 +1,12 @@
 """The harness as a whole: every comparison runs on every platform, counts right and comes out as promised; no time is judged."""
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import structlog
 
 from asynckvm.cli import bench, bench_programs, bench_subjects
 from asynckvm.cli.bench_floors import floors_folder
@@ -14,6 +16,13 @@ from asynckvm.model.config import PlatformName
 
 pytestmark = [pytest.mark.guests, pytest.mark.all_platforms]
 Platforms = tuple[PlatformName, ...]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
 
 TINY = bench.Plan(
     rounds=2, exits=20, wakeups=5, kicks=3, crowd=50, crowd_rounds=2, crowd_exits=2, turns=10_000, compute_rounds=2, pages=1024

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 import asynckvm
-from asynckvm.cli import doctor, main, run
+from asynckvm.cli import main, run
 from asynckvm.cli.statuses import MEANINGS, Status
 from asynckvm.errors import (
     AsyncKvmError,
@@ -15,8 +13,10 @@ from asynckvm.errors import (
     DeviceMissingError,
     DevicePermissionError,
     InternalError,
+    NoPlatformError,
     OutOfMemoryError,
     OverloadedError,
+    TraceDeniedError,
 )
 
 
@@ -66,6 +66,10 @@ def test_what_belongs_to_the_program(asked: list[run.Options], arguments: list[s
         ["run"],
         ["run", "--"],
         ["run", "--timeout", "0", "a"],
+        ["run", "--platform", "xen", "a"],
+        ["doctor", "--platform", "xen"],
+        ["demo", "--platform", "xen"],
+        ["bench", "--platform", "xen"],
         ["run", "--timeout", "nan", "a"],
         ["run", "--memory", "1", "a"],
         ["run", "--memory", "2T", "a"],
@@ -81,6 +85,21 @@ def test_what_is_refused(asked: list[run.Options], arguments: list[str], capsys:
     assert caught.value.code == Status.USAGE
     assert not asked
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", ["run", "trace"])
+@pytest.mark.parametrize("platform", ["auto", "kvm", "ptrace"])
+def test_the_platform_is_passed_on(command: str, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def remember(options: run.Options, *_: object) -> int:
+        seen.append(options.platform)
+        return 0
+
+    monkeypatch.setattr(run, "main", remember)
+    assert main([command, "--platform", platform, "--", "true"]) == 0
+    assert main([command, "--", "true", "--platform", "kvm"]) == 0
+    assert seen == [platform, "auto"]
 
 
 def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +119,8 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (DeviceMissingError("open", 2, "load the module"), Status.UNUSABLE),
         (DevicePermissionError("open", 13, "join the group"), Status.UNUSABLE),
+        (TraceDeniedError("ptrace", 1, "allow it"), Status.UNUSABLE),
+        (NoPlatformError(AsyncKvmError("no KVM"), AsyncKvmError("no ptrace")), Status.UNUSABLE),
         (CapabilityError("KVM_CAP_X", 95), Status.UNUSABLE),
         (OutOfMemoryError("mmap", 12, "use less"), Status.RESOURCES),
         (OverloadedError("full"), Status.RESOURCES),
@@ -123,20 +144,3 @@ def test_an_error_is_one_line_with_its_hint(
     assert out == ""
     assert len(err.splitlines()) == 1
     assert getattr(error, "hint", "") in err
-
-
-def test_doctor_reports_instead_of_failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    errors: list[Any] = [DeviceMissingError("open /dev/kvm", 2, "load the module"), ImportError("_ffi"), AsyncKvmError("odd")]
-    for error in errors:
-
-        async def fail(error: Exception = error) -> dict[str, Any]:
-            raise error
-
-        monkeypatch.setattr(doctor, "_probe", fail)
-        for as_json in (False, True):
-            assert doctor.main(as_json=as_json) == Status.UNUSABLE
-        report = doctor.examine()
-        assert report["usable"] is False
-        assert report["error"]
-        assert report["hint"]
-    assert "what to do: load the module" in capsys.readouterr().out

@@ -64,6 +64,7 @@ class FakeCore:
         self.arms = 0
         self.rings = 0
         self.opens = 0
+        self.only: int | None = None  # a core that knows one platform
         self.platforms: list[int] = []  # of each attempt to open
         self.closes = 0
         self.polls = 0
@@ -145,7 +146,7 @@ class FakeCore:
         self.platforms.append(config.platform)
         if code := self.open_errors.get(config.platform):
             return -code
-        self._capabilities.platform = config.platform
+        self._capabilities.platform = config.platform if self.only is None else self.only
         self.stopped = False
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._free = list(range(config.contexts_max))

@@ -115,6 +115,13 @@ async def test_a_name_is_what_is_opened(core: FakeCore, platform: str) -> None:
     await machine.close()
 
 
+async def test_a_core_that_opens_something_else_is_an_error(core: FakeCore) -> None:
+    core.only = KVM
+    with pytest.raises(InternalError, match="opened kvm where ptrace"):
+        await opened(core, platform="ptrace")
+    assert core.closes == 1
+
+
 async def test_auto_is_kvm_where_that_opens(core: FakeCore) -> None:
     with capture_logs() as logs:
         machine = await opened(core)

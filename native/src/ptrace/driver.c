@@ -1,0 +1,492 @@
+/*
+ * The driver: one stay of a context in a stub, from its registers to an event.
+ */
+#include <cpuid.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+
+#include "akvm/layout.h"
+#include "host/host.h"
+#include "ptrace/ptrace.h"
+
+enum { PAGE = 4096, PAGES = 16384, DYING_MAX = 256, SLOTS_MAX = 32764 };
+enum { VECTOR_GP = 13, VECTOR_PF = 14 };
+enum { PF_PRESENT = 1, PF_WRITE = 2, PF_USER = 4, PF_FETCH = 16 };
+/* x87, SSE, AVX, AVX-512, as kvm/cpuid.c has it. */
+enum { XCR0_USED = 0xe7, XSAVE_LEAF = 0xd, FSGSBASE_HWCAP2 = 2 };
+enum { SEGV_MAPPING = 1, SEGV_ACCESS = 2, INSTRUCTION_MAX = 15 };
+static const uint64_t VSYSCALL = 0xffffffffff600000;
+
+extern const uint8_t akvm__stub_code[];
+
+static void to_host(struct user_regs_struct *to, const struct akvm__context *context)
+{
+	const struct akvm_registers *from = &context->pub.registers;
+	bool partial = context->restore == AKVM_RESTORE_PARTIAL;
+
+	*to = (struct user_regs_struct){
+		.rax = from->rax,
+		.rbx = from->rbx,
+		.rcx = partial ? from->rip : from->rcx,
+		.rdx = from->rdx,
+		.rsi = from->rsi,
+		.rdi = from->rdi,
+		.rsp = from->rsp,
+		.rbp = from->rbp,
+		.r8 = from->r8,
+		.r9 = from->r9,
+		.r10 = from->r10,
+		.r11 = partial ? akvm__user_flags(from->rflags) : from->r11,
+		.r12 = from->r12,
+		.r13 = from->r13,
+		.r14 = from->r14,
+		.r15 = from->r15,
+		.rip = from->rip,
+		.eflags = akvm__user_flags(from->rflags),
+		.fs_base = context->pub.fs_base,
+		.gs_base = context->pub.gs_base,
+		.cs = AKVM_USER_CS,
+		.ss = AKVM_USER_SS,
+		.ds = context->selectors.ds,
+		.es = context->selectors.es,
+		.fs = context->selectors.fs,
+		.gs = context->selectors.gs,
+		/* No system call is under way that the host's kernel might restart. */
+		.orig_rax = UINT64_MAX,
+	};
+}
+
+static void from_host(struct akvm__context *context, const struct user_regs_struct *from)
+{
+	context->pub.registers = (struct akvm_registers){
+		.rax = from->rax,
+		.rbx = from->rbx,
+		.rcx = from->rcx,
+		.rdx = from->rdx,
+		.rsi = from->rsi,
+		.rdi = from->rdi,
+		.rsp = from->rsp,
+		.rbp = from->rbp,
+		.r8 = from->r8,
+		.r9 = from->r9,
+		.r10 = from->r10,
+		.r11 = from->r11,
+		.r12 = from->r12,
+		.r13 = from->r13,
+		.r14 = from->r14,
+		.r15 = from->r15,
+		.rip = from->rip,
+		.rflags = akvm__user_flags(from->eflags),
+	};
+	context->pub.fs_base = from->fs_base;
+	context->pub.gs_base = from->gs_base;
+	context->selectors =
+		(struct akvm__selectors){ (uint16_t)from->ds, (uint16_t)from->es, (uint16_t)from->fs, (uint16_t)from->gs };
+	context->restore = AKVM_RESTORE_AUTO;
+}
+
+static void leave_stub(struct akvm__vcpu *vcpu)
+{
+	atomic_store(&vcpu->task_pid, 0);
+	if (vcpu->stub != NULL)
+		akvm__stub_leave(vcpu, vcpu->stub);
+	vcpu->stub = NULL;
+	vcpu->task = NULL;
+}
+
+/* The vector state out of the task, if it ran since it was last given or taken. */
+static int save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	const struct akvm_capabilities *capabilities = &vcpu->machine->capabilities;
+	struct akvm__stub_task *task = vcpu->task;
+	int error;
+
+	if (task == NULL || !task->ahead)
+		return 0;
+	task->ahead = false;
+	task->vector_version = 0;
+	error = akvm__task_get_vector_state(task, context->xsave, capabilities->xsave_bytes, capabilities->xcr0);
+	if (error == 0)
+		task->vector_version = context->xsave_version = ++vcpu->machine->xsave_versions;
+	return error;
+}
+
+/* Be at the space's stub with a task, and the stub current. */
+static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	int error = 0;
+
+	akvm__space_lock(context->space);
+	if (vcpu->stub != NULL) {
+		error = akvm__stub_refresh(vcpu->stub, context->space);
+		if (error)
+			(void)save_vector_state(vcpu, context);
+	} else {
+		error = akvm__stub_enter(vcpu, context->space, &vcpu->stub);
+		if (error == 0)
+			error = akvm__stub_task(vcpu, vcpu->stub, &vcpu->task);
+	}
+	akvm__space_unlock(context->space);
+	if (error && vcpu->stub != NULL)
+		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+	return error;
+}
+
+static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	struct user_regs_struct registers;
+	struct akvm__stub_task *task;
+	int error = join_stub(vcpu, context);
+
+	if (error) {
+		leave_stub(vcpu);
+		return error;
+	}
+	task = vcpu->task;
+	if (!task->ahead && task->vector_version != context->xsave_version) {
+		error = akvm__task_set_vector_state(task, context->xsave, vcpu->machine->capabilities.xsave_bytes);
+		if (error)
+			return error;
+		task->vector_version = context->xsave_version;
+		akvm__count(&vcpu->counters.fp_switches);
+	}
+	to_host(&registers, context);
+	error = akvm__task_set_registers(task, &registers);
+	atomic_store(&vcpu->task_pid, task->pid);
+	return error;
+}
+
+static void unload(struct akvm__vcpu *vcpu)
+{
+	(void)vcpu;
+}
+
+/* A signal that came before the task goes on stops it at its first step. */
+static void expect_kicks(struct akvm__vcpu *vcpu)
+{
+	(void)vcpu;
+}
+
+static int kick(struct akvm__vcpu *vcpu)
+{
+	pid_t pid = atomic_load(&vcpu->task_pid);
+
+	if (atomic_load(&vcpu->state) == AKVM_VCPU_GUEST && pid != 0 && AKVM__HOST->process_kill(pid, SIGUSR1) < 0 &&
+	    errno != ESRCH)
+		return akvm__fail("kick vCPU", errno);
+	return 0;
+}
+
+static struct akvm__run_outcome outcome(enum akvm__run_result result, int signal)
+{
+	return (struct akvm__run_outcome){ .result = result, .reason = (uint32_t)signal };
+}
+
+static struct akvm__run_outcome run(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	struct akvm__stub_task *task = vcpu->task;
+	int error = akvm__task_run(task, 0);
+
+	(void)context;
+	task->ahead = true;
+	if (error) {
+		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+		return (struct akvm__run_outcome){ AKVM_RUN_FAILED, 0, -error, AKVM_FAILURE_RUN };
+	}
+	switch (task->signal) {
+	case SIGTRAP | 0x80:
+	case SIGSYS:
+		return outcome(AKVM_RUN_HALTED, task->signal);
+	case SIGBUS:
+		if (task->code == BUS_ADRERR)
+			return outcome(AKVM_RUN_BUS, task->signal);
+		/* fall through */
+	case SIGSEGV:
+	case SIGILL:
+	case SIGFPE:
+	case SIGTRAP:
+		/* The kernel's, or sent by somebody? */
+		return outcome(task->code > 0 ? AKVM_RUN_HALTED : AKVM_RUN_INTERRUPTED, task->signal);
+	default:
+		return outcome(AKVM_RUN_INTERRUPTED, task->signal);
+	}
+}
+
+/* Registers as they were at a call of the page that the host's kernel calls for user code: the fetch there faulted. */
+static enum akvm__event vsyscall(struct akvm__context *context, const struct akvm__stub_task *task)
+{
+	context->pub.registers.rip = task->address;
+	context->pub.registers.rsp -= 8;
+	context->pub.vector = VECTOR_PF;
+	context->pub.error_code = PF_USER | PF_FETCH;
+	context->pub.address = task->address;
+	return AKVM_EVENT_EXCEPTION;
+}
+
+static enum akvm__event system_call(struct akvm__context *context, const struct akvm__stub_task *task)
+{
+	const struct user_regs_struct *registers = &task->registers;
+
+	context->pub.registers.rax = registers->orig_rax;
+	context->restore = context->pub.restore;
+	/* SYSCALL leaves its return address in RCX and the flags in R11; INT 0x80 leaves them alone. */
+	if (registers->rcx == registers->rip && registers->r11 == registers->eflags) {
+		context->pub.vector = 256;
+		return AKVM_EVENT_SYSCALL;
+	}
+	context->pub.vector = 0x80;
+	return AKVM_EVENT_INT80;
+}
+
+/* Stores are told from loads only by asking, which costs as much as the fault; so what is likely is tried first. */
+static void guess(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	struct akvm__stub_task *task = vcpu->task;
+	uint64_t rip = context->pub.registers.rip;
+	uint32_t code = PF_USER;
+
+	akvm__space_lock(context->space);
+	if (task->address - rip <= INSTRUCTION_MAX && task->address / PAGE == rip / PAGE)
+		code |= PF_FETCH;
+	else if (task->code == SEGV_ACCESS || akvm__space_likely_access(context->space, task->address) == AKVM_WRITE)
+		code |= PF_WRITE;
+	akvm__space_unlock(context->space);
+	context->pub.vector = VECTOR_PF;
+	context->pub.error_code = code;
+	context->pub.address = task->address;
+	task->guessed = true;
+}
+
+/* Of all siblings one at a time: they share the stack that the answer comes on. */
+static int ask(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	struct akvm__stub_task *task = vcpu->task;
+	struct akvm__explanation explanation;
+	int error = save_vector_state(vcpu, context);
+
+	if (error)
+		return error;
+	akvm__space_lock(context->space);
+	error = akvm__task_explain(task, &explanation);
+	akvm__space_unlock(context->space);
+	if (error)
+		return error;
+	context->pub.vector = explanation.vector;
+	context->pub.error_code = explanation.error_code;
+	context->pub.address = explanation.vector == VECTOR_PF ? explanation.address : 0;
+	task->guessed = false;
+	return 0;
+}
+
+static enum akvm__event broken(struct akvm__context *context, int error)
+{
+	context->pub.detail = AKVM_FAILURE_RUN;
+	context->pub.host_errno = -error;
+	return AKVM_EVENT_BROKEN;
+}
+
+static enum akvm__event decode(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome result)
+{
+	struct akvm__stub_task *task = vcpu->task;
+	int error;
+
+	from_host(context, &task->registers);
+	task->guessed = false;
+	context->pub.error_code = 0;
+	context->pub.address = 0;
+	if (task->registers.cs != AKVM_USER_CS) {
+		/* Another mode than ours: as if the jump there had faulted. */
+		context->pub.vector = VECTOR_GP;
+		context->pub.error_code = (uint32_t)task->registers.cs & 0xfffc;
+		return AKVM_EVENT_EXCEPTION;
+	}
+	if (result.result != AKVM_RUN_HALTED)
+		return AKVM_EVENT_INTERRUPTED;
+	if (task->signal == (SIGTRAP | 0x80))
+		return system_call(context, task);
+	if (task->signal == SIGSYS)
+		return task->address >= VSYSCALL ? vsyscall(context, task) : broken(context, -EPROTO);
+	if (task->signal == SIGSEGV && (task->code == SEGV_MAPPING || task->code == SEGV_ACCESS)) {
+		guess(vcpu, context);
+		return AKVM_EVENT_EXCEPTION;
+	}
+	error = ask(vcpu, context);
+	return error ? broken(context, error) : AKVM_EVENT_EXCEPTION;
+}
+
+static bool explain(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	uint32_t guessed = context->pub.error_code;
+
+	if (vcpu->task == NULL || !vcpu->task->guessed || ask(vcpu, context) != 0)
+		return false;
+	return ((context->pub.error_code ^ guessed) & (PF_WRITE | PF_FETCH)) != 0;
+}
+
+static int resolved(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	int error;
+
+	akvm__space_lock(context->space);
+	error = akvm__stub_map(vcpu->stub, context->space, context->pub.address);
+	akvm__space_unlock(context->space);
+	return error;
+}
+
+static int retire(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	int error = save_vector_state(vcpu, context);
+
+	leave_stub(vcpu);
+	return error;
+}
+
+static int reset(struct akvm__vcpu *vcpu)
+{
+	vcpu->must_reset = false;
+	return 0;
+}
+
+static int apply_edits(struct akvm__vcpu *vcpu, struct akvm_space *space, bool entering)
+{
+	(void)vcpu, (void)space, (void)entering;
+	return 0;
+}
+
+/* There is no ring 0: what needs none is done, and model-specific registers are to it what they are to ring 3. */
+static int operate(struct akvm__vcpu *vcpu, uint32_t operation, struct akvm_registers *registers, uint32_t *vector)
+{
+	(void)registers;
+	akvm__count(&vcpu->counters.operations);
+	if (operation != AKVM_OPERATION_READ_MSR && operation != AKVM_OPERATION_WRITE_MSR)
+		return 0;
+	*vector = VECTOR_GP;
+	return akvm__fail("ring-0 operation", EFAULT);
+}
+
+static int set_slot(void *machine, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes)
+{
+	(void)machine, (void)slot, (void)read_only, (void)gpa, (void)host, (void)bytes;
+	return 0;
+}
+
+static void describe(struct akvm_capabilities *capabilities)
+{
+	uint32_t eax, ebx, ecx, edx, low, high;
+
+	__cpuid_count(XSAVE_LEAF, 0, eax, ebx, ecx, edx);
+	/* XGETBV. */
+	__asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+	capabilities->xcr0 = low & XCR0_USED;
+	capabilities->xsave_bytes = ebx;
+	capabilities->fsgsbase = (getauxval(AT_HWCAP2) & FSGSBASE_HWCAP2) != 0;
+	capabilities->tsc_offset_exact = 1;
+	capabilities->host_edits_seen = 1;
+	capabilities->vcpus_max = AKVM_VCPUS_MAX;
+	capabilities->slots_max = SLOTS_MAX;
+	(void)eax, (void)ecx, (void)edx, (void)high;
+}
+
+static int open_machine(struct akvm_machine *machine)
+{
+	struct akvm__ptrace *ptrace = AKVM__HOST->calloc(1, sizeof(*ptrace));
+	void *pages;
+
+	if (ptrace == NULL)
+		return akvm__fail("allocate stubs", ENOMEM);
+	machine->ptrace = ptrace;
+	ptrace->machine = machine;
+	ptrace->file = ptrace->values = -1;
+	pthread_mutex_init(&ptrace->lock, NULL);
+	ptrace->page_next = 1;
+	ptrace->dying_max = DYING_MAX;
+	ptrace->pages_free = AKVM__HOST->calloc(PAGES, sizeof(*ptrace->pages_free));
+	ptrace->dying = AKVM__HOST->calloc(DYING_MAX, sizeof(*ptrace->dying));
+	if (ptrace->pages_free == NULL || ptrace->dying == NULL)
+		return akvm__fail("allocate stubs", ENOMEM);
+	ptrace->file = AKVM__HOST->memfd("akvm-stubs", (uint64_t)PAGES * PAGE);
+	if (ptrace->file < 0)
+		return akvm__fail("memfd stubs", errno);
+	ptrace->values = AKVM__HOST->memfd("akvm-values", 0);
+	if (ptrace->values < 0)
+		return akvm__fail("memfd values", errno);
+	pages = AKVM__HOST->mmap(NULL, (size_t)PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ptrace->file, 0);
+	if (pages == MAP_FAILED)
+		return akvm__fail("mmap stubs", errno);
+	ptrace->pages = pages;
+	memcpy(ptrace->pages, akvm__stub_code, AKVM_STUB_CODE_BYTES);
+	describe(&machine->capabilities);
+	return 0;
+}
+
+static int build(struct akvm_machine *machine)
+{
+	/* The kernel half has nothing in it; the host's entries are what counts. */
+	akvm__mm_guest_edits(machine->mm, 0);
+	return 0;
+}
+
+static void close_machine(struct akvm_machine *machine)
+{
+	struct akvm__ptrace *ptrace = machine->ptrace;
+
+	if (ptrace == NULL)
+		return;
+	akvm__stubs_close(ptrace);
+	machine->ptrace = NULL;
+	if (ptrace->pages != NULL)
+		AKVM__HOST->munmap(ptrace->pages, (size_t)PAGES * PAGE);
+	if (ptrace->file >= 0)
+		AKVM__HOST->close(ptrace->file);
+	if (ptrace->values >= 0)
+		AKVM__HOST->close(ptrace->values);
+	free(ptrace->pages_free);
+	free(ptrace->dying);
+	pthread_mutex_destroy(&ptrace->lock);
+	free(ptrace);
+}
+
+static int vcpu_open(struct akvm__vcpu *vcpu)
+{
+	(void)vcpu;
+	return 0;
+}
+
+static void vcpu_close(struct akvm__vcpu *vcpu)
+{
+	(void)vcpu;
+}
+
+static int take_vector_state(struct akvm__vcpu *vcpu)
+{
+	/* It never stays in a stub. */
+	(void)vcpu;
+	return 0;
+}
+
+const struct akvm__driver akvm__ptrace_driver = {
+	.open = open_machine,
+	.build = build,
+	.close = close_machine,
+	.set_slot = set_slot,
+	.forget = akvm__stub_forget,
+	.vcpu_open = vcpu_open,
+	.vcpu_close = vcpu_close,
+	.reset = reset,
+	.apply_edits = apply_edits,
+	.load = load,
+	.unload = unload,
+	.expect_kicks = expect_kicks,
+	.run = run,
+	.decode = decode,
+	.resolved = resolved,
+	.explain = explain,
+	.retire = retire,
+	.operate = operate,
+	.kick = kick,
+	.take_vector_state = take_vector_state,
+};

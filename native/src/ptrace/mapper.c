@@ -1,0 +1,159 @@
+/*
+ * Ordering system calls from a mapper, and the first of all mappers.
+ *
+ * An order is a batch of calls in a page that the host alone can write. The answer comes by a system call of the mapper's
+ * (pwrite() into that page's file; the position of another file for a value), because what is in memory a guest could forge.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <stddef.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "host/host.h"
+#include "ptrace/ptrace.h"
+
+enum { PAGE = 4096, CODE_PAGE = 0, FIRST_PAGE = 1, WAIT_SLICE_NS = 100000000, PAGES_MAX = 16384 };
+
+static const uint64_t ANSWER_NS = 10000000000;
+
+_Static_assert(offsetof(struct akvm__commands, turn) == AKVM_COMMANDS_TURN, "layout.h");
+_Static_assert(offsetof(struct akvm__commands, count) == AKVM_COMMANDS_COUNT, "layout.h");
+_Static_assert(offsetof(struct akvm__commands, answer) == AKVM_COMMANDS_ANSWER, "layout.h");
+_Static_assert(offsetof(struct akvm__commands, seized) == AKVM_COMMANDS_SEIZED, "layout.h");
+_Static_assert(offsetof(struct akvm__commands, host) == AKVM_COMMANDS_HOST, "layout.h");
+_Static_assert(offsetof(struct akvm__commands, file) == AKVM_COMMANDS_FILE, "layout.h");
+_Static_assert(offsetof(struct akvm__commands, values) == AKVM_COMMANDS_VALUES, "layout.h");
+_Static_assert(offsetof(struct akvm__commands, calls) == AKVM_COMMANDS_CALLS, "layout.h");
+_Static_assert(sizeof(struct akvm__call) == AKVM_CALL_BYTES, "layout.h");
+_Static_assert(sizeof(struct akvm__commands) <= PAGE, "layout.h");
+
+int akvm__mapper_add(struct akvm__mapper *mapper, struct akvm__call call)
+{
+	struct akvm__commands *commands = mapper->commands;
+
+	if (commands->count == AKVM_COMMANDS_MAX)
+		return -E2BIG;
+	commands->calls[commands->count++] = call;
+	return 0;
+}
+
+static uint32_t answer_of(struct akvm__mapper *mapper)
+{
+	return __atomic_load_n(&mapper->commands->answer, __ATOMIC_ACQUIRE);
+}
+
+static bool is_gone(struct akvm__mapper *mapper)
+{
+	siginfo_t info = { 0 };
+
+	/* Left unreaped: whoever drops the stub does that. */
+	return AKVM__HOST->peek_exit(mapper->pid, &info) != 0 || info.si_pid != 0;
+}
+
+int akvm__mapper_run(struct akvm__mapper *mapper)
+{
+	struct akvm__commands *commands = mapper->commands;
+	const struct timespec slice = { .tv_nsec = WAIT_SLICE_NS };
+	uint64_t until_ns = akvm__now_ns() + ANSWER_NS;
+	uint32_t answer;
+
+	commands->answer = AKVM_ANSWER_NONE;
+	__atomic_store_n(&commands->turn, commands->turn + 1, __ATOMIC_RELEASE);
+	AKVM__HOST->futex(&commands->turn, FUTEX_WAKE, 1, NULL);
+	while ((answer = answer_of(mapper)) == AKVM_ANSWER_NONE) {
+		if (AKVM__HOST->futex(&commands->answer, FUTEX_WAIT, AKVM_ANSWER_NONE, &slice) == 0 || errno != ETIMEDOUT)
+			continue;
+		if (is_gone(mapper) || akvm__now_ns() > until_ns)
+			break;
+	}
+	commands->count = 0;
+	if (answer == AKVM_ANSWER_NONE)
+		return akvm__fail("wait for a stub's mapper", ESRCH);
+	return answer == AKVM_ANSWER_DONE ? 0 : akvm__fail("stub's mapping", ENOMEM);
+}
+
+pid_t akvm__mapper_value(struct akvm__ptrace *ptrace)
+{
+	off_t value = AKVM__HOST->lseek(ptrace->values, 0, SEEK_CUR);
+
+	return (pid_t)(value - AKVM_VALUE_BIAS);
+}
+
+int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
+{
+	struct akvm__commands *commands;
+
+	if (ptrace->pages_free_count > 0)
+		mapper->page = ptrace->pages_free[--ptrace->pages_free_count];
+	else if (ptrace->page_next < PAGES_MAX)
+		mapper->page = ptrace->page_next++;
+	else
+		return akvm__fail("stub's page", ENOMEM);
+	commands = (struct akvm__commands *)(void *)(ptrace->pages + (size_t)mapper->page * PAGE);
+	memset(commands, 0, sizeof(*commands));
+	commands->host = AKVM__HOST->process_id();
+	commands->file = ptrace->file;
+	commands->values = ptrace->values;
+	commands->at = (uint64_t)mapper->page * PAGE;
+	mapper->commands = commands;
+	return 0;
+}
+
+void akvm__mapper_page_free(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
+{
+	if (mapper->commands != NULL)
+		ptrace->pages_free[ptrace->pages_free_count++] = mapper->page;
+	mapper->commands = NULL;
+}
+
+int akvm__zygote_start(struct akvm__ptrace *ptrace)
+{
+	struct akvm__mapper *zygote = &ptrace->zygote;
+	int error;
+
+	if (zygote->pid != 0)
+		return 0;
+	error = akvm__mapper_page(ptrace, zygote);
+	if (error)
+		return error;
+	zygote->pid = AKVM__HOST->fork_stub(ptrace->file, ptrace->values, zygote->commands->at);
+	if (zygote->pid < 0) {
+		error = akvm__fail("clone a stub process", errno);
+		zygote->pid = 0;
+		akvm__mapper_page_free(ptrace, zygote);
+		return error;
+	}
+	/* An empty batch: it is there, locked in, and answers. */
+	error = akvm__mapper_run(zygote);
+	if (error) {
+		akvm__process_end(ptrace, zygote->pid);
+		zygote->pid = 0;
+		akvm__mapper_page_free(ptrace, zygote);
+	}
+	return error;
+}
+
+void akvm__process_end(struct akvm__ptrace *ptrace, pid_t pid)
+{
+	AKVM__HOST->process_kill(pid, SIGKILL);
+	if (ptrace->dying_count == ptrace->dying_max)
+		akvm__processes_reap(ptrace, true);
+	ptrace->dying[ptrace->dying_count++] = pid;
+}
+
+void akvm__processes_reap(struct akvm__ptrace *ptrace, bool wait)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < ptrace->dying_count; i++) {
+		pid_t pid = ptrace->dying[i];
+		int status;
+
+		if (AKVM__HOST->wait(pid, &status, !wait) == 0)
+			ptrace->dying[kept++] = pid;
+	}
+	ptrace->dying_count = kept;
+}
