@@ -148,7 +148,7 @@ def _compared(name: str, subjects: list[_Subject]) -> Comparisons:
 async def _vcpu_exit(setting: Setting) -> Comparisons:
     plan = setting.plan
     with setting.raw_floor("exit", plan.exits) as floor:
-        async with setting.subjects(lambda name: bench_subjects.vcpu_exit(name, plan.exits)) as subjects:
+        async with setting.subjects(lambda name: bench_subjects.vcpu_exit(plan.exits, name)) as subjects:
             for _ in range(plan.rounds):
                 raw = floor.sample() if floor else {}
                 times = {"floor": raw["sysret"], "floor_iret": raw["iret"]} if raw else {}
@@ -160,7 +160,7 @@ async def _vcpu_exit(setting: Setting) -> Comparisons:
 async def _async_switch(setting: Setting) -> Comparisons:
     plan = setting.plan
     with setting.raw_floor("exit", plan.exits) as floor, WakeupFloor(setting.folder) as wakeup:
-        async with setting.subjects(lambda name: bench_subjects.async_switch(name, plan.exits)) as subjects:
+        async with setting.subjects(lambda name: bench_subjects.async_switch(plan.exits, name)) as subjects:
             for _ in range(plan.rounds):
                 raw_ns = floor.sample()["sysret_median"] if floor else 0.0
                 # The loop has been waiting for one raw exit when the wake-up comes, as it would for a guest.
@@ -175,7 +175,7 @@ async def _async_switch(setting: Setting) -> Comparisons:
 async def _kick(setting: Setting) -> Comparisons:
     plan = setting.plan
     with setting.raw_floor("kick", plan.kicks) as floor:
-        async with setting.subjects(lambda name: bench_subjects.kick(name, plan.kicks)) as subjects:
+        async with setting.subjects(lambda name: bench_subjects.kick(plan.kicks, name)) as subjects:
             for _ in range(plan.rounds):
                 times: dict[str, float] = {}
                 if floor:
@@ -192,7 +192,7 @@ async def _scaling(setting: Setting) -> Comparisons:
     plan = setting.plan
 
     def crowd(name: PlatformName, vcpus: int) -> AsyncGenerator[Sample]:
-        return bench_subjects.exit_rate(name, vcpus, plan.crowd, plan.crowd_exits)
+        return bench_subjects.exit_rate(vcpus, plan.crowd, plan.crowd_exits, name)
 
     # Both sides are ours.
     async with setting.subjects(lambda name: crowd(name, 1)) as ones, setting.subjects(lambda name: crowd(name, 2)) as twos:
@@ -208,7 +208,7 @@ async def _compute(setting: Setting) -> Comparisons:
     plan = setting.plan
     results: dict[str, int] = {}
     with Floor(setting.folder, "compute", plan.turns) as floor:
-        async with setting.subjects(lambda name: bench_subjects.compute(name, plan.turns)) as subjects:
+        async with setting.subjects(lambda name: bench_subjects.compute(plan.turns, name)) as subjects:
             for _ in range(plan.compute_rounds):
                 times = {"floor": floor.sample()["loop"]}
                 for subject in subjects:
@@ -221,7 +221,7 @@ async def _compute(setting: Setting) -> Comparisons:
 async def _page_touch(setting: Setting) -> Comparisons:
     plan = setting.plan
     with Floor(setting.folder, "touch", plan.pages) as floor:
-        async with setting.subjects(lambda name: bench_subjects.page_touch(name, plan.pages)) as subjects:
+        async with setting.subjects(lambda name: bench_subjects.page_touch(plan.pages, name)) as subjects:
             for _ in range(plan.rounds):
                 native = floor.sample()
                 for subject in subjects:

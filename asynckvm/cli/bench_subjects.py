@@ -82,7 +82,7 @@ class _Counts:
         return {name: (count - self._before[name]) / operations for name, count in self._look().items()}
 
 
-async def vcpu_exit(platform: PlatformName, operations: int) -> AsyncGenerator[Sample]:
+async def vcpu_exit(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """System calls answered on the vCPU thread; the one exit that ends the guest's loop is shared among them."""
     async with open_guest(CALLS, platform) as (_, context):
         context.answers = {ANSWERED: 0}
@@ -103,7 +103,7 @@ async def vcpu_exit(platform: PlatformName, operations: int) -> AsyncGenerator[S
             yield Sample((ended_ns - started_ns) / calls, {"on_vcpu": (after.ran_ns - before.ran_ns) / calls})
 
 
-async def async_switch(platform: PlatformName, operations: int) -> AsyncGenerator[Sample]:
+async def async_switch(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """One coroutine, one context, one vCPU: the median of `await context.switch()`, and of its parts by the core's stamps."""
     async with open_guest(LOOP, platform) as (machine, context):
         words, switch, clock = context.words, context.switch, time.monotonic_ns
@@ -131,7 +131,7 @@ async def async_switch(platform: PlatformName, operations: int) -> AsyncGenerato
             )
 
 
-async def kick(platform: PlatformName, operations: int) -> AsyncGenerator[Sample]:
+async def kick(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """From `context.interrupt()` on a guest that is seen to spin, to its coroutine running again; one exit for each."""
     async with open_guest(SPIN, platform) as (machine, context):
 
@@ -178,7 +178,7 @@ async def _seen_running(context: Context) -> None:
         await asyncio.sleep(0)
 
 
-async def exit_rate(platform: PlatformName, vcpus: int, contexts: int, exits: int) -> AsyncGenerator[Sample]:
+async def exit_rate(vcpus: int, contexts: int, exits: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """Many contexts in one space on `vcpus`, `exits` switches each: nanoseconds of wall time for one exit."""
     async with Machine.open(platform=platform, vcpus=vcpus, memory=64 << 20) as machine:
         first = create_guest(machine, LOOP)
@@ -205,7 +205,7 @@ async def exit_rate(platform: PlatformName, vcpus: int, contexts: int, exits: in
             yield Sample((ended_ns - started_ns) / total, cpu, counts.per(total))
 
 
-async def compute(platform: PlatformName, operations: int) -> AsyncGenerator[Sample]:
+async def compute(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """A loop of arithmetic in ring 3, with the one exit that ends it."""
     async with open_guest(COMPUTE, platform) as (_, context):
         words = context.words
@@ -221,7 +221,7 @@ async def compute(platform: PlatformName, operations: int) -> AsyncGenerator[Sam
                 yield Sample((ended_ns - started_ns) / turns, result=words[RegisterIndex.rax])
 
 
-async def page_touch(platform: PlatformName, pages: int) -> AsyncGenerator[Sample]:
+async def page_touch(pages: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """The first store to each page of memory that no guest of this machine had before; a machine for each sample."""
     bytes_ = pages * PAGE
     while True:

@@ -32,7 +32,7 @@ TINY = bench.Plan(
 def check_shape(result: dict[str, Any], names: set[str], platforms: Platforms) -> None:
     assert tuple(result["platforms"]) == platforms
     for found in result["platforms"].values():
-        assert found["capabilities"]["round_trip_ns"] > 0
+        assert found["capabilities"]["vcpus_max"] > 0
         assert found["ratios"].keys() == found["samples_ns"].keys() == names
         for name, ratio in found["ratios"].items():
             if ratio is None:
@@ -115,6 +115,6 @@ async def test_a_subject_that_counts_wrong_is_an_error(monkeypatch: pytest.Monke
     """Without the answer, the guest's system calls reach Python instead of being resolved on the vCPU thread."""
     monkeypatch.setattr(bench_subjects, "ANSWERED", 40)
     for name in usable_platforms:
-        subject = bench_subjects.vcpu_exit(name, 10)
+        subject = bench_subjects.vcpu_exit(10, name)
         with pytest.raises(InternalError, match="expected system call 60"):
             await anext(subject)

@@ -42,13 +42,31 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("arguments", [["run", "true"], ["trace", "true"], ["demo"], ["bench"], ["bench", "--programs"]])
+@pytest.mark.parametrize("arguments", [["run", "true"], ["trace", "true"], ["demo"]])
 def test_every_command_passes_it_on(arguments: list[str], asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     command, *rest = arguments
     for chosen in (["--platform", "ptrace"], ["--platform", "kvm"], []):
         assert main([command, *chosen, *rest]) == Status.UNUSABLE
         assert "allow it" in capsys.readouterr().err
     assert asked == ["ptrace", "kvm", "auto"]
+
+
+@pytest.mark.parametrize("arguments", [["bench"], ["bench", "--programs"]])
+def test_benchmarks_run_on_all_or_on_those_asked_for(
+    arguments: list[str], asked: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, options, platforms in (
+        ("", [], ["kvm", "ptrace"]),
+        ("auto", ["--platform", "auto"], ["kvm", "ptrace"]),
+        ("ptrace", [], ["ptrace"]),
+        ("", ["--platform", "ptrace"], ["ptrace"]),
+        ("ptrace", ["--platform", "kvm", "--platform", "ptrace"], ["kvm"]),  # the first is refused, and so is the whole
+    ):
+        monkeypatch.setenv(choice.VARIABLE, variable)
+        assert main([*arguments, *options]) == Status.UNUSABLE
+        assert "allow it" in capsys.readouterr().err
+        assert asked == platforms
+        asked.clear()
 
 
 @pytest.mark.parametrize("name", list(bench.COMPARISONS))
