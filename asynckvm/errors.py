@@ -108,7 +108,7 @@ class NoPlatformError(PlatformError):
     def __init__(self, kvm: AsyncKvmError, ptrace: AsyncKvmError) -> None:
         self.kvm: Final = kvm
         self.ptrace: Final = ptrace
-        super().__init__("open a platform", errno.ENODEV, f"KVM: {kvm}; ptrace: {ptrace}")
+        super().__init__("open any platform", errno.ENODEV, f"KVM: {kvm}; ptrace: {ptrace}")
 
 
 class GuestError(AsyncKvmError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asynckvm
 from asynckvm.cli import doctor_host
 from asynckvm.cli.statuses import Status
-from asynckvm.errors import AsyncKvmError, HostError
+from asynckvm.errors import AsyncKvmError, CapabilityError, HostError
 from asynckvm.platform import choice
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ _MEANINGS: Final = {
 }
 _HEXADECIMAL: Final = frozenset({"xcr0", "kernel_base"})
 _TITLES: Final[dict[PlatformName, str]] = {"kvm": "KVM", "ptrace": "ptrace"}
+# What can be done about a capability that was found to be missing, where nothing that the host shows explains it.
+_LACKING: Final[dict[PlatformName, str]] = {
+    "kvm": "this KVM does not do what guests need: use a newer kernel, or another host",
+    "ptrace": "this kernel does not do what stub processes need: use Linux itself; some container runtimes (gVisor) bring a "
+    "kernel of their own",
+}
 _FACTS: Final[dict[PlatformName, Callable[[], dict[str, Any]]]] = {
     "kvm": doctor_host.kvm_facts,
     "ptrace": doctor_host.ptrace_facts,
@@ -117,7 +123,9 @@ def _look(name: PlatformName) -> tuple[dict[str, Any], Exception | None]:
             "hint": "install the package again, with a C compiler",
         }, error
     except HostError as error:
-        hint = error.hint if not choice.unusable(error) else _ADVICE[name](facts) or error.hint
+        hint = _LACKING[name] if isinstance(error, CapabilityError) else error.hint
+        if choice.unusable(error):
+            hint = _ADVICE[name](facts) or hint
         return look | {"error": f"{error.operation}: {os.strerror(error.errno)}", "hint": hint or None}, error
     except AsyncKvmError as error:
         hint = f"this is a defect of asynckvm or of this host's {_TITLES[name]}: please report it"
@@ -158,7 +166,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     for name, look in report["platforms"].items():
         lines += ["", *_platform_lines(name, look)]
     lines += ["", *([report["because"]] if report["because"] else []), _verdict(report)]
-    if not report["usable"] and report["hint"]:
+    if not report["platforms"] and report["hint"]:
         lines.append(f"what to do: {report['hint']}")
     return lines
 
@@ -176,7 +184,7 @@ def _platform_lines(name: PlatformName, look: dict[str, Any]) -> list[str]:
     lines += [f"  {line}" for line in (_kvm_lines if name == "kvm" else _ptrace_lines)(look["host"])]
     if look["capabilities"] is not None:
         found = look["capabilities"]
-        lines.append("  found by running a guest:")
+        lines.append("  found by running a guest:" if name == "kvm" else "  what it offers:")
         lines += [f"    {key:<17} {_value(key, found[key]):<20} {about}" for key, about in _MEANINGS.items() if key in found]
     return lines
 

@@ -4,12 +4,13 @@ For people: whether guests run is found by running one, and nothing here takes p
 /sys are not the host's own, so an error's own hint stands whenever nothing here explains it.
 
 Source: proc(5), the kernel's Documentation/admin-guide/LSM/Yama.rst and Documentation/userspace-api/seccomp_filter.rst,
-capabilities(7), kvm's Documentation/virt/kvm/x86/nested-vmx.rst.
+capabilities(7), close_range(2), kvm's Documentation/virt/kvm/x86/nested-vmx.rst.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,7 @@ _CAP_SYS_PTRACE: Final = 19
 _SECCOMP_FILTER: Final = 2
 _YAMA_ADMIN_ONLY: Final = 2
 _YAMA_NOBODY: Final = 3
+_CLOSE_RANGE_SINCE: Final = (5, 9)
 _MODULES: Final = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 
 
@@ -69,6 +71,7 @@ def ptrace_facts(root: Path = _ROOT) -> dict[str, Any]:
         "under_seccomp": status.get("Seccomp", "").strip() == str(_SECCOMP_FILTER),
         "seccomp_kill_process": "kill_process" in actions,
         "memfd": _memfd_works(),
+        "kernel": _text(root / "proc/sys/kernel/osrelease").strip(),
     }
 
 
@@ -85,6 +88,8 @@ def ptrace_advice(facts: dict[str, Any]) -> str:
         advice.append("memfd_create(2) is refused: it needs Linux 3.17 or later and a seccomp profile that allows it")
     if not facts["seccomp_kill_process"]:
         advice.append("seccomp filters that kill a process need Linux 4.14 or later, built with CONFIG_SECCOMP_FILTER")
+    if _version(facts["kernel"]) < _CLOSE_RANGE_SINCE:
+        advice.append("close_range(2) needs Linux 5.9 or later")
     if facts["under_seccomp"] and not advice:
         advice.append(
             "this process is under a seccomp filter, as in a container, which may refuse ptrace: docker run "
@@ -114,6 +119,12 @@ def _memfd_works() -> bool:
     except OSError:
         return False
     return True
+
+
+def _version(release: str) -> tuple[int, ...]:
+    """The first two numbers of a release like 6.1.0-13-amd64; what is no such thing counts as new."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return tuple(map(int, match.groups())) if match is not None else _CLOSE_RANGE_SINCE
 
 
 def _text(path: Path) -> str:

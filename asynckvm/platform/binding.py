@@ -37,7 +37,7 @@ Handle: TypeAlias = Any
 KVM_CALLS: Final = ("KVM_", "open the KVM device", "mmap kvm_run")
 _PTRACE_CALLS: Final = ("ptrace", "stub", "seccomp", "wait for", "clone")
 _HOST_CALLS: Final = (
-    *KVM_CALLS, *_PTRACE_CALLS, "mmap ", "start vCPU", "kick vCPU", "sigaction", "eventfd", "dup file", "fstat file",
+    *KVM_CALLS, *_PTRACE_CALLS, "memfd ", "mmap ", "start vCPU", "kick vCPU", "sigaction", "eventfd", "dup file", "fstat file",
     "fcntl file",
 )  # fmt: skip
 # In every operation of the guests that opening a machine runs to see what the platform does.

@@ -43,6 +43,7 @@ PTRACE_FACTS: dict[str, Any] = {
     "under_seccomp": False,
     "seccomp_kill_process": True,
     "memfd": True,
+    "kernel": "5.10.0-13-amd64",
 }
 
 
@@ -204,6 +205,8 @@ def test_advice_about_kvm(facts: dict[str, Any], word: str) -> None:
         ({"yama": 3, "under_seccomp": True}, "next boot"),
         ({"memfd": False}, "memfd_create"),
         ({"seccomp_kill_process": False}, "4.14"),
+        ({"kernel": "5.8.0-13-amd64"}, "5.9"),
+        ({"kernel": "odd"}, ""),
     ],
 )
 def test_advice_about_ptrace(facts: dict[str, Any], word: str) -> None:
@@ -217,6 +220,8 @@ def test_advice_comes_before_the_hint_of_the_error(host: Host) -> None:
     assert "nested" in doctor.examine("kvm")["hint"]
     host.errors["ptrace"] = DENIED
     assert doctor.examine("ptrace")["hint"] == DENIED.hint
+    host.errors["ptrace"] = CapabilityError("seccomp", 22, "ask the doctor")
+    assert "gVisor" in doctor.examine("ptrace")["hint"]
 
 
 def write(root: Path, path: str, text: str = "") -> None:
@@ -229,6 +234,7 @@ def test_facts_of_a_host(tmp_path: Path) -> None:
     write(tmp_path, "proc/sys/kernel/yama/ptrace_scope", "2\n")
     write(tmp_path, "proc/self/status", f"Name:\tx\nCapEff:\t{1 << 19:016x}\nSeccomp:\t2\n")
     write(tmp_path, "proc/sys/kernel/seccomp/actions_avail", "kill_process kill_thread errno\n")
+    write(tmp_path, "proc/sys/kernel/osrelease", "6.1.0\n")
     write(tmp_path, "dev/kvm")
     for module in ("kvm_amd", "kvm", "ext4"):
         (tmp_path / "sys/module" / module).mkdir(parents=True)
@@ -241,6 +247,7 @@ def test_facts_of_a_host(tmp_path: Path) -> None:
         "under_seccomp": True,
         "seccomp_kill_process": True,
         "memfd": True,
+        "kernel": "6.1.0",
     }
 
 

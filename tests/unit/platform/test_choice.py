@@ -90,6 +90,7 @@ OF_PTRACE = [
     (FAR, errno.ETIMEDOUT, CapabilityError, "ptrace", True),
     ("platform", errno.ENOTSUP, CapabilityError, "ptrace", True),
     ("memfd_create", errno.ENOSYS, CapabilityError, "ptrace", True),
+    ("memfd stubs", errno.EINVAL, HostError, "Invalid", False),
     ("more vCPUs than the platform offers", errno.EINVAL, UsageError, "EINVAL", False),
 ]
 
