@@ -336,7 +336,15 @@ mapper_program:
 task_program:
 	.quad (task_filter_end - task_filter) / 8
 	ADDRESS task_filter
-	/* An error here: the code has outgrown its page. */
+	/* An error here: the code has outgrown its place. */
+	.org AKVM_STUB_SET_BASES, 0xcc
+	wrfsbase %rax
+	wrgsbase %rbx
+	.org AKVM_STUB_SET_FLAGS, 0x90
+	popfq
+	int3
+	.org AKVM_STUB_FLAGS, 0xcc
+	.quad 0x202, 0x200202
 	.org AKVM_STUB_CODE_BYTES, 0xcc
 
 	/*

@@ -26,8 +26,7 @@ from kvm.guestcode import (
     keep,
 )  # fmt: skip
 
-from asynckvm.model.memory import USER_MAX
-from asynckvm.platform import Fault, ReadMsr, Restore, Syscall
+from asynckvm.platform import USER_MAX, Fault, ReadMsr, Restore, Syscall
 from support import emulator
 from support.pace import PACE
 
@@ -302,7 +301,7 @@ async def test_nothing_executable_and_nothing_at_all(small_machine: Machine, res
 
 
 async def test_the_host_s_own_instructions_are_out_of_reach(small_machine: Machine) -> None:
-    """A system call at the very end of user space: nothing of the guest's is where it returns to."""
+    """A system call at the very end of user space: it returns to where nothing of its own is."""
     last = USER_MAX - 4096
     space = keep(small_machine.create_address_space())
     space.map(last, 4096, READ | EXECUTE)

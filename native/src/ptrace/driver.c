@@ -13,11 +13,13 @@
 #include "host/host.h"
 #include "ptrace/ptrace.h"
 
-enum { PAGE = 4096, PAGES = 16384, DYING_MAX = 256, SLOTS_MAX = 32764 };
+enum { PAGE = 4096, PAGES = 16384, SLOTS_MAX = 32764 };
 enum { VECTOR_GP = 13, VECTOR_PF = 14 };
 enum { PF_PRESENT = 1, PF_WRITE = 2, PF_USER = 4, PF_FETCH = 16 };
 /* x87, SSE, AVX, AVX-512, as kvm/cpuid.c has it. */
 enum { XCR0_USED = 0xe7, XSAVE_LEAF = 0xd, FSGSBASE_HWCAP2 = 2 };
+/* Of one fault: the likely access, then the other. */
+enum { GUESSES = 2 };
 enum { SEGV_MAPPING = 1, SEGV_ACCESS = 2, INSTRUCTION_MAX = 15 };
 static const uint64_t VSYSCALL = 0xffffffffff600000;
 
@@ -216,14 +218,15 @@ static struct akvm__run_outcome run(struct akvm__vcpu *vcpu, struct akvm__contex
 	}
 }
 
-/* Registers as they were at a call of the page that the host's kernel calls for user code: the fetch there faulted. */
-static enum akvm__event vsyscall(struct akvm__context *context, const struct akvm__stub_task *task)
+/* At the page that the host's kernel calls for user code, which is not part of any space: the fetch there faulted. `returned`: the
+ * kernel has already gone back to the caller. */
+static enum akvm__event vsyscall(struct akvm__context *context, uint64_t address, bool returned)
 {
-	context->pub.registers.rip = task->address;
-	context->pub.registers.rsp -= 8;
+	context->pub.registers.rip = address;
+	context->pub.registers.rsp -= returned ? 8 : 0;
 	context->pub.vector = VECTOR_PF;
 	context->pub.error_code = PF_USER | PF_FETCH;
-	context->pub.address = task->address;
+	context->pub.address = address;
 	return AKVM_EVENT_EXCEPTION;
 }
 
@@ -250,7 +253,8 @@ static void guess(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	uint32_t code = PF_USER;
 
 	akvm__space_lock(context->space);
-	if (task->address - rip <= INSTRUCTION_MAX && task->address / PAGE == rip / PAGE)
+	/* A fetch faults at its first byte, or at the first of the next page. */
+	if (task->address == rip || (task->address % PAGE == 0 && task->address - rip < INSTRUCTION_MAX))
 		code |= PF_FETCH;
 	else if (task->code == SEGV_ACCESS || akvm__space_likely_access(context->space, task->address) == AKVM_WRITE)
 		code |= PF_WRITE;
@@ -259,6 +263,17 @@ static void guess(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	context->pub.error_code = code;
 	context->pub.address = task->address;
 	task->guessed = true;
+}
+
+/* What was guessed last time did not help. */
+static bool comes_again(struct akvm__stub_task *task)
+{
+	bool same = task->last_rip == task->registers.rip && task->last_address == task->address;
+
+	task->repeated = same ? task->repeated + 1 : 0;
+	task->last_rip = task->registers.rip;
+	task->last_address = task->address;
+	return task->repeated >= GUESSES;
 }
 
 /* Of all siblings one at a time: they share the stack that the answer comes on. */
@@ -298,6 +313,13 @@ static enum akvm__event decode(struct akvm__vcpu *vcpu, struct akvm__context *co
 	task->guessed = false;
 	context->pub.error_code = 0;
 	context->pub.address = 0;
+	if (task->registers.rip - AKVM_STUB_CODE_AT <= AKVM_STUB_TOP - AKVM_STUB_CODE_AT) {
+		/* It ran on into what is the stub's own: nothing is there, as far as it is concerned. */
+		context->pub.vector = VECTOR_PF;
+		context->pub.error_code = PF_USER | PF_FETCH;
+		context->pub.address = task->registers.rip;
+		return AKVM_EVENT_EXCEPTION;
+	}
 	if (task->registers.cs != AKVM_USER_CS) {
 		/* Another mode than ours: as if the jump there had faulted. */
 		context->pub.vector = VECTOR_GP;
@@ -309,8 +331,10 @@ static enum akvm__event decode(struct akvm__vcpu *vcpu, struct akvm__context *co
 	if (task->signal == (SIGTRAP | 0x80))
 		return system_call(context, task);
 	if (task->signal == SIGSYS)
-		return task->address >= VSYSCALL ? vsyscall(context, task) : broken(context, -EPROTO);
-	if (task->signal == SIGSEGV && (task->code == SEGV_MAPPING || task->code == SEGV_ACCESS)) {
+		return task->address >= VSYSCALL ? vsyscall(context, task->address, true) : broken(context, -EPROTO);
+	if (task->signal == SIGSEGV && task->registers.rip - VSYSCALL < PAGE)
+		return vsyscall(context, task->registers.rip, false);
+	if (task->signal == SIGSEGV && (task->code == SEGV_MAPPING || task->code == SEGV_ACCESS) && !comes_again(task)) {
 		guess(vcpu, context);
 		return AKVM_EVENT_EXCEPTION;
 	}
@@ -403,10 +427,8 @@ static int open_machine(struct akvm_machine *machine)
 	ptrace->file = ptrace->values = -1;
 	pthread_mutex_init(&ptrace->lock, NULL);
 	ptrace->page_next = 1;
-	ptrace->dying_max = DYING_MAX;
 	ptrace->pages_free = AKVM__HOST->calloc(PAGES, sizeof(*ptrace->pages_free));
-	ptrace->dying = AKVM__HOST->calloc(DYING_MAX, sizeof(*ptrace->dying));
-	if (ptrace->pages_free == NULL || ptrace->dying == NULL)
+	if (ptrace->pages_free == NULL)
 		return akvm__fail("allocate stubs", ENOMEM);
 	ptrace->file = AKVM__HOST->memfd("akvm-stubs", (uint64_t)PAGES * PAGE);
 	if (ptrace->file < 0)
@@ -445,7 +467,6 @@ static void close_machine(struct akvm_machine *machine)
 	if (ptrace->values >= 0)
 		AKVM__HOST->close(ptrace->values);
 	free(ptrace->pages_free);
-	free(ptrace->dying);
 	pthread_mutex_destroy(&ptrace->lock);
 	free(ptrace);
 }

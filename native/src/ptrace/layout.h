@@ -15,6 +15,13 @@
 #define AKVM_STUB_STACK_BYTES 0xc000 /* of a signal's frame: more than AMX needs */
 #define AKVM_STUB_TOP         0x7fffffffe000
 
+/* Offsets in the code: what a task sets by itself because its tracer may not: the bases of FS and GS from RAX and RBX, then RFLAGS
+ * from the stack, where it is one of two constants. */
+#define AKVM_STUB_SET_BASES 0xe00
+#define AKVM_STUB_SET_FLAGS 0xe10
+#define AKVM_STUB_FLAGS     0xe20
+#define AKVM_STUB_FLAGS_ID  0xe28
+
 /* The page of commands: struct akvm__commands. */
 #define AKVM_COMMANDS_TURN   0 /* rises with each batch; the mapper waits for it */
 #define AKVM_COMMANDS_COUNT  4

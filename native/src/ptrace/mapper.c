@@ -82,6 +82,15 @@ pid_t akvm__mapper_value(struct akvm__ptrace *ptrace)
 	return (pid_t)(value - AKVM_VALUE_BIAS);
 }
 
+/* A page is not used again before its mapper is gone for good: until then it might still follow orders. */
+static void end_process(struct akvm__ptrace *ptrace, pid_t pid, uint32_t page)
+{
+	AKVM__HOST->process_kill(pid, SIGKILL);
+	if (ptrace->dying_count == AKVM__DYING_MAX)
+		akvm__processes_reap(ptrace, true);
+	ptrace->dying[ptrace->dying_count++] = (struct akvm__dying){ pid, page };
+}
+
 int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
 {
 	struct akvm__commands *commands;
@@ -102,11 +111,19 @@ int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
 	return 0;
 }
 
-void akvm__mapper_page_free(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
+static void free_page(struct akvm__ptrace *ptrace, uint32_t page)
 {
-	if (mapper->commands != NULL)
-		ptrace->pages_free[ptrace->pages_free_count++] = mapper->page;
-	mapper->commands = NULL;
+	if (page != 0)
+		ptrace->pages_free[ptrace->pages_free_count++] = page;
+}
+
+void akvm__mapper_end(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
+{
+	if (mapper->pid != 0)
+		end_process(ptrace, mapper->pid, mapper->page);
+	else
+		free_page(ptrace, mapper->page);
+	*mapper = (struct akvm__mapper){ 0 };
 }
 
 int akvm__zygote_start(struct akvm__ptrace *ptrace)
@@ -123,25 +140,19 @@ int akvm__zygote_start(struct akvm__ptrace *ptrace)
 	if (zygote->pid < 0) {
 		error = akvm__fail("clone a stub process", errno);
 		zygote->pid = 0;
-		akvm__mapper_page_free(ptrace, zygote);
+		akvm__mapper_end(ptrace, zygote);
 		return error;
 	}
 	/* An empty batch: it is there, locked in, and answers. */
 	error = akvm__mapper_run(zygote);
-	if (error) {
-		akvm__process_end(ptrace, zygote->pid);
-		zygote->pid = 0;
-		akvm__mapper_page_free(ptrace, zygote);
-	}
+	if (error)
+		akvm__mapper_end(ptrace, zygote);
 	return error;
 }
 
 void akvm__process_end(struct akvm__ptrace *ptrace, pid_t pid)
 {
-	AKVM__HOST->process_kill(pid, SIGKILL);
-	if (ptrace->dying_count == ptrace->dying_max)
-		akvm__processes_reap(ptrace, true);
-	ptrace->dying[ptrace->dying_count++] = pid;
+	end_process(ptrace, pid, 0);
 }
 
 void akvm__processes_reap(struct akvm__ptrace *ptrace, bool wait)
@@ -149,11 +160,13 @@ void akvm__processes_reap(struct akvm__ptrace *ptrace, bool wait)
 	uint32_t kept = 0;
 
 	for (uint32_t i = 0; i < ptrace->dying_count; i++) {
-		pid_t pid = ptrace->dying[i];
+		struct akvm__dying dying = ptrace->dying[i];
 		int status;
 
-		if (AKVM__HOST->wait(pid, &status, !wait) == 0)
-			ptrace->dying[kept++] = pid;
+		if (AKVM__HOST->wait(dying.pid, &status, !wait) == 0)
+			ptrace->dying[kept++] = dying;
+		else
+			free_page(ptrace, dying.page);
 	}
 	ptrace->dying_count = kept;
 }

@@ -56,6 +56,8 @@ struct akvm__stub_task {
 	/* How it stopped last. */
 	int signal, code;
 	uint64_t address;
+	uint64_t last_rip, last_address; /* of the page fault before, and how often it came again */
+	unsigned repeated;
 	bool guessed; /* an access that the host did not tell, and which was not asked for yet */
 };
 
@@ -69,6 +71,13 @@ struct akvm__stub {
 	struct akvm__stub_task tasks[];
 };
 
+enum { AKVM__DYING_MAX = 256 };
+/* Killed, and not yet reaped; with the page that it had, or 0. */
+struct akvm__dying {
+	pid_t pid;
+	uint32_t page;
+};
+
 struct akvm__ptrace {
 	/* Constant. */
 	struct akvm_machine *machine;
@@ -80,8 +89,8 @@ struct akvm__ptrace {
 	struct akvm__stub *stubs;
 	uint32_t stubs_count;
 	uint32_t page_next, *pages_free, pages_free_count;
-	pid_t *dying; /* killed, and not yet reaped */
-	uint32_t dying_count, dying_max;
+	struct akvm__dying dying[AKVM__DYING_MAX];
+	uint32_t dying_count;
 	uint32_t nonce;
 	uint64_t clock;
 	bool closing;
@@ -96,7 +105,8 @@ int akvm__mapper_run(struct akvm__mapper *mapper);
 /* What the last clone() of a batch returned. Precondition: the platform's lock held since before the batch ran. */
 pid_t akvm__mapper_value(struct akvm__ptrace *ptrace);
 int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
-void akvm__mapper_page_free(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
+/* Kill it, if there is one; its page is free when it is gone. Platform's lock held. */
+void akvm__mapper_end(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 /* Fork the first mapper off this process, if there is none. Thread: a vCPU's, because stubs die with it. */
 int akvm__zygote_start(struct akvm__ptrace *ptrace);
 /* Kill a process and have it reaped later. Platform's lock held. */

@@ -47,10 +47,7 @@ static void end_processes(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
 		if (pid != 0)
 			akvm__process_end(ptrace, pid);
 	}
-	if (stub->mapper.pid != 0)
-		akvm__process_end(ptrace, stub->mapper.pid);
-	stub->mapper.pid = 0;
-	akvm__mapper_page_free(ptrace, &stub->mapper);
+	akvm__mapper_end(ptrace, &stub->mapper);
 }
 
 void akvm__stub_drop(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
@@ -85,7 +82,7 @@ static int clone_mapper(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper
 		(struct akvm__call){ SYS_clone, { CLONE_FILES | CLONE_PARENT, 0, 0, 0, 0, mapper->commands->at } });
 	error = akvm__mapper_run(&ptrace->zygote);
 	if (error) {
-		akvm__mapper_page_free(ptrace, mapper);
+		akvm__mapper_end(ptrace, mapper);
 		return akvm__fail("clone a stub process", EAGAIN);
 	}
 	mapper->pid = akvm__mapper_value(ptrace);
@@ -282,10 +279,7 @@ void akvm__stubs_close(struct akvm__ptrace *ptrace)
 	pthread_mutex_lock(&ptrace->lock);
 	while (ptrace->stubs != NULL)
 		end_processes(ptrace, ptrace->stubs);
-	if (ptrace->zygote.pid != 0)
-		akvm__process_end(ptrace, ptrace->zygote.pid);
-	ptrace->zygote.pid = 0;
-	akvm__mapper_page_free(ptrace, &ptrace->zygote);
+	akvm__mapper_end(ptrace, &ptrace->zygote);
 	akvm__processes_reap(ptrace, true);
 	pthread_mutex_unlock(&ptrace->lock);
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/ptrace.h>
 #include <signal.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -16,8 +17,12 @@
 enum { UCONTEXT_ERR = 192, UCONTEXT_TRAPNO = 200, UCONTEXT_CR2 = 216 };
 /* Stops on the way to an explanation that come from elsewhere. */
 enum { STRAY_STOPS_MAX = 64 };
+enum { FLAG_ID = 1 << 21 };
 /* XSTATE_BV in the header of an XSAVE image, and what the kernel writes into the part of it that is software's. */
 enum { XSAVE_SOFTWARE = 464, XSAVE_SOFTWARE_BYTES = 48, XSAVE_HEADER = 512 };
+
+/* TASK_SIZE_MAX of the host. */
+static const uint64_t HOST_USER_MAX = 0x7ffffffff000;
 
 static long trace(int request, const struct akvm__stub_task *task, void *address, void *data)
 {
@@ -64,16 +69,63 @@ int akvm__task_run(struct akvm__stub_task *task, int signal)
 	return akvm__task_wait(task);
 }
 
+/* All that come before the bases of FS and GS. */
+static int set_first_registers(const struct akvm__stub_task *task, const struct user_regs_struct *registers)
+{
+	struct iovec part = {
+		.iov_base = (void *)(uintptr_t)registers,
+		.iov_len = offsetof(struct user_regs_struct, fs_base),
+	};
+
+	if (trace(PTRACE_SETREGSET, task, (void *)(long)NT_PRSTATUS, &part) != 0)
+		return akvm__fail("ptrace PTRACE_SETREGSET", errno);
+	return 0;
+}
+
+static bool is_refused(const struct user_regs_struct *registers)
+{
+	return registers->fs_base >= HOST_USER_MAX || registers->gs_base >= HOST_USER_MAX;
+}
+
+/* A tracer may not set bases in the upper half, nor the ID flag; ring 3 may, by instructions. */
+static int set_by_itself(struct akvm__stub_task *task, const struct user_regs_struct *registers)
+{
+	struct user_regs_struct own = *registers;
+	int error;
+
+	own.rax = registers->fs_base;
+	own.rbx = registers->gs_base;
+	own.eflags = 2;
+	own.rip = AKVM_STUB_CODE_AT + (is_refused(registers) ? AKVM_STUB_SET_BASES : AKVM_STUB_SET_FLAGS);
+	own.rsp = AKVM_STUB_CODE_AT + (registers->eflags & FLAG_ID ? AKVM_STUB_FLAGS_ID : AKVM_STUB_FLAGS);
+	error = set_first_registers(task, &own);
+	do
+		error = error ? error : akvm__task_run(task, 0);
+	while (!error && task->signal == SIGUSR1);
+	if (!error && task->signal != SIGTRAP)
+		error = akvm__fail("ptrace: a stub could not set its registers", EIO);
+	return error;
+}
+
 int akvm__task_set_registers(struct akvm__stub_task *task, const struct user_regs_struct *registers)
 {
+	int error = 0;
+
 	if (task->known && memcmp(&task->registers, registers, sizeof(*registers)) == 0)
 		return 0;
+	/* Its flags are those of its last stop, whatever else was lost since. */
+	if (is_refused(registers) || (task->registers.eflags ^ registers->eflags) & FLAG_ID)
+		error = set_by_itself(task, registers);
 	task->known = false;
-	if (trace(PTRACE_SETREGS, task, NULL, (void *)(uintptr_t)registers) != 0)
-		return akvm__fail("ptrace PTRACE_SETREGS", errno);
+	if (error)
+		return error;
+	if (is_refused(registers))
+		error = set_first_registers(task, registers);
+	else if (trace(PTRACE_SETREGS, task, NULL, (void *)(uintptr_t)registers) != 0)
+		error = akvm__fail("ptrace PTRACE_SETREGS", errno);
 	task->registers = *registers;
-	task->known = true;
-	return 0;
+	task->known = error == 0;
+	return error;
 }
 
 int akvm__task_get_vector_state(struct akvm__stub_task *task, void *image, uint32_t bytes, uint64_t components)
