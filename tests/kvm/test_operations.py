@@ -32,7 +32,6 @@ async def test_the_set_up_is_the_same_on_every_vcpu(machine: Machine) -> None:
     assert pat[0] & 0xFF == pat[0] >> 32 & 0xFF == WRITE_BACK
 
 
-@pytest.mark.kvm_only("reads registers of ring 0")
 async def test_an_exception_is_an_answer(machine: Machine) -> None:
     witness = await Witness(machine).prepare()
     for vcpu in range(2):
