@@ -2,8 +2,9 @@
 
 In the order in which an exit meets them: `context` (switch) -> `engine` (one turn) -> `scheduler` (pure
 decisions) -> `binding` (the one door to native code) -> vCPU threads -> `doorbell` -> `decode` -> back in `context`. Beside them:
-`machine` (open and close), `core` (what all objects of a machine share), `address_space`, `host_file`, `direct_files`,
-`retry` (ring-0 operations), `watchdog`, `exit_log`, `counters`, `flight`. Nothing here knows a Linux system call number.
+`machine` (open and close), `choice` (KVM or ptrace), `core` (what all objects of a machine share), `address_space`, `host_file`,
+`direct_files`, `retry` (ring-0 operations), `watchdog`, `exit_log`, `counters`, `flight`. Nothing here knows a Linux system call
+number.
 """
 
 from asynckvm.model.config import EngineConfig, MachineConfig, Priority, SchedulerConfig

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asynckvm.errors import AsyncKvmError
     from asynckvm.model.config import MachineConfig, PlatformName
 
-__all__ = ["KVM_CALLS", "SHORT", "Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
+__all__ = ["HINT_PROCESSES", "KVM_CALLS", "SHORT", "Binding", "Handle", "benchmark_programs", "load", "vdso_image"]
 
 # A pointer into the core.
 Handle: TypeAlias = Any
@@ -42,6 +42,9 @@ _HOST_CALLS: Final = (
 )  # fmt: skip
 # In every operation of the guests that opening a machine runs to see what the platform does.
 _PROBE: Final = "start-up probe"
+
+# Numbers that say what a stub was refused even where the operation is only a guest that could not run.
+_OF_STUBS: Final = frozenset({errno.EPERM, errno.EACCES, errno.EAGAIN})
 
 _PLATFORMS: Final[dict[PlatformName, int]] = {"kvm": 0, "ptrace": 1}
 
@@ -63,7 +66,7 @@ _HINT_TRACING: Final = (
     "a container's seccomp profile may forbid ptrace (docker: --cap-add SYS_PTRACE), or kernel.yama.ptrace_scope is 2, which "
     "needs CAP_SYS_PTRACE, or 3, which forbids it until the next boot"
 )
-_HINT_PROCESSES: Final = "raise the limit of processes (ulimit -u, the cgroup's pids.max), or run fewer guests at a time"
+HINT_PROCESSES: Final = "raise the limit of processes (ulimit -u, the cgroup's pids.max), or run fewer guests at a time"
 
 
 def load() -> Binding:
@@ -167,7 +170,10 @@ class Binding:
         if code == errno.ENOMEM:
             return self.error(result)
         hint = _HINT_CAPABILITY if platform == "kvm" else _HINT_PTRACE
-        if _PROBE in operation or code in {errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY}:
+        if platform == "ptrace" and _PROBE in operation and code in _OF_STUBS:
+            return _ptrace_error(operation, code)
+        refused = operation.startswith("memfd ") and code == errno.EPERM  # by a seccomp filter: the call itself needs no right
+        if refused or _PROBE in operation or code in {errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY}:
             return CapabilityError(operation, code, hint)
         if operation.startswith(KVM_CALLS):
             named = f"{operation} ({config.device or '/dev/kvm'})"
@@ -253,4 +259,4 @@ def _ptrace_error(operation: str, code: int) -> HostError:
         return TraceDeniedError(operation, code, _HINT_TRACING)
     if code in {errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EIO}:
         return CapabilityError(operation, code, _HINT_PTRACE)
-    return HostError(operation, code, _HINT_PROCESSES if code == errno.EAGAIN else "")
+    return HostError(operation, code, HINT_PROCESSES if code == errno.EAGAIN else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from asynckvm.errors import GuestTrapError, InternalError, OutOfMemoryError
+from asynckvm.errors import GuestTrapError, HostError, InternalError, OutOfMemoryError
 from asynckvm.model.exits import (
     ExitKind,
     Fault,
@@ -32,6 +32,7 @@ from asynckvm.model.signals import (
     sse_code,
     x87_code,
 )
+from asynckvm.platform.binding import HINT_PROCESSES
 from asynckvm.platform.layout import (
     FIELD_DETAIL,
     FIELD_ERROR_CODE,
@@ -114,7 +115,7 @@ def _decode_fault(words: memoryview, fields: memoryview, read_xsave: Callable[[]
 
 
 def decode_failure(fields: memoryview, dump: Callable[[], str]) -> AsyncKvmError:
-    """The typed error of an AKVM_EXIT_ERROR."""
+    """The typed error of an AKVM_EXIT_ERROR. Of what can run out, processes are where each address space is one: on ptrace."""
     detail = fields[FIELD_DETAIL]
     host_errno = fields[FIELD_HOST_ERRNO]
     if host_errno >> 31:  # the field is signed, the view is not
@@ -122,5 +123,7 @@ def decode_failure(fields: memoryview, dump: Callable[[], str]) -> AsyncKvmError
     name = FAILURES[detail] if detail < len(FAILURES) else f"failure {detail}"
     if host_errno in {errno.ENOMEM, errno.ENOSPC}:
         return OutOfMemoryError(name, host_errno, "the host has no memory for this guest: lower memory= or raise the limit")
+    if host_errno == errno.EAGAIN:
+        return HostError(name, host_errno, HINT_PROCESSES)
     reason = fields[FIELD_KVM_EXIT_REASON]
-    return InternalError(f"{name} (KVM exit reason {reason}, errno {host_errno})", dump())
+    return InternalError(f"{name} (exit reason {reason}, errno {host_errno})", dump())

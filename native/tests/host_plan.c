@@ -53,7 +53,7 @@ const struct plan_site plan_sites[] = {
 	SITE(kvm/kernel_image.c, akvm__kernel_image_create, madvise, MADV_DONTFORK, 1, ERRNOS(ENOMEM, EAGAIN), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(kvm/kernel_image.c, akvm__kernel_image_free, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
-	SITE(kvm/probe.c, wait_for_exit, sched_yield, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(machine/probe.c, wait_for_exit, sched_yield, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
 	SITE(mm/mm.c, akvm__mm_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate memory manager")
 	SITE(mm/budget.c, akvm__budget_create, calloc, , 1, ERRNOS(ENOMEM), NEVER, NEVER, MUST, MUST, 0, "create budget")

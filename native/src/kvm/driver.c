@@ -132,7 +132,7 @@ static void close_machine(struct akvm_machine *machine)
 const struct akvm__driver akvm__kvm_driver = {
 	.open = open_machine,
 	.build = akvm__kernel_image_map,
-	.probe = akvm__machine_probe,
+	.probe = akvm__kvm_probe,
 	.close = close_machine,
 	.set_slot = akvm__vm_set_slot,
 	.vcpu_open = akvm__kvm_vcpu_open,

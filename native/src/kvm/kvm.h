@@ -12,6 +12,8 @@
 
 enum { AKVM_CPUID_MAX = 256 };
 
+struct akvm__probe;
+
 struct akvm__cpuid {
 	struct kvm_cpuid2 header;
 	struct kvm_cpuid_entry2 entries[AKVM_CPUID_MAX];
@@ -36,7 +38,7 @@ const struct kvm_cpuid_entry2 *akvm__cpuid_find(const struct akvm_machine *machi
 void akvm__cpuid_answer(const struct akvm_machine *machine, struct akvm_registers *registers);
 
 /* probe.c */
-int akvm__machine_probe(struct akvm_machine *machine);
+int akvm__kvm_probe(struct akvm__probe *probe);
 
 /* vcpu.c. reset: to ring 0 with the template state, at creation and after an exit that left it undefined. Thread: owner. */
 int akvm__kvm_vcpu_open(struct akvm__vcpu *vcpu);

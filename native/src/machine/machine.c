@@ -135,7 +135,7 @@ static int build(struct akvm_machine *machine)
 	    (error = machine->driver->build(machine)) || (error = create_contexts(machine)) ||
 	    (error = akvm__kick_setup(machine->config.kick_signal)) || (error = create_vcpus(machine)))
 		return error;
-	return machine->driver->probe ? machine->driver->probe(machine) : 0;
+	return akvm__machine_probe(machine);
 }
 
 static void release(struct akvm_machine *machine)

@@ -60,6 +60,9 @@ struct akvm_machine {
 	uint32_t reap_next;
 };
 
+/* probe.c: what the platform does, found by running guests. Thread: any, while the loop's is not yet. */
+int akvm__machine_probe(struct akvm_machine *machine);
+
 /* complete.c: hand a finished context to the loop. Thread: its vCPU's. */
 void akvm__machine_complete(struct akvm_machine *machine, struct akvm__vcpu *vcpu, struct akvm__context *context);
 

@@ -1,5 +1,5 @@
 /*
- * The driver: one stay of a context in a stub, from its registers to an event.
+ * The driver: machines, and one stay of a context in a stub.
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -14,14 +14,9 @@
 #include "ptrace/ptrace.h"
 
 enum { PAGE = 4096, PAGES = 16384, SLOTS_MAX = 32764 };
-enum { VECTOR_GP = 13, VECTOR_PF = 14 };
-enum { PF_PRESENT = 1, PF_WRITE = 2, PF_USER = 4, PF_FETCH = 16 };
+enum { VECTOR_GP = 13 };
 /* x87, SSE, AVX, AVX-512, as kvm/cpuid.c has it. */
 enum { XCR0_USED = 0xe7, XSAVE_LEAF = 0xd, FSGSBASE_HWCAP2 = 2 };
-/* Of one fault: the likely access, then the other. */
-enum { GUESSES = 2 };
-enum { SEGV_MAPPING = 1, SEGV_ACCESS = 2, INSTRUCTION_MAX = 15 };
-static const uint64_t VSYSCALL = 0xffffffffff600000;
 
 extern const uint8_t akvm__stub_code[];
 
@@ -62,35 +57,6 @@ static void to_host(struct user_regs_struct *to, const struct akvm__context *con
 	};
 }
 
-static void from_host(struct akvm__context *context, const struct user_regs_struct *from)
-{
-	context->pub.registers = (struct akvm_registers){
-		.rax = from->rax,
-		.rbx = from->rbx,
-		.rcx = from->rcx,
-		.rdx = from->rdx,
-		.rsi = from->rsi,
-		.rdi = from->rdi,
-		.rsp = from->rsp,
-		.rbp = from->rbp,
-		.r8 = from->r8,
-		.r9 = from->r9,
-		.r10 = from->r10,
-		.r11 = from->r11,
-		.r12 = from->r12,
-		.r13 = from->r13,
-		.r14 = from->r14,
-		.r15 = from->r15,
-		.rip = from->rip,
-		.rflags = akvm__user_flags(from->eflags),
-	};
-	context->pub.fs_base = from->fs_base;
-	context->pub.gs_base = from->gs_base;
-	context->selectors =
-		(struct akvm__selectors){ (uint16_t)from->ds, (uint16_t)from->es, (uint16_t)from->fs, (uint16_t)from->gs };
-	context->restore = AKVM_RESTORE_AUTO;
-}
-
 static void leave_stub(struct akvm__vcpu *vcpu)
 {
 	atomic_store(&vcpu->task_pid, 0);
@@ -101,7 +67,7 @@ static void leave_stub(struct akvm__vcpu *vcpu)
 }
 
 /* The vector state out of the task, if it ran since it was last given or taken. */
-static int save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context)
+int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	const struct akvm_capabilities *capabilities = &vcpu->machine->capabilities;
 	struct akvm__stub_task *task = vcpu->task;
@@ -124,9 +90,10 @@ static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
 
 	akvm__space_lock(context->space);
 	if (vcpu->stub != NULL) {
+		akvm__process_settle(vcpu, vcpu->stub->mapper.pid, &vcpu->stub->mapper.processor);
 		error = akvm__stub_refresh(vcpu->stub, context->space);
 		if (error)
-			(void)save_vector_state(vcpu, context);
+			(void)akvm__stub_save_vector_state(vcpu, context);
 	} else {
 		error = akvm__stub_enter(vcpu, context->space, &vcpu->stub);
 		if (error == 0)
@@ -142,13 +109,18 @@ static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	struct user_regs_struct registers;
 	struct akvm__stub_task *task;
-	int error = join_stub(vcpu, context);
+	int error;
+
+	/* One that is new here has faults before it. */
+	akvm__vcpu_settle(vcpu, atomic_load(&vcpu->brief) || context->pub.exits == 0);
+	error = join_stub(vcpu, context);
 
 	if (error) {
 		leave_stub(vcpu);
 		return error;
 	}
 	task = vcpu->task;
+	akvm__process_settle(vcpu, task->pid, &task->processor);
 	if (!task->ahead && task->vector_version != context->xsave_version) {
 		error = akvm__task_set_vector_state(task, context->xsave, vcpu->machine->capabilities.xsave_bytes);
 		if (error)
@@ -218,139 +190,6 @@ static struct akvm__run_outcome run(struct akvm__vcpu *vcpu, struct akvm__contex
 	}
 }
 
-/* At the page that the host's kernel calls for user code, which is not part of any space: the fetch there faulted. `returned`: the
- * kernel has already gone back to the caller. */
-static enum akvm__event vsyscall(struct akvm__context *context, uint64_t address, bool returned)
-{
-	context->pub.registers.rip = address;
-	context->pub.registers.rsp -= returned ? 8 : 0;
-	context->pub.vector = VECTOR_PF;
-	context->pub.error_code = PF_USER | PF_FETCH;
-	context->pub.address = address;
-	return AKVM_EVENT_EXCEPTION;
-}
-
-static enum akvm__event system_call(struct akvm__context *context, const struct akvm__stub_task *task)
-{
-	const struct user_regs_struct *registers = &task->registers;
-
-	context->pub.registers.rax = registers->orig_rax;
-	context->restore = context->pub.restore;
-	/* SYSCALL leaves its return address in RCX and the flags in R11; INT 0x80 leaves them alone. */
-	if (registers->rcx == registers->rip && registers->r11 == registers->eflags) {
-		context->pub.vector = 256;
-		return AKVM_EVENT_SYSCALL;
-	}
-	context->pub.vector = 0x80;
-	return AKVM_EVENT_INT80;
-}
-
-/* Stores are told from loads only by asking, which costs as much as the fault; so what is likely is tried first. */
-static void guess(struct akvm__vcpu *vcpu, struct akvm__context *context)
-{
-	struct akvm__stub_task *task = vcpu->task;
-	uint64_t rip = context->pub.registers.rip;
-	uint32_t code = PF_USER;
-
-	akvm__space_lock(context->space);
-	/* A fetch faults at its first byte, or at the first of the next page. */
-	if (task->address == rip || (task->address % PAGE == 0 && task->address - rip < INSTRUCTION_MAX))
-		code |= PF_FETCH;
-	else if (task->code == SEGV_ACCESS || akvm__space_likely_access(context->space, task->address) == AKVM_WRITE)
-		code |= PF_WRITE;
-	akvm__space_unlock(context->space);
-	context->pub.vector = VECTOR_PF;
-	context->pub.error_code = code;
-	context->pub.address = task->address;
-	task->guessed = true;
-}
-
-/* What was guessed last time did not help. */
-static bool comes_again(struct akvm__stub_task *task)
-{
-	bool same = task->last_rip == task->registers.rip && task->last_address == task->address;
-
-	task->repeated = same ? task->repeated + 1 : 0;
-	task->last_rip = task->registers.rip;
-	task->last_address = task->address;
-	return task->repeated >= GUESSES;
-}
-
-/* Of all siblings one at a time: they share the stack that the answer comes on. */
-static int ask(struct akvm__vcpu *vcpu, struct akvm__context *context)
-{
-	struct akvm__stub_task *task = vcpu->task;
-	struct akvm__explanation explanation;
-	int error = save_vector_state(vcpu, context);
-
-	if (error)
-		return error;
-	akvm__space_lock(context->space);
-	error = akvm__task_explain(task, &explanation);
-	akvm__space_unlock(context->space);
-	if (error)
-		return error;
-	context->pub.vector = explanation.vector;
-	context->pub.error_code = explanation.error_code;
-	context->pub.address = explanation.vector == VECTOR_PF ? explanation.address : 0;
-	task->guessed = false;
-	return 0;
-}
-
-static enum akvm__event broken(struct akvm__context *context, int error)
-{
-	context->pub.detail = AKVM_FAILURE_RUN;
-	context->pub.host_errno = -error;
-	return AKVM_EVENT_BROKEN;
-}
-
-static enum akvm__event decode(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome result)
-{
-	struct akvm__stub_task *task = vcpu->task;
-	int error;
-
-	from_host(context, &task->registers);
-	task->guessed = false;
-	context->pub.error_code = 0;
-	context->pub.address = 0;
-	if (task->registers.rip - AKVM_STUB_CODE_AT <= AKVM_STUB_TOP - AKVM_STUB_CODE_AT) {
-		/* It ran on into what is the stub's own: nothing is there, as far as it is concerned. */
-		context->pub.vector = VECTOR_PF;
-		context->pub.error_code = PF_USER | PF_FETCH;
-		context->pub.address = task->registers.rip;
-		return AKVM_EVENT_EXCEPTION;
-	}
-	if (task->registers.cs != AKVM_USER_CS) {
-		/* Another mode than ours: as if the jump there had faulted. */
-		context->pub.vector = VECTOR_GP;
-		context->pub.error_code = (uint32_t)task->registers.cs & 0xfffc;
-		return AKVM_EVENT_EXCEPTION;
-	}
-	if (result.result != AKVM_RUN_HALTED)
-		return AKVM_EVENT_INTERRUPTED;
-	if (task->signal == (SIGTRAP | 0x80))
-		return system_call(context, task);
-	if (task->signal == SIGSYS)
-		return task->address >= VSYSCALL ? vsyscall(context, task->address, true) : broken(context, -EPROTO);
-	if (task->signal == SIGSEGV && task->registers.rip - VSYSCALL < PAGE)
-		return vsyscall(context, task->registers.rip, false);
-	if (task->signal == SIGSEGV && (task->code == SEGV_MAPPING || task->code == SEGV_ACCESS) && !comes_again(task)) {
-		guess(vcpu, context);
-		return AKVM_EVENT_EXCEPTION;
-	}
-	error = ask(vcpu, context);
-	return error ? broken(context, error) : AKVM_EVENT_EXCEPTION;
-}
-
-static bool explain(struct akvm__vcpu *vcpu, struct akvm__context *context)
-{
-	uint32_t guessed = context->pub.error_code;
-
-	if (vcpu->task == NULL || !vcpu->task->guessed || ask(vcpu, context) != 0)
-		return false;
-	return ((context->pub.error_code ^ guessed) & (PF_WRITE | PF_FETCH)) != 0;
-}
-
 static int resolved(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	int error;
@@ -363,7 +202,7 @@ static int resolved(struct akvm__vcpu *vcpu, struct akvm__context *context)
 
 static int retire(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
-	int error = save_vector_state(vcpu, context);
+	int error = akvm__stub_save_vector_state(vcpu, context);
 
 	leave_stub(vcpu);
 	return error;
@@ -423,10 +262,14 @@ static int open_machine(struct akvm_machine *machine)
 	if (ptrace == NULL)
 		return akvm__fail("allocate stubs", ENOMEM);
 	machine->ptrace = ptrace;
+	/* There is no other way. */
+	machine->config.flags &= ~(uint32_t)AKVM_MACHINE_GUEST_EDITS;
 	ptrace->machine = machine;
 	ptrace->file = ptrace->values = -1;
 	pthread_mutex_init(&ptrace->lock, NULL);
 	ptrace->page_next = 1;
+	if (AKVM__HOST->sched_getaffinity(0, sizeof(ptrace->processors), &ptrace->processors) != 0)
+		CPU_ZERO(&ptrace->processors);
 	ptrace->pages_free = AKVM__HOST->calloc(PAGES, sizeof(*ptrace->pages_free));
 	if (ptrace->pages_free == NULL)
 		return akvm__fail("allocate stubs", ENOMEM);
@@ -471,9 +314,14 @@ static void close_machine(struct akvm_machine *machine)
 	free(ptrace);
 }
 
+static void rest(struct akvm__vcpu *vcpu)
+{
+	akvm__vcpu_settle(vcpu, false);
+}
+
 static int vcpu_open(struct akvm__vcpu *vcpu)
 {
-	(void)vcpu;
+	atomic_store(&vcpu->processor, AKVM__ANYWHERE);
 	return 0;
 }
 
@@ -503,11 +351,12 @@ const struct akvm__driver akvm__ptrace_driver = {
 	.unload = unload,
 	.expect_kicks = expect_kicks,
 	.run = run,
-	.decode = decode,
+	.decode = akvm__stub_decode,
 	.resolved = resolved,
-	.explain = explain,
+	.explain = akvm__stub_explain,
 	.retire = retire,
 	.operate = operate,
+	.rest = rest,
 	.kick = kick,
 	.take_vector_state = take_vector_state,
 };

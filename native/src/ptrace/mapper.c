@@ -123,7 +123,7 @@ void akvm__mapper_end(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
 		end_process(ptrace, mapper->pid, mapper->page);
 	else
 		free_page(ptrace, mapper->page);
-	*mapper = (struct akvm__mapper){ 0 };
+	*mapper = (struct akvm__mapper){ .processor = AKVM__ANYWHERE };
 }
 
 int akvm__zygote_start(struct akvm__ptrace *ptrace)
@@ -137,6 +137,8 @@ int akvm__zygote_start(struct akvm__ptrace *ptrace)
 	if (error)
 		return error;
 	zygote->pid = AKVM__HOST->fork_stub(ptrace->file, ptrace->values, zygote->commands->at);
+	/* It runs where its parent may, wherever that is now. */
+	zygote->processor = AKVM__SOMEWHERE;
 	if (zygote->pid < 0) {
 		error = akvm__fail("clone a stub process", errno);
 		zygote->pid = 0;

@@ -16,11 +16,15 @@
 #define AKVM_PTRACE_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
 #include "machine/machine.h"
 #include "ptrace/layout.h"
+
+/* In place of a processor's number: any, and unknown. */
+enum { AKVM__ANYWHERE = -1, AKVM__SOMEWHERE = -2 };
 
 struct akvm__call {
 	uint64_t number, arguments[6];
@@ -38,7 +42,8 @@ struct akvm__commands {
 
 /* A process that makes system calls on command. */
 struct akvm__mapper {
-	pid_t pid; /* 0: none */
+	pid_t pid;     /* 0: none */
+	int processor; /* the only one it may run on, or -1 */
 	uint32_t page;
 	struct akvm__commands *commands;
 };
@@ -81,7 +86,8 @@ struct akvm__dying {
 struct akvm__ptrace {
 	/* Constant. */
 	struct akvm_machine *machine;
-	int file, values; /* descriptors: pages of commands; and one whose position tells a value */
+	cpu_set_t processors; /* that the program may use */
+	int file, values;     /* descriptors: pages of commands; and one whose position tells a value */
 	uint8_t *pages;
 	/* The lock guards what is below. */
 	pthread_mutex_t lock;
@@ -129,6 +135,18 @@ void akvm__stub_drop(struct akvm__ptrace *ptrace, struct akvm__stub *stub);
 /* The space is gone. */
 void akvm__stub_forget(void *machine, void *stub);
 void akvm__stubs_close(struct akvm__ptrace *ptrace);
+
+/* place.c. Where the vCPU's thread runs from now on: on one processor, or anywhere. */
+void akvm__vcpu_settle(struct akvm__vcpu *vcpu, bool brief);
+/* A process of a stub comes to where the vCPU is; *processor is where it was. */
+void akvm__process_settle(struct akvm__vcpu *vcpu, pid_t pid, int *processor);
+
+/* driver.c. The vector state out of the vCPU's task, if it ran since it was last given or taken. */
+int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context);
+
+/* stop.c */
+enum akvm__event akvm__stub_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome);
+bool akvm__stub_explain(struct akvm__vcpu *vcpu, struct akvm__context *context);
 
 /* task.c: what a vCPU's thread does with a task that it traces. 0 or -errno; -ESRCH when the task is gone. */
 int akvm__task_seize(struct akvm__stub_task *task, pid_t pid);

@@ -69,14 +69,17 @@ static void make_room(struct akvm__ptrace *ptrace)
 		end_processes(ptrace, oldest);
 }
 
-static int clone_mapper(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
+static int clone_mapper(struct akvm__vcpu *vcpu, struct akvm__mapper *mapper)
 {
+	struct akvm__ptrace *ptrace = vcpu->machine->ptrace;
 	int error = akvm__zygote_start(ptrace);
 
 	if (error == 0)
 		error = akvm__mapper_page(ptrace, mapper);
 	if (error)
 		return error;
+	akvm__process_settle(vcpu, ptrace->zygote.pid, &ptrace->zygote.processor);
+	mapper->processor = ptrace->zygote.processor;
 	(void)akvm__mapper_add(
 		&ptrace->zygote,
 		(struct akvm__call){ SYS_clone, { CLONE_FILES | CLONE_PARENT, 0, 0, 0, 0, mapper->commands->at } });
@@ -89,24 +92,25 @@ static int clone_mapper(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper
 	return 0;
 }
 
-static int create(struct akvm__ptrace *ptrace, struct akvm__stub **out)
+static int create(struct akvm__vcpu *vcpu, struct akvm__stub **out)
 {
+	struct akvm__ptrace *ptrace = vcpu->machine->ptrace;
 	struct akvm__stub *stub = AKVM__HOST->calloc(1, sizeof(*stub) + ptrace->machine->config.vcpus * sizeof(stub->tasks[0]));
 	int error;
 
 	if (stub == NULL)
 		return akvm__fail("allocate stub", ENOMEM);
 	for (uint32_t i = 0; i < ptrace->machine->config.vcpus; i++)
-		stub->tasks[i].processor = -1;
+		stub->tasks[i].processor = AKVM__ANYWHERE;
 	pthread_mutex_lock(&ptrace->lock);
 	akvm__processes_reap(ptrace, false);
 	if (ptrace->stubs_count >= STUBS_MAX)
 		make_room(ptrace);
-	error = clone_mapper(ptrace, &stub->mapper);
+	error = clone_mapper(vcpu, &stub->mapper);
 	if (error == -EAGAIN) {
 		make_room(ptrace);
 		akvm__processes_reap(ptrace, true);
-		error = clone_mapper(ptrace, &stub->mapper);
+		error = clone_mapper(vcpu, &stub->mapper);
 	}
 	if (error == 0) {
 		stub->next = ptrace->stubs;
@@ -180,12 +184,13 @@ int akvm__stub_enter(struct akvm__vcpu *vcpu, struct akvm_space *space, struct a
 		*shadow = stub = NULL;
 	}
 	if (stub == NULL) {
-		error = create(ptrace, &stub);
+		error = create(vcpu, &stub);
 		if (error)
 			return error;
 		*shadow = stub;
 		akvm__space_stale_done(space);
 	}
+	akvm__process_settle(vcpu, stub->mapper.pid, &stub->mapper.processor);
 	error = akvm__stub_refresh(stub, space);
 	if (error) {
 		akvm__stub_drop(ptrace, stub);
@@ -208,6 +213,7 @@ int akvm__stub_task(struct akvm__vcpu *vcpu, struct akvm__stub *stub, struct akv
 	*out = task;
 	if (task->pid != 0)
 		return 0;
+	task->processor = stub->mapper.processor;
 	pthread_mutex_lock(&ptrace->lock);
 	nonce = ++ptrace->nonce ? ptrace->nonce : ++ptrace->nonce;
 	(void)akvm__mapper_add(&stub->mapper,

@@ -11,6 +11,7 @@
 
 struct akvm__context;
 struct akvm__vcpu;
+struct akvm__probe;
 
 /* How a stay in ring 3 ended. */
 enum akvm__run_result {
@@ -43,7 +44,7 @@ struct akvm__driver {
 	 * from wherever opening stopped, while guest memory is still there. */
 	int (*open)(struct akvm_machine *machine);
 	int (*build)(struct akvm_machine *machine);
-	int (*probe)(struct akvm_machine *machine);
+	int (*probe)(struct akvm__probe *probe); /* may be NULL */
 	void (*close)(struct akvm_machine *machine);
 	/* As the hook of mm.h. */
 	int (*set_slot)(void *machine, uint32_t slot, int read_only, uint64_t gpa, void *host, uint64_t bytes);
@@ -80,6 +81,8 @@ struct akvm__driver {
 	 * exception, -errno. */
 	int (*operate)(struct akvm__vcpu *vcpu, uint32_t operation, struct akvm_registers *registers, uint32_t *vector);
 
+	/* There is no work; the thread is about to sleep. May be NULL. */
+	void (*rest)(struct akvm__vcpu *vcpu);
 	/* What CPUID tells, for a guest that was kept from executing it. NULL without capabilities.cpuid_faulting. */
 	void (*answer_cpuid)(const struct akvm_machine *machine, struct akvm_registers *registers);
 

@@ -98,6 +98,8 @@ static void wait_for_work(struct akvm__vcpu *vcpu)
 	if (poll_for_work(vcpu, started_ns))
 		return;
 	akvm__count(&vcpu->counters.sleeps);
+	if (machine->driver->rest)
+		machine->driver->rest(vcpu);
 	atomic_fetch_sub(&machine->awake, 1);
 	akvm__mailbox_sleep(&vcpu->mailbox, SLEEP_NS, work_in_sight, vcpu);
 	atomic_fetch_add(&machine->awake, 1);

@@ -88,8 +88,12 @@ OF_PTRACE = [
     ("stub", errno.ENOSYS, CapabilityError, "doctor", True),
     ("wait for a stub", errno.ESRCH, HostError, "No such process", False),
     (FAR, errno.ETIMEDOUT, CapabilityError, "ptrace", True),
+    (GUEST, errno.EPERM, TraceDeniedError, "yama", True),
+    (GUEST, errno.EAGAIN, HostError, "pids.max", False),
+    (GUEST, errno.ESRCH, CapabilityError, "ptrace", True),
     ("platform", errno.ENOTSUP, CapabilityError, "ptrace", True),
     ("memfd_create", errno.ENOSYS, CapabilityError, "ptrace", True),
+    ("memfd stubs", errno.EPERM, CapabilityError, "ptrace", True),
     ("memfd stubs", errno.EINVAL, HostError, "Invalid", False),
     ("more vCPUs than the platform offers", errno.EINVAL, UsageError, "EINVAL", False),
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
 from unit.platform.helpers import SECONDS, close, contexts, index, passes, switching
 
-from asynckvm.errors import ClosedError, GuestOperationError, InternalError, UsageError
+from asynckvm.errors import ClosedError, GuestOperationError, HostError, InternalError, UsageError
 from asynckvm.model.exits import ExitKind, Interrupted, InterruptReason
 from asynckvm.platform import Flush, Nothing, ReadMsr, WriteMsr
+from asynckvm.platform.decode import FAILURES
 
 if TYPE_CHECKING:
     from unit.platform.fake_core import FakeCore
@@ -72,6 +74,17 @@ async def test_an_exception_is_an_answer(machine: Machine, core: FakeCore) -> No
     core.program = lambda context: core.end(context.index, ExitKind.ERROR, detail=2)
     with pytest.raises(InternalError):
         await machine.retry_in_guest(ReadMsr(0x1234))
+
+
+@pytest.mark.parametrize(("code", "hint"), [(errno.ENOMEM, "memory="), (errno.EAGAIN, "pids.max")])
+async def test_what_the_host_has_no_more_of(machine: Machine, core: FakeCore, code: int, hint: str) -> None:
+    """Its own errno, however the core wrote its sign, and no defect of ours."""
+    host_call = FAILURES.index("host call failed")
+    for number in (code, -code):
+        core.program = lambda context: core.end(context.index, ExitKind.ERROR, detail=host_call, host_errno=number)  # noqa: B023
+        with pytest.raises(HostError, match=hint) as caught:
+            await machine.retry_in_guest(Nothing())
+        assert caught.value.errno == code
 
 
 async def test_wrong_arguments(machine: Machine) -> None:
