@@ -201,14 +201,14 @@ async def test_what_is_dropped_without_closing_is_warned_about_and_released(mach
 
 async def test_a_missing_device_is_told_apart() -> None:
     with pytest.raises(DeviceMissingError) as error:
-        await Machine.open(vcpus=1, memory=SMALL, platform="kvm", device="/dev/no-such-kvm")
+        await Machine.open(platform="kvm", vcpus=1, memory=SMALL, device="/dev/no-such-kvm")
     assert "/dev/" in str(error.value) or "open" in str(error.value)
 
 
 async def test_a_file_that_is_no_kvm_is_told_apart() -> None:
     before = descriptors()
     with pytest.raises(AsyncKvmError):
-        await Machine.open(vcpus=1, memory=SMALL, platform="kvm", device="/dev/null")
+        await Machine.open(platform="kvm", vcpus=1, memory=SMALL, device="/dev/null")
     assert descriptors() == before
 
 
