@@ -28,7 +28,7 @@ TESTS = Path(__file__).parent
 # Tiers in which every test runs guests, whether its author remembered the marker or not.
 GUEST_TIERS = ("kvm", "programs", "sandbox", "fuzz", "soak")
 # What depends on the platform, and so runs on each of them when there are several; the rest runs on the first.
-ON_EACH = ("kvm", "programs", "sandbox", "stress/test_paging.py", "stress/test_scale.py", "fuzz/test_corpus.py")
+ON_EACH = ("kvm", "programs", "sandbox", "stress", "fuzz/test_corpus.py")
 # Tests that judge how long things take, and so have the machine to themselves.
 ALONE = ("programs/test_many_mappings.py", "stress/test_kills.py", "stress/test_scale.py", "soak/test_soak.py")
 _ROOM = pytest.StashKey[quiet.Room]()
