@@ -162,6 +162,7 @@ async def test_what_is_left_over_is_found(machine: Machine, what: str) -> None:
         thing.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.kvm_only("writes registers of ring 0")
 async def test_changed_model_registers_are_found(machine: Machine) -> None:
     campaign = Campaign(machine)
     await campaign.ledger.open()
