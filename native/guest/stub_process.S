@@ -14,12 +14,14 @@
 /* asm/unistd_64.h, linux/sched.h, linux/prctl.h and so on: C's own headers do not all go through the assembler. */
 #define NR_MMAP           9
 #define NR_MUNMAP         11
+#define NR_SETRLIMIT      160
 #define NR_RT_SIGACTION   13
 #define NR_RT_SIGPROCMASK 14
 #define NR_PWRITE64       18
 #define NR_LSEEK          8
 #define NR_CLONE          56
 #define NR_EXIT           60
+#define NR_CHDIR          80
 #define NR_GETPPID        110
 #define NR_SETSID         112
 #define NR_SIGALTSTACK    131
@@ -37,6 +39,7 @@
 #define PR_SET_PDEATHSIG  1
 #define PR_SET_NAME       15
 #define PR_NO_NEW_PRIVS   38
+#define RLIMIT_CORE       4
 #define SIGKILL           9
 #define FUTEX_WAIT        0
 #define FUTEX_WAKE        1
@@ -47,7 +50,7 @@
 #define UNSHARE           2
 #define SIG_SETMASK       2
 #define MINUS_ETIMEDOUT   -110
-#define MINUS_EINTR       -4
+#define MINUS_ENOMEM      -12
 
 	.macro CALL number
 	movl $\number, %eax
@@ -93,6 +96,12 @@ zygote:
 	cmpq $-4095, %rax
 	jae leave
 	CALL NR_SETSID
+	/* No folder is kept busy, and no core of a guest is left anywhere. */
+	leaq root(%rip), %rdi
+	CALL NR_CHDIR
+	movl $RLIMIT_CORE, %edi
+	leaq no_core(%rip), %rsi
+	CALL NR_SETRLIMIT
 	movl $PR_SET_NAME, %edi
 	leaq name(%rip), %rsi
 	CALL NR_PRCTL
@@ -184,7 +193,10 @@ done:
 	leaq answer_done(%rip), %rsi
 	jmp answer
 failed:
-	leaq answer_failed(%rip), %rsi
+	leaq answer_refused(%rip), %rsi
+	cmpq $MINUS_ENOMEM, %rax
+	jne answer
+	leaq answer_no_memory(%rip), %rsi
 answer:
 	movq %r13, %rdi
 	movl $4, %edx
@@ -269,16 +281,22 @@ action:
 	.quad 0
 signal_stack:
 	.quad AKVM_STUB_STACK_AT, 0, AKVM_STUB_STACK_BYTES
+no_core:
+	.quad 0, 0
 seize_timeout:
 	.quad 5, 0
 answer_done:
 	.long AKVM_ANSWER_DONE
-answer_failed:
-	.long AKVM_ANSWER_FAILED
+answer_no_memory:
+	.long AKVM_ANSWER_NO_MEMORY
+answer_refused:
+	.long AKVM_ANSWER_REFUSED
 explained:
 	.byte 4, 5, 7, 8, 11, 0
 name:
 	.asciz "akvm-stub"
+root:
+	.asciz "/"
 
 	/* Classic BPF: code, jump if true, jump if false, constant (linux/filter.h); over struct seccomp_data. */
 #define LOAD(offset)            .short 0x20; .byte 0, 0; .long offset

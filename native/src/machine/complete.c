@@ -55,6 +55,8 @@ static bool completions_waiting(const struct akvm_machine *machine)
 
 int akvm_machine_arm(struct akvm_machine *machine)
 {
+	if (machine->driver->loop_rests)
+		machine->driver->loop_rests(machine);
 	akvm__doorbell_arm(&machine->doorbell);
 	if (!completions_waiting(machine))
 		return 0;

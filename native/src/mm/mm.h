@@ -91,6 +91,8 @@ struct akvm__translation {
 	int fd;
 };
 bool akvm__space_translation(struct akvm_space *space, uint64_t address, struct akvm__translation *translation);
+/* The page at `address` of a private view becomes the space's own copy, as if it had been stored to. Returns enum akvm_fault. */
+int akvm__space_copy_page(struct akvm_space *space, uint64_t address);
 /* For hosts that do not tell stores from loads: the one to try first. AKVM_READ or AKVM_WRITE. */
 uint32_t akvm__space_likely_access(struct akvm_space *space, uint64_t address);
 

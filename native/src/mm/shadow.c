@@ -5,8 +5,6 @@
  * that gives less than before, or shows another page, leaves its range here, to be taken out of the copy before anybody enters the
  * space again; an entry that gives more is found when the guest faults.
  */
-#include <errno.h>
-
 #include "akvm/layout.h"
 #include "space.h"
 
@@ -112,4 +110,14 @@ uint32_t akvm__space_likely_access(struct akvm_space *space, uint64_t address)
 	/* Where a store costs nothing that a load does not, and where copies were made to be stored to. */
 	return vma->file == NULL || vma->stable || akvm__walk(space, address, &place) & AKVM__ENTRY_WRITE ? AKVM_WRITE
 													  : AKVM_READ;
+}
+
+int akvm__space_copy_page(struct akvm_space *space, uint64_t address)
+{
+	struct akvm__vma *vma = akvm__regions_at(&space->regions, address);
+	uint64_t entry;
+
+	if (vma == NULL || vma->shared)
+		return AKVM_FAULT_ACCESS;
+	return akvm__page_in(space, vma, address, AKVM__PAGE_WRITE, &entry);
 }

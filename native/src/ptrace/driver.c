@@ -99,26 +99,28 @@ static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
 		if (error == 0)
 			error = akvm__stub_task(vcpu, vcpu->stub, &vcpu->task);
 	}
-	akvm__space_unlock(context->space);
 	if (error && vcpu->stub != NULL)
 		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+	akvm__space_unlock(context->space);
 	return error;
 }
 
-static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
+static void drop_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	akvm__space_lock(context->space);
+	if (vcpu->stub != NULL)
+		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+	akvm__space_unlock(context->space);
+}
+
+static int load_once(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	struct user_regs_struct registers;
 	struct akvm__stub_task *task;
-	int error;
+	int error = join_stub(vcpu, context);
 
-	/* One that is new here has faults before it. */
-	akvm__vcpu_settle(vcpu, atomic_load(&vcpu->brief) || context->pub.exits == 0);
-	error = join_stub(vcpu, context);
-
-	if (error) {
-		leave_stub(vcpu);
+	if (error)
 		return error;
-	}
 	task = vcpu->task;
 	akvm__process_settle(vcpu, task->pid, &task->processor);
 	if (!task->ahead && task->vector_version != context->xsave_version) {
@@ -131,6 +133,22 @@ static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	to_host(&registers, context);
 	error = akvm__task_set_registers(task, &registers);
 	atomic_store(&vcpu->task_pid, task->pid);
+	return error;
+}
+
+static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
+{
+	int error;
+
+	/* One that is new here has faults before it. */
+	akvm__vcpu_settle(vcpu, atomic_load(&vcpu->brief) || context->pub.exits == 0);
+	error = load_once(vcpu, context);
+	/* Somebody killed it. While nothing ran in it, nothing is lost. */
+	if (error == -ESRCH && !(vcpu->task != NULL && vcpu->task->ahead)) {
+		drop_stub(vcpu, context);
+		leave_stub(vcpu);
+		error = load_once(vcpu, context);
+	}
 	return error;
 }
 
@@ -165,10 +183,9 @@ static struct akvm__run_outcome run(struct akvm__vcpu *vcpu, struct akvm__contex
 	struct akvm__stub_task *task = vcpu->task;
 	int error = akvm__task_run(task, 0);
 
-	(void)context;
 	task->ahead = true;
 	if (error) {
-		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+		drop_stub(vcpu, context);
 		return (struct akvm__run_outcome){ AKVM_RUN_FAILED, 0, -error, AKVM_FAILURE_RUN };
 	}
 	switch (task->signal) {
@@ -283,6 +300,7 @@ static int open_machine(struct akvm_machine *machine)
 	if (pages == MAP_FAILED)
 		return akvm__fail("mmap stubs", errno);
 	ptrace->pages = pages;
+	(void)AKVM__HOST->madvise(pages, (size_t)PAGES * PAGE, MADV_DONTFORK);
 	memcpy(ptrace->pages, akvm__stub_code, AKVM_STUB_CODE_BYTES);
 	describe(&machine->capabilities);
 	return 0;
@@ -317,6 +335,21 @@ static void close_machine(struct akvm_machine *machine)
 static void rest(struct akvm__vcpu *vcpu)
 {
 	akvm__vcpu_settle(vcpu, false);
+}
+
+/*
+ * Each stop of a task would tell the program SIGCHLD, and wake its loop. Nobody who runs under an event loop wants to hear of stops;
+ * whoever installs a handler forgets to say so. Here, because this is the thread that installs them.
+ */
+static void loop_rests(struct akvm_machine *machine)
+{
+	struct sigaction action;
+
+	(void)machine;
+	if (AKVM__HOST->sigaction(SIGCHLD, NULL, &action) != 0 || action.sa_flags & SA_NOCLDSTOP)
+		return;
+	action.sa_flags |= SA_NOCLDSTOP;
+	(void)AKVM__HOST->sigaction(SIGCHLD, &action, NULL);
 }
 
 static int vcpu_open(struct akvm__vcpu *vcpu)
@@ -356,6 +389,7 @@ const struct akvm__driver akvm__ptrace_driver = {
 	.explain = akvm__stub_explain,
 	.retire = retire,
 	.operate = operate,
+	.loop_rests = loop_rests,
 	.rest = rest,
 	.kick = kick,
 	.take_vector_state = take_vector_state,

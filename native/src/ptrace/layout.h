@@ -35,9 +35,10 @@
 #define AKVM_COMMANDS_MAX    71
 #define AKVM_CALL_BYTES      56 /* number, six arguments */
 
-#define AKVM_ANSWER_NONE   0
-#define AKVM_ANSWER_DONE   1
-#define AKVM_ANSWER_FAILED 2
+#define AKVM_ANSWER_NONE      0
+#define AKVM_ANSWER_DONE      1
+#define AKVM_ANSWER_NO_MEMORY 2
+#define AKVM_ANSWER_REFUSED   3
 
 /* Added to a value told by a file's position, so that errors are no negative ones. */
 #define AKVM_VALUE_BIAS 0x10000

@@ -34,6 +34,8 @@ int akvm__mapper_add(struct akvm__mapper *mapper, struct akvm__call call)
 {
 	struct akvm__commands *commands = mapper->commands;
 
+	if (commands == NULL)
+		return akvm__fail("stub without a mapper", ESRCH);
 	if (commands->count == AKVM_COMMANDS_MAX)
 		return -E2BIG;
 	commands->calls[commands->count++] = call;
@@ -45,12 +47,12 @@ static uint32_t answer_of(struct akvm__mapper *mapper)
 	return __atomic_load_n(&mapper->commands->answer, __ATOMIC_ACQUIRE);
 }
 
-static bool is_gone(struct akvm__mapper *mapper)
+bool akvm__process_is_gone(pid_t pid)
 {
 	siginfo_t info = { 0 };
 
 	/* Left unreaped: whoever drops the stub does that. */
-	return AKVM__HOST->peek_exit(mapper->pid, &info) != 0 || info.si_pid != 0;
+	return AKVM__HOST->peek_exit(pid, &info) != 0 || info.si_pid != 0;
 }
 
 int akvm__mapper_run(struct akvm__mapper *mapper)
@@ -60,19 +62,23 @@ int akvm__mapper_run(struct akvm__mapper *mapper)
 	uint64_t until_ns = akvm__now_ns() + ANSWER_NS;
 	uint32_t answer;
 
+	if (commands == NULL)
+		return akvm__fail("stub without a mapper", ESRCH);
 	commands->answer = AKVM_ANSWER_NONE;
 	__atomic_store_n(&commands->turn, commands->turn + 1, __ATOMIC_RELEASE);
 	AKVM__HOST->futex(&commands->turn, FUTEX_WAKE, 1, NULL);
 	while ((answer = answer_of(mapper)) == AKVM_ANSWER_NONE) {
 		if (AKVM__HOST->futex(&commands->answer, FUTEX_WAIT, AKVM_ANSWER_NONE, &slice) == 0 || errno != ETIMEDOUT)
 			continue;
-		if (is_gone(mapper) || akvm__now_ns() > until_ns)
+		if (akvm__process_is_gone(mapper->pid) || akvm__now_ns() > until_ns)
 			break;
 	}
 	commands->count = 0;
 	if (answer == AKVM_ANSWER_NONE)
 		return akvm__fail("wait for a stub's mapper", ESRCH);
-	return answer == AKVM_ANSWER_DONE ? 0 : akvm__fail("stub's mapping", ENOMEM);
+	if (answer == AKVM_ANSWER_DONE)
+		return 0;
+	return akvm__fail("stub's mapping", answer == AKVM_ANSWER_NO_MEMORY ? ENOMEM : EACCES);
 }
 
 pid_t akvm__mapper_value(struct akvm__ptrace *ptrace)

@@ -105,7 +105,7 @@ struct akvm__ptrace {
 /* mapper.c. All with the lock that the mapper is under. */
 /* Append to the next batch; -E2BIG when it is full. */
 int akvm__mapper_add(struct akvm__mapper *mapper, struct akvm__call call);
-/* Make the batch's calls and wait for them, at most some seconds. 0; -ENOMEM when one of them failed; -ESRCH when there is no
+/* Make the batch's calls and wait for them, at most some seconds. 0; -ENOMEM or -EACCES when one of them failed, and those after it were not made; -ESRCH when there is no
  * mapper any more. */
 int akvm__mapper_run(struct akvm__mapper *mapper);
 /* What the last clone() of a batch returned. Precondition: the platform's lock held since before the batch ran. */
@@ -115,6 +115,7 @@ int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 void akvm__mapper_end(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 /* Fork the first mapper off this process, if there is none. Thread: a vCPU's, because stubs die with it. */
 int akvm__zygote_start(struct akvm__ptrace *ptrace);
+bool akvm__process_is_gone(pid_t pid);
 /* Kill a process and have it reaped later. Platform's lock held. */
 void akvm__process_end(struct akvm__ptrace *ptrace, pid_t pid);
 /* Reap what was killed; wait for it if `wait`. Platform's lock held. */
@@ -130,7 +131,7 @@ int akvm__stub_task(struct akvm__vcpu *vcpu, struct akvm__stub *stub, struct akv
 int akvm__stub_refresh(struct akvm__stub *stub, struct akvm_space *space);
 /* Show what the space's tables have at `address`. Space's lock held. */
 int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t address);
-/* The stub is not what it should be: its processes end, and its space gets another. */
+/* The stub is not what it should be: its processes end, and its space gets another. Space's lock held: nobody waits for its mapper. */
 void akvm__stub_drop(struct akvm__ptrace *ptrace, struct akvm__stub *stub);
 /* The space is gone. */
 void akvm__stub_forget(void *machine, void *stub);

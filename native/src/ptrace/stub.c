@@ -86,6 +86,9 @@ static int clone_mapper(struct akvm__vcpu *vcpu, struct akvm__mapper *mapper)
 	error = akvm__mapper_run(&ptrace->zygote);
 	if (error) {
 		akvm__mapper_end(ptrace, mapper);
+		/* Another time with another one. */
+		if (error == -ESRCH)
+			akvm__mapper_end(ptrace, &ptrace->zygote);
 		return akvm__fail("clone a stub process", EAGAIN);
 	}
 	mapper->pid = akvm__mapper_value(ptrace);
@@ -157,16 +160,21 @@ void akvm__stub_leave(struct akvm__vcpu *vcpu, struct akvm__stub *stub)
 	release(vcpu->machine->ptrace, stub);
 }
 
-int akvm__stub_refresh(struct akvm__stub *stub, struct akvm_space *space)
+/* Order what the space's tables have lost to be taken away. True when there is something. */
+static bool order_losses(struct akvm__stub *stub, const struct akvm_space *space)
 {
 	const struct akvm__range *ranges;
 	uint32_t count = akvm__space_stale(space, &ranges);
-	int error = 0;
 
 	for (uint32_t i = 0; i < count; i++)
 		(void)akvm__mapper_add(&stub->mapper, unmap_call(ranges[i].start, ranges[i].end));
-	if (count > 0)
-		error = akvm__mapper_run(&stub->mapper);
+	return count > 0;
+}
+
+int akvm__stub_refresh(struct akvm__stub *stub, struct akvm_space *space)
+{
+	int error = order_losses(stub, space) ? akvm__mapper_run(&stub->mapper) : 0;
+
 	if (error == 0)
 		akvm__space_stale_done(space);
 	return error;
@@ -225,6 +233,9 @@ int akvm__stub_task(struct akvm__vcpu *vcpu, struct akvm__stub *stub, struct akv
 	if (error)
 		return error;
 	error = akvm__task_seize(task, pid);
+	/* The host's kernel forbids to trace the dead. */
+	if (error != 0 && akvm__process_is_gone(pid))
+		error = akvm__fail("ptrace PTRACE_SEIZE", ESRCH);
 	if (error == 0) {
 		__atomic_store_n(&commands->seized, nonce, __ATOMIC_RELEASE);
 		AKVM__HOST->futex(&commands->seized, FUTEX_WAKE, INT32_MAX, NULL);
@@ -248,7 +259,8 @@ static int map_once(struct akvm__stub *stub, const struct akvm__translation *tra
 	return akvm__mapper_run(&stub->mapper);
 }
 
-int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t address)
+/* What the tables have at `address`, after what they have lost: else the next entry would take away what is mapped now. */
+static int map_current(struct akvm__stub *stub, struct akvm_space *space, uint64_t address)
 {
 	struct akvm__translation translation;
 	int error;
@@ -256,13 +268,28 @@ int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t a
 	/* Nothing there: the guest comes again. */
 	if (!akvm__space_translation(space, address, &translation))
 		return 0;
+	(void)order_losses(stub, space);
 	error = map_once(stub, &translation);
-	if (error != -ENOMEM)
-		return error;
-	/* Too many mappings, for all one knows (vm.max_map_count). */
-	(void)akvm__mapper_add(&stub->mapper, unmap_call(AKVM_USER_MIN, AKVM_USER_MAX));
-	error = akvm__mapper_run(&stub->mapper);
-	return error ? error : map_once(stub, &translation);
+	if (error == 0)
+		akvm__space_stale_done(space);
+	return error;
+}
+
+int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t address)
+{
+	int error = map_current(stub, space, address);
+
+	if (error == -EACCES && akvm__space_copy_page(space, address) == AKVM_FAULT_NONE) {
+		/* A file of a file system from which nothing may be executed: the guest's space is not its concern. */
+		error = map_current(stub, space, address);
+	} else if (error == -ENOMEM) {
+		/* Too many mappings, for all one knows (vm.max_map_count). */
+		(void)akvm__mapper_add(&stub->mapper, unmap_call(AKVM_USER_MIN, AKVM_USER_MAX));
+		error = akvm__mapper_run(&stub->mapper);
+		if (error == 0)
+			error = map_current(stub, space, address);
+	}
+	return error;
 }
 
 void akvm__stub_forget(void *opaque, void *shadow)

@@ -81,6 +81,8 @@ struct akvm__driver {
 	 * exception, -errno. */
 	int (*operate)(struct akvm__vcpu *vcpu, uint32_t operation, struct akvm_registers *registers, uint32_t *vector);
 
+	/* The loop is about to sleep. Thread: loop. May be NULL. */
+	void (*loop_rests)(struct akvm_machine *machine);
 	/* There is no work; the thread is about to sleep. May be NULL. */
 	void (*rest)(struct akvm__vcpu *vcpu);
 	/* What CPUID tells, for a guest that was kept from executing it. NULL without capabilities.cpuid_faulting. */
