@@ -20,6 +20,12 @@ enum { XCR0_USED = 0xe7, XSAVE_LEAF = 0xd, FSGSBASE_HWCAP2 = 2 };
 
 extern const uint8_t akvm__stub_code[];
 
+/* A selector that ring 3 loaded, as a tracer may give it back: with ring 3 as its requestor, which changes nothing. */
+static uint16_t selector(uint16_t loaded)
+{
+	return loaded == 0 ? 0 : loaded | 3;
+}
+
 static void to_host(struct user_regs_struct *to, const struct akvm__context *context)
 {
 	const struct akvm_registers *from = &context->pub.registers;
@@ -48,10 +54,10 @@ static void to_host(struct user_regs_struct *to, const struct akvm__context *con
 		.gs_base = context->pub.gs_base,
 		.cs = AKVM_USER_CS,
 		.ss = AKVM_USER_SS,
-		.ds = context->selectors.ds,
-		.es = context->selectors.es,
-		.fs = context->selectors.fs,
-		.gs = context->selectors.gs,
+		.ds = selector(context->selectors.ds),
+		.es = selector(context->selectors.es),
+		.fs = selector(context->selectors.fs),
+		.gs = selector(context->selectors.gs),
 		/* No system call is under way that the host's kernel might restart. */
 		.orig_rax = UINT64_MAX,
 	};
