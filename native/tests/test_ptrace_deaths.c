@@ -33,7 +33,7 @@ PIECE(spin)
 PIECE(writer)
 PIECE(effects)
 
-	static unsigned long long seed = 20261123;
+static unsigned long long seed = 20261123;
 
 static uint64_t pick(uint64_t below)
 {

@@ -13,10 +13,12 @@ enum { FLAGS = 0x202, TF = 0x100 };
 PIECE(syscall)
 PIECE(int80)
 PIECE(load)
-PIECE(store) PIECE(divide) PIECE(step) PIECE(step_syscall) PIECE(icebp) PIECE(breakpoint) PIECE(int3) PIECE(int3_long)
-	PIECE(overflow) PIECE(undefined) PIECE(stack) PIECE(far) PIECE(halt) PIECE(gate) PIECE(debug_gate) PIECE(selector)
-		PIECE(local_selector) PIECE(compatibility) PIECE(x87) PIECE(alignment) PIECE(simd) PIECE(vsyscall) PIECE(jump)
-			PIECE(locked) PIECE(vectors)
+PIECE(store)
+PIECE(divide)
+PIECE(step) PIECE(step_syscall) PIECE(icebp) PIECE(breakpoint) PIECE(int3) PIECE(int3_long) PIECE(overflow) PIECE(undefined)
+	PIECE(stack) PIECE(far) PIECE(halt) PIECE(gate) PIECE(debug_gate) PIECE(selector) PIECE(local_selector)
+		PIECE(compatibility) PIECE(x87) PIECE(alignment) PIECE(simd) PIECE(vsyscall) PIECE(jump) PIECE(locked)
+			PIECE(vectors)
 
 				static struct rig rig;
 

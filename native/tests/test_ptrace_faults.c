@@ -13,7 +13,9 @@ enum { FILE_AT = 0x30000000, EDGE = 0x40000000 };
 
 #define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[];
 PIECE(load)
-PIECE(store) PIECE(vsyscall) PIECE(jump) PIECE(locked)
+PIECE(store)
+PIECE(vsyscall)
+PIECE(jump) PIECE(locked)
 
 	static struct rig rig;
 

@@ -26,7 +26,9 @@ enum { READ_WRITE = AKVM_READ | AKVM_WRITE };
 PIECE(syscall)
 PIECE(load)
 PIECE(store)
-PIECE(spin) PIECE(writer) PIECE(reader)
+PIECE(spin)
+PIECE(writer)
+PIECE(reader)
 
 	static struct rig rig;
 
