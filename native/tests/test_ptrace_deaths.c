@@ -25,13 +25,13 @@
 #define SLOWER 1
 #endif
 
-#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[];
-PIECE(syscall)
-PIECE(load)
-PIECE(store)
-PIECE(spin)
-PIECE(writer)
-PIECE(effects)
+#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[]
+PIECE(syscall);
+PIECE(load);
+PIECE(store);
+PIECE(spin);
+PIECE(writer);
+PIECE(effects);
 
 static unsigned long long seed = 20261123;
 

@@ -9,18 +9,37 @@
 
 enum { FLAGS = 0x202, TF = 0x100 };
 
-#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[];
-PIECE(syscall)
-PIECE(int80)
-PIECE(load)
-PIECE(store)
-PIECE(divide)
-PIECE(step) PIECE(step_syscall) PIECE(icebp) PIECE(breakpoint) PIECE(int3) PIECE(int3_long) PIECE(overflow) PIECE(undefined)
-	PIECE(stack) PIECE(far) PIECE(halt) PIECE(gate) PIECE(debug_gate) PIECE(selector) PIECE(local_selector)
-		PIECE(compatibility) PIECE(x87) PIECE(alignment) PIECE(simd) PIECE(vsyscall) PIECE(jump) PIECE(locked)
-			PIECE(vectors)
+#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[]
+PIECE(syscall);
+PIECE(int80);
+PIECE(load);
+PIECE(store);
+PIECE(divide);
+PIECE(step);
+PIECE(step_syscall);
+PIECE(icebp);
+PIECE(breakpoint);
+PIECE(int3);
+PIECE(int3_long);
+PIECE(overflow);
+PIECE(undefined);
+PIECE(stack);
+PIECE(far);
+PIECE(halt);
+PIECE(gate);
+PIECE(debug_gate);
+PIECE(selector);
+PIECE(local_selector);
+PIECE(compatibility);
+PIECE(x87);
+PIECE(alignment);
+PIECE(simd);
+PIECE(vsyscall);
+PIECE(jump);
+PIECE(locked);
+PIECE(vectors);
 
-				static struct rig rig;
+static struct rig rig;
 
 static void same_but(const struct akvm_registers *now, const struct akvm_registers *then, bool by_syscall)
 {

@@ -11,13 +11,14 @@
 enum { PF_PRESENT = 1, READ = 4, WRITE = 6, FETCH = 0x14 };
 enum { FILE_AT = 0x30000000, EDGE = 0x40000000 };
 
-#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[];
-PIECE(load)
-PIECE(store)
-PIECE(vsyscall)
-PIECE(jump) PIECE(locked)
+#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[]
+PIECE(load);
+PIECE(store);
+PIECE(vsyscall);
+PIECE(jump);
+PIECE(locked);
 
-	static struct rig rig;
+static struct rig rig;
 
 static void check_page_fault(const struct akvm_context *context, uint64_t address, uint32_t error_code, uint32_t detail)
 {

@@ -22,15 +22,15 @@
 enum { SHARED_AT = 0x30000000, OTHER_AT = 0x38000000, LOG_AT = 0x40000000, PROGRESS = 50 };
 enum { READ_WRITE = AKVM_READ | AKVM_WRITE };
 
-#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[];
-PIECE(syscall)
-PIECE(load)
-PIECE(store)
-PIECE(spin)
-PIECE(writer)
-PIECE(reader)
+#define PIECE(name) extern const uint8_t guest_##name[], guest_##name##_at[]
+PIECE(syscall);
+PIECE(load);
+PIECE(store);
+PIECE(spin);
+PIECE(writer);
+PIECE(reader);
 
-	static struct rig rig;
+static struct rig rig;
 
 static uint64_t peek(struct akvm_space *space, uint64_t address)
 {
