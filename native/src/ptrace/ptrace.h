@@ -106,8 +106,8 @@ struct akvm__ptrace {
 /* mapper.c. All with the lock that the mapper is under. */
 /* Append to the next batch; -E2BIG when it is full. */
 int akvm__mapper_add(struct akvm__mapper *mapper, struct akvm__call call);
-/* Make the batch's calls and wait for them, at most some seconds. 0; -ENOMEM or -EACCES when one of them failed, and those after it were not made; -ESRCH when there is no
- * mapper any more. */
+/* Make the batch's calls and wait for them, at most some seconds. 0; -ENOMEM or -EACCES when one of them failed, and those after it
+ * were not made; -ESRCH when there is no mapper any more. */
 int akvm__mapper_run(struct akvm__mapper *mapper);
 /* What the last clone() of a batch returned, 0 when it failed. Precondition: the platform's lock held since before the batch ran. */
 pid_t akvm__mapper_value(struct akvm__ptrace *ptrace);
