@@ -1,4 +1,4 @@
-"""What every test shares: which loop runs it, whether it may touch KVM, and what is told when it fails or hangs.
+"""What every test shares: which loop runs it, which platform runs its guests, and what is told when it fails or hangs.
 
 Hooks only; helpers live in tests/support/, fixtures beside the tests that use them.
 """
@@ -6,6 +6,7 @@ Hooks only; helpers live in tests/support/, fixtures beside the tests that use t
 from __future__ import annotations
 
 import asyncio
+import collections
 import os
 import signal
 import tempfile
@@ -16,33 +17,61 @@ import hypothesis
 import pytest
 import uvloop
 
-from support import hangs, kvm, pace, quiet
+from support import hangs, pace, platforms, quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from _pytest.terminal import TerminalReporter
 
 TESTS = Path(__file__).parent
 # Tiers in which every test runs guests, whether its author remembered the marker or not.
-KVM_TIERS = ("kvm", "programs", "sandbox", "fuzz", "soak")
+GUEST_TIERS = ("kvm", "programs", "sandbox", "fuzz", "soak")
+# What depends on the platform, and so runs on each of them when there are several; the rest runs on the first.
+ON_EACH = ("kvm", "programs", "sandbox", "stress", "fuzz/test_corpus.py")
 # Tests that judge how long things take, and so have the machine to themselves.
 ALONE = ("programs/test_many_mappings.py", "stress/test_kills.py", "stress/test_scale.py", "soak/test_soak.py")
 _ROOM = pytest.StashKey[quiet.Room]()
 _ROOM_FOLDER = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+# Of the test run: the platforms it was given by name. Of a test: those that run its guests.
+_PLATFORMS = pytest.StashKey[tuple[str, ...]]()
+_RAN_ON = pytest.StashKey[tuple[str, ...]]()
 
 # Examples are found again from the printed blob; time limits per example would only measure the neighbours.
 hypothesis.settings.register_profile("asynckvm", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("asynckvm")
 
 
-def pytest_report_header() -> str:
-    required = "required" if kvm.required() else "used when usable"
-    return f"asynckvm: uvloop {uvloop.__version__}, {os.cpu_count()} CPUs, KVM {required}, pace {pace.PACE}"
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--platforms",
+        default=platforms.AUTO,
+        metavar="NAMES",
+        help="run guests on each of these that works here: kvm,ptrace; the first runs all tests, the others what depends on them"
+        " (default: auto, the one that programs get)",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    names = config.stash[_PLATFORMS]
+    told = ", ".join(names) if names else platforms.GIVEN
+    unusable = [f"{name} runs no guest here: {verdict[2]}" for name, verdict in platforms.known().items() if not verdict[0]]
+    lines = [f"asynckvm: uvloop {uvloop.__version__}, {os.cpu_count()} CPUs, pace {pace.PACE}, platforms: {told}", *unusable]
+    return "\n".join(lines)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A process that runs a part of the tests beside others learns here where their room is."""
-    if folder := getattr(config, "workerinput", {}).get("room"):
-        config.stash[_ROOM] = quiet.Room(folder)
+    """A process that runs a part of the tests beside others learns here where their room is, and what the first one found."""
+    if given := getattr(config, "workerinput", None):
+        config.stash[_ROOM] = quiet.Room(given["room"])
+        config.stash[_PLATFORMS] = tuple(given["platforms"])
+        platforms.remember(given["found"])
+        return
+    asked = config.getoption("platforms")
+    try:
+        config.stash[_PLATFORMS] = () if asked == platforms.AUTO else platforms.chosen(asked.split(","))
+    except ValueError as error:
+        raise pytest.UsageError(f"--platforms {error}") from None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -58,6 +87,8 @@ def pytest_configure_node(node: Any) -> None:
     if _ROOM_FOLDER not in node.config.stash:
         node.config.stash[_ROOM_FOLDER] = tempfile.TemporaryDirectory(prefix="asynckvm-tests-")
     node.workerinput["room"] = node.config.stash[_ROOM_FOLDER].name
+    node.workerinput["platforms"] = list(node.config.stash[_PLATFORMS])
+    node.workerinput["found"] = platforms.known()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -70,13 +101,28 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+def _is_in(node: pytest.Item | pytest.FunctionDefinition, places: tuple[str, ...]) -> bool:
+    """Whether a test is in one of these folders or files of tests/."""
+    return any(node.path.is_relative_to(TESTS / place) for place in places)
+
+
+def _runs_guests(node: pytest.Item | pytest.FunctionDefinition) -> bool:
+    return _is_in(node, GUEST_TIERS) or node.get_closest_marker("guests") is not None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that runs guests is one for each platform that was named, if it depends on them."""
+    names, test = metafunc.config.stash[_PLATFORMS], metafunc.definition
+    if names and _runs_guests(test) and not test.get_closest_marker("all_platforms"):
+        metafunc.parametrize("platform", names if _is_in(test, ON_EACH) else names[:1], indirect=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS):
-            path = item.path.relative_to(TESTS)
-            if path.parts[0] in KVM_TIERS:
-                item.add_marker(pytest.mark.kvm)
-            if str(path) in ALONE:
+            if _is_in(item, GUEST_TIERS):
+                item.add_marker(pytest.mark.guests)
+            if _is_in(item, ALONE):
                 item.add_marker(pytest.mark.alone)
         if pace.PACE != 1:
             marker = item.get_closest_marker("timeout")
@@ -95,15 +141,43 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test that needs KVM skips, or fails where KVM is demanded, when the probe could not run a guest."""
-    if item.get_closest_marker("kvm") is None:
+    """A test that runs guests skips, or fails where its platform is demanded, when the probe could not run one."""
+    if not _runs_guests(item):
         return
-    verdict = kvm.probe()
-    if verdict.usable:
+    asked = item.callspec.params.get("platform", platforms.AUTO) if hasattr(item, "callspec") else platforms.AUTO
+    everywhere = item.get_closest_marker("all_platforms") is not None
+    names = item.config.stash[_PLATFORMS] if everywhere else (asked,)
+    verdicts = [platforms.probe(name) for name in names or platforms.usable() or (platforms.AUTO,)]
+    for verdict in verdicts:
+        if not verdict.usable:
+            if setting := platforms.required(verdict.name):
+                pytest.fail(f"{setting}, but {verdict.name} runs no guest here: {verdict.report}", pytrace=False)
+            pytest.skip(f"{verdict.name} runs no guest here: {verdict.report}")
+    ran_on = tuple(verdict.name for verdict in verdicts)
+    if asked == platforms.AUTO and platforms.kvm_required() and platforms.KVM not in ran_on:
+        pytest.fail(f"ASYNCKVM_REQUIRE_KVM=1, but guests run on {', '.join(ran_on)} here", pytrace=False)
+    only = item.get_closest_marker("kvm_only")
+    if only is not None and ran_on != (platforms.KVM,):
+        pytest.skip(f"only on KVM: {only.args[0]}")
+    item.stash[_RAN_ON] = ran_on
+
+
+@pytest.fixture(autouse=True)
+def platform(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The platform that runs the guests of this test and of the programs that it starts; "" when there is not just one."""
+    ran_on = request.node.stash.get(_RAN_ON, ())
+    if len(ran_on) != 1:
+        yield ""
         return
-    if kvm.required():
-        pytest.fail(f"ASYNCKVM_REQUIRE_KVM=1, but no guest runs here: {verdict.report}", pytrace=False)
-    pytest.skip(f"no guest runs here: {verdict.report}")
+    with platforms.using(ran_on[0]):
+        yield ran_on[0]
+
+
+@pytest.fixture
+def usable_platforms(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """For tests marked all_platforms: those that were named, else those that run guests here."""
+    names: tuple[str, ...] = request.node.stash[_RAN_ON]
+    return names
 
 
 @pytest.hookimpl(wrapper=True)
@@ -123,6 +197,21 @@ def pytest_runtest_makereport(
     """A failed test shows the machines that are still open, which are those its fixtures hold."""
     report = yield
     hangs.judge(item, report)
+    if call.when == "call":
+        report.user_properties += [("platform", name) for name in item.stash.get(_RAN_ON, ())]
     if report.failed and (text := hangs.dump_of_open_machines()):
         report.sections.append((f"open machines after {call.when}", text))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Which platforms ran the guests, and how many tests had some."""
+    counts = collections.Counter(
+        name
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for what, name in getattr(report, "user_properties", ())
+        if what == "platform"
+    )
+    for name, count in sorted(counts.items()):
+        terminalreporter.write_line(f"guests ran on {name}: {count} tests")

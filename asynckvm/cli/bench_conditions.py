@@ -1,21 +1,28 @@
-"""Under what conditions a benchmark ran: host, versions, and how much of the machine others used meanwhile.
+"""Under what conditions a benchmark ran: host, platforms, versions, and how much of the machine others used meanwhile.
 
 Nothing is judged here: numbers from a busy machine are shown as such, not refused.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asynckvm import __version__
-from asynckvm.platform import Machine
+from asynckvm.errors import AsyncKvmError, NoPlatformError
+from asynckvm.platform import Machine, choice
 
-__all__ = ["CpuUse", "conditions"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asynckvm.model.config import PlatformChoice, PlatformName
+
+__all__ = ["CpuUse", "conditions", "platforms", "works"]
+
+PLATFORM_NAMES: Final[tuple[PlatformName, ...]] = ("kvm", "ptrace")
 
 THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CLOCKSOURCE: Final = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
@@ -31,10 +38,47 @@ def _line(path: Path, key: str = "") -> str:
     return found.removeprefix(key).strip().removeprefix(":").strip()
 
 
-async def conditions() -> dict[str, object]:
+async def platforms(asked: Sequence[PlatformChoice]) -> dict[PlatformName, dict[str, object]]:
+    """What each platform of this host offers: of those asked for by name, or of all that work.
+
+    "auto", and nothing at all, is what ASYNCKVM_PLATFORM names, or all. Errors are asynckvm.errors: of one that was asked for, or
+    when none works.
+    """
+    chosen = {choice.chosen(name) for name in asked or ("auto",)}
+    found: dict[PlatformName, dict[str, object]] = {}
+    refused: dict[PlatformName, AsyncKvmError] = {}
+    for name in PLATFORM_NAMES:
+        if name not in chosen and "auto" not in chosen:
+            continue
+        try:
+            found[name] = await _offer(name)
+        except AsyncKvmError as error:
+            if name in chosen or not choice.unusable(error):
+                raise
+            refused[name] = error
+    if not found:
+        raise NoPlatformError(refused["kvm"], refused["ptrace"])
+    return found
+
+
+async def works(name: PlatformName) -> bool:
+    """Whether a platform runs guests here."""
+    try:
+        await _offer(name)
+    except AsyncKvmError as error:
+        if not choice.unusable(error):
+            raise
+        return False
+    return True
+
+
+async def _offer(name: PlatformName) -> dict[str, object]:
+    async with Machine.open(platform=name, vcpus=1, memory=64 << 20) as machine:
+        return machine.capabilities.of_platform()
+
+
+def conditions() -> dict[str, object]:
     """What does not change during a run."""
-    async with Machine.open(vcpus=1, memory=64 << 20) as machine:
-        capabilities = dataclasses.asdict(machine.capabilities)
     return {
         "asynckvm": __version__,
         "python": platform.python_version(),
@@ -45,7 +89,6 @@ async def conditions() -> dict[str, object]:
         "clocksource": _line(CLOCKSOURCE),
         "transparent_hugepage": _line(THP),
         "load_before": [round(load, 2) for load in os.getloadavg()],
-        "capabilities": capabilities,
     }
 
 

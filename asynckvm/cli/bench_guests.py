@@ -16,6 +16,7 @@ from asynckvm.platform import Access, Machine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from asynckvm.model.config import PlatformName
     from asynckvm.model.exits import Exit
     from asynckvm.platform import AddressSpace, Context
 
@@ -99,7 +100,7 @@ def create_guest(machine: Machine, code: bytes, space: AddressSpace | None = Non
 
 
 @contextlib.asynccontextmanager
-async def open_guest(code: bytes, *, memory: int = 64 << 20) -> AsyncIterator[tuple[Machine, Context]]:
+async def open_guest(code: bytes, platform: PlatformName, *, memory: int = 64 << 20) -> AsyncIterator[tuple[Machine, Context]]:
     """A machine of one vCPU for as long as the block, with one context at the start of `code`."""
-    async with Machine.open(vcpus=1, memory=memory) as machine:
+    async with Machine.open(platform=platform, vcpus=1, memory=memory) as machine:
         yield machine, create_guest(machine, code)

@@ -1,4 +1,4 @@
-"""`asynckvm bench --programs`: whole programs in a sandbox beside the same programs run by the host, taking turns in one run.
+"""`asynckvm bench --programs`: whole programs in sandboxes on each platform and on the host itself, taking turns in one run.
 
 Times mean little from one minute to the next on a shared machine; the ratio of two runs in a row does. Each row says what it
 does so often, how often, and counts that it was done.
@@ -6,6 +6,7 @@ does so often, how often, and counts that it was done.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -16,11 +17,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from asynckvm.cli.bench_conditions import platforms
 from asynckvm.errors import InternalError
+from asynckvm.platform import Machine
 from asynckvm.sandbox import Limits, Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from asynckvm.model.config import PlatformChoice, PlatformName
 
 SECONDS: Final = 300
 MEBIBYTE: Final = 1 << 20
@@ -83,28 +88,31 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """Seconds of each round, inside and natively."""
+    """Seconds of each round, natively and on each platform."""
 
     row: Row
-    inside: list[float]
     native: list[float]
+    inside: dict[PlatformName, list[float]]
 
-    @property
-    def ratios(self) -> list[float]:
-        return [inside / native for inside, native in zip(self.inside, self.native, strict=True)]
+    def ratios(self, platform: PlatformName) -> list[float]:
+        """Inside / natively, of each round, in rising order."""
+        return sorted(inside / native for inside, native in zip(self.inside[platform], self.native, strict=True))
 
     def line(self) -> str:
-        ratios = sorted(self.ratios)
-        middle = statistics.median(ratios)
-        aim = "" if self.row.aim is None else f"<= {self.row.aim:.2f} {'yes' if middle <= self.row.aim else 'NO'}"
-        inside, native = statistics.median(self.inside) * 1e3, statistics.median(self.native) * 1e3
-        return (
-            f"{self.row.name:12} {middle:8.2f} {aim:12} {ratios[0]:8.2f} {ratios[-1]:8.2f} "
-            f"{inside:10.2f} {native:10.2f}  {self.row.what}"
-        )
+        cells = [f"{self.row.name:10} {statistics.median(self.native) * 1e3:10.2f}"]
+        for platform, inside in self.inside.items():
+            ratios = self.ratios(platform)
+            middle = statistics.median(ratios)
+            met = "" if self.row.aim is None else "yes" if middle <= self.row.aim else "NO"
+            cells.append(f"{statistics.median(inside) * 1e3:11.2f} {middle:8.2f} {met:3} {ratios[0]:8.2f} {ratios[-1]:8.2f}")
+        aim = "" if self.row.aim is None else f"<= {self.row.aim:.2f}"
+        return f"{' '.join(cells)} {aim:>8}  {self.row.what}"
 
 
-HEADING: Final = f"{'program':12} {'ratio':>8} {'aim':12} {'min':>8} {'max':>8} {'inside ms':>10} {'native ms':>10}  what"
+def heading(platforms: Iterable[PlatformName]) -> str:
+    """Above the lines of outcomes."""
+    cells = [f"{platform + ' ms':>11} {'ratio':>8} {'met':3} {'min':>8} {'max':>8}" for platform in platforms]
+    return f"{'program':10} {'native ms':>10} {' '.join(cells)} {'aim':>8}  what"
 
 
 def rows(folder: Path) -> Iterator[Row]:
@@ -137,22 +145,36 @@ def _counts(count: int) -> Callable[[bytes], bool]:
     return lambda out: int(out.split()[0]) == count
 
 
-async def measure(rounds: int = ROUNDS, wanted: str = "") -> list[Outcome]:
-    """Every row `rounds` times inside and natively in turn; `wanted` names some of them, separated by commas."""
+async def measure(rounds: int = ROUNDS, wanted: str = "", asked: Sequence[PlatformChoice] = ()) -> list[Outcome]:
+    """Every row `rounds` times natively and on each platform in turn: those asked for, or all that work.
+
+    `wanted` names some of the rows, separated by commas.
+    """
+    names = tuple(await platforms(asked))
+    print(heading(names), flush=True)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="asynckvm-bench-") as name:
         folder = Path(name)
-        async with Sandbox(binds=[name], env=ENVIRONMENT, cwd="/tmp", limits=Limits(memory=1 << 30)) as sandbox:  # noqa: S108
+        async with contextlib.AsyncExitStack() as stack:
+            sandboxes = {platform: await _open_sandbox(stack, platform, name) for platform in names}
             for row in rows(folder):
                 if wanted and row.name not in wanted.split(","):
                     continue
-                inside, native = [], []
+                outcome = Outcome(row, [], {platform: [] for platform in names})
                 for _ in range(rounds):
-                    native.append(_run_natively(row, folder))
-                    inside.append(await _run_inside(sandbox, row))
-                outcomes.append(Outcome(row, inside, native))
-                print(outcomes[-1].line(), flush=True)
+                    outcome.native.append(_run_natively(row, folder))
+                    for platform, sandbox in sandboxes.items():
+                        outcome.inside[platform].append(await _run_inside(sandbox, row))
+                outcomes.append(outcome)
+                print(outcome.line(), flush=True)
     return outcomes
+
+
+async def _open_sandbox(stack: contextlib.AsyncExitStack, platform: PlatformName, folder: str) -> Sandbox:
+    machine = await stack.enter_async_context(Machine.open(platform=platform))
+    limits = Limits(memory=1 << 30)
+    sandbox = Sandbox(machine=machine, binds=[folder], env=ENVIRONMENT, cwd="/tmp", limits=limits)  # noqa: S108
+    return await stack.enter_async_context(sandbox)
 
 
 def _run_natively(row: Row, folder: Path) -> float:

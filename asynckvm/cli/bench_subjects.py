@@ -41,6 +41,7 @@ from asynckvm.platform.layout import WORD_RAN_NS, WORD_STARTED_NS
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from asynckvm.model.config import PlatformName
     from asynckvm.platform import Context
 
 __all__ = ["Sample", "async_switch", "compute", "exit_rate", "kick", "page_touch", "vcpu_exit"]
@@ -81,9 +82,9 @@ class _Counts:
         return {name: (count - self._before[name]) / operations for name, count in self._look().items()}
 
 
-async def vcpu_exit(operations: int) -> AsyncGenerator[Sample]:
+async def vcpu_exit(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """System calls answered on the vCPU thread; the one exit that ends the guest's loop is shared among them."""
-    async with open_guest(CALLS) as (_, context):
+    async with open_guest(CALLS, platform) as (_, context):
         context.answers = {ANSWERED: 0}
         words = context.words
         for calls in itertools.chain([WARM_UP], itertools.repeat(operations)):
@@ -102,9 +103,9 @@ async def vcpu_exit(operations: int) -> AsyncGenerator[Sample]:
             yield Sample((ended_ns - started_ns) / calls, {"on_vcpu": (after.ran_ns - before.ran_ns) / calls})
 
 
-async def async_switch(operations: int) -> AsyncGenerator[Sample]:
+async def async_switch(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """One coroutine, one context, one vCPU: the median of `await context.switch()`, and of its parts by the core's stamps."""
-    async with open_guest(LOOP) as (machine, context):
+    async with open_guest(LOOP, platform) as (machine, context):
         words, switch, clock = context.words, context.switch, time.monotonic_ns
         for _ in range(WARM_UP):
             await switch()
@@ -130,9 +131,9 @@ async def async_switch(operations: int) -> AsyncGenerator[Sample]:
             )
 
 
-async def kick(operations: int) -> AsyncGenerator[Sample]:
+async def kick(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """From `context.interrupt()` on a guest that is seen to spin, to its coroutine running again; one exit for each."""
-    async with open_guest(SPIN) as (machine, context):
+    async with open_guest(SPIN, platform) as (machine, context):
 
         async def spin() -> int:
             exit_ = await context.switch()
@@ -177,9 +178,9 @@ async def _seen_running(context: Context) -> None:
         await asyncio.sleep(0)
 
 
-async def exit_rate(vcpus: int, contexts: int, exits: int) -> AsyncGenerator[Sample]:
+async def exit_rate(vcpus: int, contexts: int, exits: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """Many contexts in one space on `vcpus`, `exits` switches each: nanoseconds of wall time for one exit."""
-    async with Machine.open(vcpus=vcpus, memory=64 << 20) as machine:
+    async with Machine.open(platform=platform, vcpus=vcpus, memory=64 << 20) as machine:
         first = create_guest(machine, LOOP)
         crowd = [first, *(create_guest(machine, LOOP, first.space) for _ in range(contexts - 1))]
 
@@ -204,9 +205,9 @@ async def exit_rate(vcpus: int, contexts: int, exits: int) -> AsyncGenerator[Sam
             yield Sample((ended_ns - started_ns) / total, cpu, counts.per(total))
 
 
-async def compute(operations: int) -> AsyncGenerator[Sample]:
+async def compute(operations: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """A loop of arithmetic in ring 3, with the one exit that ends it."""
-    async with open_guest(COMPUTE) as (_, context):
+    async with open_guest(COMPUTE, platform) as (_, context):
         words = context.words
         for turns in itertools.chain([WARM_UP], itertools.repeat(operations)):
             words[RIP] = CODE
@@ -220,11 +221,11 @@ async def compute(operations: int) -> AsyncGenerator[Sample]:
                 yield Sample((ended_ns - started_ns) / turns, result=words[RegisterIndex.rax])
 
 
-async def page_touch(pages: int) -> AsyncGenerator[Sample]:
+async def page_touch(pages: int, platform: PlatformName) -> AsyncGenerator[Sample]:
     """The first store to each page of memory that no guest of this machine had before; a machine for each sample."""
     bytes_ = pages * PAGE
     while True:
-        async with open_guest(TOUCH, memory=(64 << 20) + bytes_) as (_, context):
+        async with open_guest(TOUCH, platform, memory=(64 << 20) + bytes_) as (_, context):
             context.space.map(TOUCH_AT, bytes_, Access.READ | Access.WRITE)
             context.words[CURSOR] = TOUCH_AT
             context.words[COUNT] = pages

@@ -72,6 +72,7 @@ static struct akvm_machine *open_machine(const struct drive_kind *kind)
 	struct akvm_machine *machine = NULL;
 	int error;
 
+	config.platform = kind->platform;
 	faults_phase(PHASE_OPEN);
 	akvm__fail("", 0);
 	error = akvm_machine_open(&config, &machine);
@@ -286,11 +287,13 @@ void drive(const struct drive_kind *kind, bool brief)
 	now[0] = 0;
 }
 
-void drive_check_complete(bool brief)
+void drive_check_complete(enum plan_platform platform, bool or_any, bool brief)
 {
 	for (const struct plan_site *site = plan_sites; site->file; site++) {
 		unsigned lines = 0;
 
+		if (site->platform != platform && !(or_any && site->platform == PLAN_ANY))
+			continue;
 		snprintf(now, sizeof(now), "coverage of %s: %s %s %s", site->file, site->function, site->call, site->request);
 		for (unsigned target = 0; target < faults_targets(); target++) {
 			if (!plan_same(faults_target(target)->site, site))

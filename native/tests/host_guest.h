@@ -79,6 +79,9 @@ bool work_operate(struct work *work, struct akvm_context *context, uint32_t vcpu
 void work_wait_running(struct work *work, struct akvm_context *context);
 void work_look_at_bystander(struct work *work);
 
+/* With SIGKILL, from outside: the mapper of the newest stub, and the zygote. False where there are no such things. */
+bool work_kill_mappers(struct work *work);
+
 /* host_direct.c */
 void work_direct(struct work *work);
 

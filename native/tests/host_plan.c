@@ -8,6 +8,7 @@
 #include "host_plan.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <linux/kvm.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -25,14 +26,17 @@
 	{         \
 		0 \
 	}
-#define SITE(file, function, call, request, ...) { #file, #function, #call, #request, __VA_ARGS__ },
+#define SITE(file, function, call, request, ...) { #file, #function, #call, #request, __VA_ARGS__, PLATFORM },
 
 /* clang-format off */
 const struct plan_site plan_sites[] = {
+#define PLATFORM PLAN_ANY
 	SITE(machine/machine.c, akvm_machine_open, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate machine")
 	SITE(machine/machine.c, akvm_machine_open, sched_getaffinity, , 1, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(machine/machine.c, create_contexts, calloc, , 2, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate contexts")
 	SITE(machine/machine.c, create_vcpus, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate vCPUs")
+#undef PLATFORM
+#define PLATFORM PLAN_KVM
 	SITE(kvm/driver.c, close_machine, close, , 2, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
 	SITE(kvm/device.c, akvm__device_open, open, , 1, ERRNOS(ENOENT, EACCES, EMFILE, ENODEV), MUST, MUST, NEVER, NEVER, 0, "open the KVM device")
@@ -53,6 +57,8 @@ const struct plan_site plan_sites[] = {
 	SITE(kvm/kernel_image.c, akvm__kernel_image_create, madvise, MADV_DONTFORK, 1, ERRNOS(ENOMEM, EAGAIN), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(kvm/kernel_image.c, akvm__kernel_image_free, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
+#undef PLATFORM
+#define PLATFORM PLAN_ANY
 	SITE(machine/probe.c, wait_for_exit, sched_yield, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 
 	SITE(mm/mm.c, akvm__mm_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate memory manager")
@@ -116,15 +122,23 @@ const struct plan_site plan_sites[] = {
 	SITE(vcpu/direct_files.c, read_bounced, lseek, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(vcpu/direct_files.c, with_position, lseek, , 1, ERRNOS(EINVAL, EOVERFLOW), NEVER, NEVER, MUST, MUST, EAGAIN, NULL)
 
+#undef PLATFORM
+#define PLATFORM PLAN_KVM
 	SITE(kvm/fpstate.c, akvm__kvm_take_vector_state, ioctl, KVM_GET_XSAVE2, 1, ERRNOS(EIO, EFAULT), MAY, MAY, MUST, MUST, 0, NULL)
 	SITE(kvm/fpstate.c, akvm__kvm_take_vector_state, ioctl, KVM_GET_XSAVE, 1, ERRNOS(EIO, EFAULT), MAY, MAY, MUST, MUST, 0, NULL)
 	SITE(kvm/fpstate.c, akvm__kvm_load_fp, ioctl, KVM_SET_XSAVE, 1, ERRNOS(EINVAL, ENOMEM, EINTR), MUST, MUST, MUST, MUST, 0, NULL)
 
+#undef PLATFORM
+#define PLATFORM PLAN_ANY
 	SITE(vcpu/kick.c, akvm__kick_setup, sigaction, , 1, ERRNOS(EINVAL), MUST, MUST, NEVER, NEVER, 0, "sigaction")
 	SITE(vcpu/kick.c, install, sigaction, , 1, ERRNOS(EINVAL), MUST, MUST, NEVER, NEVER, 0, "sigaction")
+#undef PLATFORM
+#define PLATFORM PLAN_KVM
 	/* Kicked again by whoever waits. While none gets through, a guest that computes stays where it is. */
 	SITE(kvm/driver.c, kick, thread_kill, , 1, ERRNOS(EPERM, EAGAIN), NEVER, NEVER, MAY, MAY, 0, NULL)
 
+#undef PLATFORM
+#define PLATFORM PLAN_ANY
 	SITE(vcpu/thread.c, akvm__vcpu_start, thread_create, , 1, ERRNOS(EAGAIN, ENOMEM, EPERM), MUST, MUST, NEVER, NEVER, 0, "start vCPU thread")
 	SITE(vcpu/thread.c, thread_main, thread_name, , 1, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(vcpu/thread.c, thread_main, thread_id, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
@@ -133,6 +147,8 @@ const struct plan_site plan_sites[] = {
 	/* The contexts it was to run are untouched; the vCPU is reset again before the next. */
 	SITE(vcpu/vcpu.c, akvm__vcpu_create, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate vCPU")
 	SITE(vcpu/vcpu.c, akvm__vcpu_create, aligned_alloc, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate bounce buffer")
+#undef PLATFORM
+#define PLATFORM PLAN_KVM
 	SITE(kvm/vcpu.c, akvm__kvm_vcpu_open, ioctl, KVM_CREATE_VCPU, 1, ERRNOS(ENOMEM, EMFILE, EINVAL), MUST, MUST, NEVER, NEVER, 0, "KVM_CREATE_VCPU")
 	SITE(kvm/vcpu.c, akvm__kvm_vcpu_open, mmap, , 1, ERRNOS(ENOMEM, EAGAIN), MUST, MUST, NEVER, NEVER, 0, "mmap kvm_run")
 	SITE(kvm/vcpu.c, akvm__kvm_vcpu_open, madvise, MADV_DONTFORK, 1, ERRNOS(EINVAL, ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
@@ -157,7 +173,48 @@ const struct plan_site plan_sites[] = {
 	/* What is not known is forgotten: the vCPU is reset, and the guest's instruction raises its event again. */
 	SITE(kvm/run.c, read_events, ioctl, KVM_GET_VCPU_EVENTS, 1, ERRNOS(EIO, ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(kvm/run.c, clear_events, ioctl, KVM_SET_VCPU_EVENTS, 1, ERRNOS(EIO, EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+#undef PLATFORM
+#define PLATFORM PLAN_ANY
 	SITE(vcpu/space_entry.c, wait_for_others, sched_yield, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+/* Of the other platform. While a machine opens it runs a guest: what then fails in a stub is its opening's failure. */
+#undef PLATFORM
+#define PLATFORM PLAN_PTRACE
+	SITE(mm/frames.c, share, memfd, , 1, ERRNOS(EMFILE, ENOMEM), MUST, MUST, NEVER, NEVER, 0, "memfd frames")
+	SITE(mm/frames.c, share, mmap, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "mmap frames")
+	SITE(mm/frames.c, share, madvise, MADV_DONTFORK, 1, ERRNOS(ENOMEM, EAGAIN), MUST, MUST, NEVER, NEVER, 0, "mmap frames")
+	SITE(mm/frames.c, akvm__frames_free, close, , 1, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(mm/frames.c, return_block, madvise, MADV_REMOVE, 1, ERRNOS(ENOMEM, EOPNOTSUPP), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, open_stubs, calloc, , 2, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "allocate stubs")
+	SITE(ptrace/driver.c, open_stubs, sched_getaffinity, , 1, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, open_stubs, memfd, , 2, ERRNOS(EMFILE, ENOMEM), MUST, MUST, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, open_stubs, mmap, , 1, ERRNOS(ENOMEM), MUST, MUST, NEVER, NEVER, 0, "mmap stubs")
+	SITE(ptrace/driver.c, open_stubs, madvise, MADV_DONTFORK, 1, ERRNOS(ENOMEM, EAGAIN), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, loop_rests, sigaction, , 2, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, close_stubs, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, close_stubs, close, , 2, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, kick_task, process_kill, , 1, ERRNOS(EPERM, EAGAIN), NEVER, NEVER, MAY, MAY, 0, NULL)
+	SITE(ptrace/place.c, place, sched_setaffinity, , 1, ERRNOS(EINVAL, EPERM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	/* Asked only when a mapper takes long. */
+	SITE(ptrace/mapper.c, akvm__process_is_gone, peek_exit, , 1, ERRNOS(ECHILD), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/mapper.c, akvm__mapper_run, futex, FUTEX_WAKE, 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/mapper.c, akvm__mapper_run, futex, FUTEX_WAIT, 1, ERRNOS(EINTR, EAGAIN, ETIMEDOUT), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	/* Where a clone's pid is told: without it the process stays unknown, and is nobody's until the program ends. */
+	SITE(ptrace/mapper.c, akvm__mapper_value, lseek, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/mapper.c, akvm__mapper_page, process_id, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	/* Children of ours that are there, and SIGKILL: refused by no rule of kill(2) or wait(2). */
+	SITE(ptrace/mapper.c, akvm__process_kill, process_kill, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/mapper.c, akvm__processes_reap, wait, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	/* Tried again when other stubs have made room. */
+	SITE(ptrace/mapper.c, akvm__zygote_start, fork_stub, , 1, ERRNOS(EAGAIN), NEVER, MUST, MAY, MUST, 0, NULL)
+	SITE(ptrace/mapper.c, akvm__zygote_start, fork_stub, , 1, ERRNOS(ENOMEM), MUST, MUST, MUST, MUST, 0, NULL)
+	SITE(ptrace/stub.c, create_stub, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, MUST, MUST, 0, NULL)
+	SITE(ptrace/stub.c, akvm__stub_task, futex, FUTEX_WAKE, 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	/* The stub is thrown away, and the context that was in it told so, unless only an explanation was wanted. */
+	SITE(ptrace/task.c, trace, ptrace, , 1, ERRNOS(EIO, EPERM), MUST, MUST, MUST, MUST, 0, NULL)
+	/* One that somebody killed is made anew, where nothing has run in it. */
+	SITE(ptrace/task.c, trace, ptrace, , 1, ERRNOS(ESRCH), MAY, MUST, MAY, MUST, 0, NULL)
+	SITE(ptrace/task.c, akvm__task_wait, wait, , 1, ERRNOS(ECHILD), MAY, MUST, MAY, MUST, ESRCH, NULL)
+#undef PLATFORM
 	{ 0 },
 };
 /* clang-format on */
@@ -196,6 +253,9 @@ static const struct {
 	REQUEST(MADV_HUGEPAGE),
 	REQUEST(MADV_DONTNEED),
 	REQUEST(MADV_POPULATE_WRITE),
+	REQUEST(MADV_REMOVE),
+	{ PLAN_FUTEX + FUTEX_WAIT, "FUTEX_WAIT" },
+	{ PLAN_FUTEX + FUTEX_WAKE, "FUTEX_WAKE" },
 #undef REQUEST
 };
 

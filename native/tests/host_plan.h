@@ -13,15 +13,21 @@ enum { PLAN_ERRORS = 6 };
  * a call the core can do without. MUST is said of the first call in a phase; a later one may be a second try. */
 enum plan_verdict { NEVER, MAY, MUST };
 
+/* Which platforms have the place. */
+enum plan_platform { PLAN_ANY, PLAN_KVM, PLAN_PTRACE };
+/* A futex operation as a request, which else is a number of ioctl(2) or madvise(2). */
+enum { PLAN_FUTEX = 0x7f000000 };
+
 struct plan_site {
 	const char *file, *function, *call;
-	const char *request; /* of an ioctl or madvise */
+	const char *request; /* of an ioctl, madvise or futex */
 	unsigned copies;     /* how often the function has this call */
 	int errors[PLAN_ERRORS];
 	enum plan_verdict open_once, open_ever; /* while the machine opens: failing a single time, failing for ever */
 	enum plan_verdict run_once, run_ever;   /* later */
 	int shown;                              /* the errno that shows; 0 for the injected one */
 	const char *operation;                  /* that the calling thread is told; NULL for any */
+	enum plan_platform platform;
 };
 
 /* Ends with a site without file. A site may have several rows, for different errnos. */

@@ -415,6 +415,33 @@ static void input(struct work *work)
 	work_guest_close(work, &guest);
 }
 
+/* Somebody kills what makes the mappings of a stub, and what makes stubs: one run is told, and the next has another. */
+static void lost(struct work *work)
+{
+	enum { ATTEMPTS = 3 };
+	struct akvm_context *context;
+	struct work_guest guest;
+	bool told = false;
+
+	if (work->fake || !work_guest_open(work, &guest))
+		return;
+	context = guest.context;
+	if (work_store(work, &guest, 0, GUEST_DATA, 21) && work_kill_mappers(work)) {
+		for (unsigned attempt = 0; attempt < ATTEMPTS; attempt++) {
+			work_submit(context, 0, GUEST_STORE, GUEST_DATA + 8 * GUEST_PAGE, 22);
+			work_wait(work, context, false);
+			if (context->kind != AKVM_EXIT_ERROR)
+				break;
+			if (told || context->host_errno != ESRCH)
+				faults_show(context->host_errno, NULL);
+			told |= context->host_errno == ESRCH;
+		}
+		T_CHECK(context->kind == AKVM_EXIT_FAULT || faults_injected());
+		work_load(work, &guest, 0, GUEST_DATA, 21);
+	}
+	work_guest_close(work, &guest);
+}
+
 static const struct {
 	const char *name;
 	void (*step)(struct work *work);
@@ -424,6 +451,7 @@ static const struct {
 	{ "kicks", kicks },         { "operations", operations }, { "system calls", system_calls },
 	{ "shootdown", shootdown }, { "reaping", reaping },       { "events", events },
 	{ "input", input },         { "budgets", budgets },       { "direct", work_direct },
+	{ "lost", lost },
 };
 const unsigned work_steps = sizeof(steps) / sizeof(steps[0]);
 

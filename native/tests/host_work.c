@@ -5,12 +5,14 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "host/host.h"
 #include "host_faults.h"
 #include "host_guest.h"
+#include "ptrace_rig.h"
 #include "t.h"
 
 static const uint64_t REKICK_NS = 20000000, PATIENCE_NS = 300000000, HANG_NS = 30000000000;
@@ -241,6 +243,23 @@ void work_wait_running(struct work *work, struct akvm_context *context)
 		}
 		T_CHECK(akvm__now_ns() < until_ns);
 	}
+}
+
+bool work_kill_mappers(struct work *work)
+{
+	struct rig rig = { .machine = work->machine };
+	pid_t mapper, zygote;
+
+	if (akvm_machine_capabilities(work->machine)->platform != AKVM_PLATFORM_PTRACE)
+		return false;
+	mapper = ptrace_mapper(&rig, 0);
+	zygote = ptrace_zygote(&rig);
+	/* One that failed may be gone already. */
+	if (mapper != 0)
+		T_EQUAL(kill(mapper, SIGKILL), 0);
+	if (zygote != 0)
+		T_EQUAL(kill(zygote, SIGKILL), 0);
+	return true;
 }
 
 /* ---------------------------------------------------------------- the whole */

@@ -116,10 +116,24 @@ static void reap(void *opaque)
 	((struct world *)opaque)->reaps++;
 }
 
-void world_open(struct world *world, uint64_t memory_bytes, uint32_t fault_around, bool guest_edits)
+static void forget(void *opaque, void *shadow)
+{
+	struct world *world = opaque;
+
+	world->forgotten++;
+	world->forgot = shadow;
+}
+
+static void open_any(struct world *world, uint64_t memory_bytes, uint32_t fault_around, bool guest_edits, bool shadowed)
 {
 	struct akvm__mm_hooks hooks = {
-		.opaque = world, .set_slot = set_slot, .interrupt = interrupt, .settled = settled, .reap = reap
+		.opaque = world,
+		.shadowed = shadowed,
+		.set_slot = set_slot,
+		.interrupt = interrupt,
+		.settled = settled,
+		.forget = shadowed ? forget : NULL,
+		.reap = reap,
 	};
 	uint64_t *kernel;
 
@@ -131,6 +145,16 @@ void world_open(struct world *world, uint64_t memory_bytes, uint32_t fault_aroun
 	akvm__mm_kernel_half(world->mm, 0x1003, 0x2003);
 	if (guest_edits)
 		world->shadow = calloc(world->mm->tables.bytes / 8, 8);
+}
+
+void world_open(struct world *world, uint64_t memory_bytes, uint32_t fault_around, bool guest_edits)
+{
+	open_any(world, memory_bytes, fault_around, guest_edits, false);
+}
+
+void world_open_shadowed(struct world *world, uint64_t memory_bytes, uint32_t fault_around)
+{
+	open_any(world, memory_bytes, fault_around, false, true);
 }
 
 void world_close(struct world *world)

@@ -36,7 +36,8 @@ struct world {
 	struct world_slot slots[WORLD_SLOTS];
 	struct world_cpu cpus[WORLD_CPUS];
 	uint64_t *shadow; /* one for each entry of the tables arena */
-	unsigned interrupts, reaps;
+	unsigned interrupts, reaps, forgotten;
+	void *forgot;              /* the last one */
 	unsigned payload_words;    /* room for one batch of edits */
 	bool unsettled;            /* answer "not settled" whatever the CPUs do */
 	int slot_error;            /* what set_slot returns, 0 to work */
@@ -44,6 +45,8 @@ struct world {
 };
 
 void world_open(struct world *world, uint64_t memory_bytes, uint32_t fault_around, bool guest_edits);
+/* One whose translations outlive a guest's stay: shadow.c. Host stores change its tables. */
+void world_open_shadowed(struct world *world, uint64_t memory_bytes, uint32_t fault_around);
 /* Reap, and check that nothing is left in use. */
 void world_close(struct world *world);
 /* Carry out edits as ring 0 does. */

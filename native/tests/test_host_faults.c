@@ -28,7 +28,7 @@ int main(void)
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		drive(&kinds[i], BRIEF);
-	drive_check_complete(BRIEF);
+	drive_check_complete(PLAN_KVM, true, BRIEF);
 	drive_print_summary();
 	return 0;
 }

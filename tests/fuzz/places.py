@@ -14,7 +14,7 @@ from support import tree
 PAGE: Final = 0x1000
 HUGE_PAGE: Final = 0x200000
 USER_MIN: Final = 0x10000
-USER_MAX: Final = 0x7FFFFFFFF000
+USER_MAX: Final = 0x7FFFFFFF0000
 
 # (address, bytes) of what each attacker has mapped; nothing else is, so each region ends at a hole.
 CODE: Final = 0x400000

@@ -290,7 +290,8 @@ async def test_signals_that_mean_nothing_change_nothing(machine: Machine, restor
     assert min(done) > 10
     assert storm.sent > 200
     assert timer_storm[0] > 200
-    assert sum(vcpu.stale_kicks for vcpu in machine.counters().vcpus) > 0, "no kick found a guest running"
+    if machine.platform == "kvm":  # elsewhere this signal is no kick
+        assert sum(vcpu.stale_kicks for vcpu in machine.counters().vcpus) > 0, "no kick found a guest running"
 
 
 async def test_an_exit_is_told_though_the_guest_after_it_turned_long(restore: Restore) -> None:

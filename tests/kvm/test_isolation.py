@@ -353,7 +353,12 @@ async def host_edits_seen() -> bool:
         return machine.capabilities.host_edits_seen
 
 
-@pytest.fixture(params=[False, True], ids=["edits as probed", "edits by ring 0"])
+@pytest.fixture(
+    params=[
+        pytest.param(False, id="edits as probed"),
+        pytest.param(True, id="edits by ring 0", marks=pytest.mark.kvm_only("page tables are changed by ring 0")),
+    ]
+)
 def tenancy(request: pytest.FixtureRequest) -> Iterator[type[Tenancy]]:
     if request.param and not asyncio.run(host_edits_seen()):
         pytest.skip("here the probe chooses edits by ring 0 as well")

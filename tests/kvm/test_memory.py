@@ -27,6 +27,7 @@ from kvm.guestcode import (
 
 from asynckvm.errors import GuestMemoryError, GuestStringError, OutOfMemoryError, UsageError
 from asynckvm.model.exits import Fault, Syscall
+from asynckvm.model.memory import USER_MAX
 from asynckvm.platform import Access, Machine
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ async def test_copies_fault_as_a_kernel_s_would(machine: Machine) -> None:
         space.read_string(AREA + PAGE, 100)
 
 
-@pytest.mark.parametrize("address", [0, 1, 0x7FFFFFFFF000, 0x800000000000, 1 << 63, (1 << 64) - PAGE, 0xFFFFFFFF80000000])
+@pytest.mark.parametrize("address", [0, 1, USER_MAX, 0x7FFFFFFFF000, 1 << 47, 1 << 63, (1 << 64) - PAGE, 0xFFFFFFFF80000000])
 async def test_addresses_outside_user_space_are_refused(machine: Machine, address: int) -> None:
     space = create_space(machine)
     for call in (

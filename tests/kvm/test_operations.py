@@ -20,6 +20,7 @@ STAR, LSTAR, PAT, NO_SUCH_MSR = 0xC0000081, 0xC0000082, 0x277, 0x12345678
 WRITE_BACK = 6
 
 
+@pytest.mark.kvm_only("reads registers of ring 0")
 async def test_the_set_up_is_the_same_on_every_vcpu(machine: Machine) -> None:
     async with asyncio.timeout(RUN_SECONDS):
         star = await machine.retry_in_guest(ReadMsr(STAR), vcpu="all")
@@ -72,12 +73,14 @@ async def test_an_operation_behind_a_guest_that_has_not_started(small_machine: M
         assert await task == Interrupted(InterruptReason.BOUNCED)
 
 
+@pytest.mark.kvm_only("reads registers of ring 0")
 async def test_many_operations_at_once(machine: Machine) -> None:
     async with asyncio.timeout(RUN_SECONDS):
         results = await asyncio.gather(*(machine.retry_in_guest(ReadMsr(STAR), vcpu=number % 2) for number in range(40)))
     assert set(results) == {0x23 << 48 | 0x10 << 32}
 
 
+@pytest.mark.kvm_only("reads registers of ring 0")
 async def test_a_cancelled_operation_leaves_the_next_one_whole(machine: Machine) -> None:
     async with asyncio.timeout(RUN_SECONDS):
         for passes in range(30):

@@ -39,7 +39,7 @@ MODES = {"PCIDs": True, "no PCIDs": False}
 async def machine_with(vcpus: int, pcid: bool) -> AsyncIterator[Machine]:
     async with Machine.open(vcpus=vcpus, memory=64 << 20, pcid=pcid) as machine:
         if pcid and not machine.capabilities.pcid:
-            pytest.skip("this KVM offers guests no PCIDs")
+            pytest.skip("no PCIDs in guests here")
         yield machine
 
 
@@ -173,9 +173,11 @@ async def test_more_spaces_than_pcids_each_see_their_own(small_machine: Machine)
             expected[changed] = 0
     # Each change of guests was one of spaces.
     changes = sum(one != other for one, other in itertools.pairwise(order))
-    assert small_machine.counters().vcpus[0].space_switches - switches >= changes
+    if small_machine.platform == "kvm":  # elsewhere nothing is loaded for a switch
+        assert small_machine.counters().vcpus[0].space_switches - switches >= changes
 
 
+@pytest.mark.kvm_only("counts loads of the page tables")
 async def test_switches_flush_only_when_they_must(small_machine: Machine) -> None:
     """Counted: none while there is a PCID for each space, one for a space that changed, all when there are too many in turn."""
     guests = [Guest(small_machine, LOOK, rdi=AREA) for _ in range(PCIDS + 1)]

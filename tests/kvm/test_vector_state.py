@@ -94,7 +94,8 @@ async def test_avx_x87_and_control_words_are_each_context_s_own(
 
     await asyncio.gather(*(check_often(holder) for holder in holders))
     after = sum(vcpu.fp_switches for vcpu in chosen.counters().vcpus)
-    assert after > before, "five contexts never took turns"
+    # On ptrace, contexts of different spaces run in different stubs, each with a vector state of its own.
+    assert after > before or chosen.platform == "ptrace", "five contexts never took turns"
 
 
 async def test_avx_512_is_each_context_s_own(small_machine: Machine, restore: Restore) -> None:

@@ -19,7 +19,7 @@ PRINTED = (
 )
 
 
-@pytest.mark.kvm
+@pytest.mark.guests
 @pytest.mark.parametrize(("program", "printed"), list(zip(PROGRAMS, PRINTED, strict=False)))
 def test_the_example_runs(program: str, printed: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import kvm, tree
+from support import platforms, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def test_c(name: str, variant: str, native_build: Callable[[str], Path]) -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=CTEST_SECONDS, check=False)
     assert "tests failed out of 1" in done.stdout, f"ctest did not run {name}:\n{done.stdout}{done.stderr}"
     if "***Skipped" in done.stdout:
-        assert not kvm.required(), f"ASYNCKVM_REQUIRE_KVM=1, but {name} skipped itself:\n{done.stdout}"
+        assert not platforms.kvm_required(), f"ASYNCKVM_REQUIRE_KVM=1, but {name} skipped itself:\n{done.stdout}"
         pytest.skip(f"{name} says it cannot run on this machine")
     assert done.returncode == 0, done.stdout
 

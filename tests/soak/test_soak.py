@@ -21,7 +21,7 @@ from stress.histogram import Histogram
 from support import tree
 from support.pace import paced
 
-pytestmark = [pytest.mark.kvm, pytest.mark.stress]
+pytestmark = [pytest.mark.guests, pytest.mark.stress]
 
 
 @pytest.mark.timeout(240)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from asynckvm.platform import AddressSpace, Context, MemoryCounters
 
-pytestmark = [pytest.mark.kvm, pytest.mark.stress]
+pytestmark = [pytest.mark.guests, pytest.mark.stress]
 
 KILLS = int(os.environ.get("ASYNCKVM_KILLS", "0")) or max(100, 1500 // PACE)
 BODIES = 12

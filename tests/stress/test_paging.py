@@ -19,17 +19,24 @@ from support.pace import paced
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [pytest.mark.kvm, pytest.mark.stress]
+pytestmark = [pytest.mark.guests, pytest.mark.stress]
 
 LONG = os.environ.get("ASYNCKVM_LONG") == "1"
 SECONDS = 60.0 if LONG else 6.0
 AREA = 0x60000000
 # Load from (RDI), store RSI there, tell what was there before.
 EXCHANGE = "1: movq (%rdi), %rbx; movq %rsi, (%rdi); syscall; jmp 1b"
-MODES = [{}, {"guest_edits": True}, {"pcid": False}]
 
 
-@pytest_asyncio.fixture(params=MODES, ids=["as probed", "edits by ring 0", "no PCID"])
+@pytest_asyncio.fixture(
+    params=[
+        pytest.param({}, id="as probed"),
+        pytest.param(
+            {"guest_edits": True}, id="edits by ring 0", marks=pytest.mark.kvm_only("page tables are changed by ring 0")
+        ),
+        pytest.param({"pcid": False}, id="no PCID", marks=pytest.mark.kvm_only("there are no PCIDs elsewhere")),
+    ]
+)
 async def machine(kept: None, request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
     async with Machine.open(vcpus=2, memory=128 << 20, **request.param) as machine:
         yield machine

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from asynckvm.platform import AddressSpace, Context
 
-pytestmark = [pytest.mark.kvm, pytest.mark.stress]
+pytestmark = [pytest.mark.guests, pytest.mark.stress]
 
 LONG = os.environ.get("ASYNCKVM_LONG") == "1"
 CONTEXTS = 1000

@@ -1,4 +1,7 @@
-"""A program that opens a machine and runs the smallest guest: one system call. Exit status 0 when it arrived."""
+"""A program that opens a machine and runs the smallest guest: one system call. Exit status 0 when it arrived.
+
+Its last line then is the name of the platform and what was found out about it.
+"""
 
 import asyncio
 
@@ -22,7 +25,7 @@ async def main() -> None:
             exit_ = await context.switch()
         if not isinstance(exit_, Syscall) or exit_.number != 39:
             raise SystemExit(f"the guest's system call came back as {exit_}")
-        print(machine.capabilities)
+        print(machine.platform, machine.capabilities)
 
 
 asyncio.run(main())

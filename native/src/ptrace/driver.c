@@ -20,7 +20,7 @@ enum { XCR0_USED = 0xe7, XSAVE_LEAF = 0xd, FSGSBASE_HWCAP2 = 2 };
 
 extern const uint8_t akvm__stub_code[];
 
-/* Ring 3 may load null and its own segments with any RPL; a tracer may only give RPL 3. */
+/* A selector that ring 3 loaded, as a tracer may give it back: with ring 3 as its requestor, which changes nothing. */
 static uint16_t selector(uint16_t loaded)
 {
 	return loaded == 0 ? 0 : loaded | 3;
@@ -72,6 +72,13 @@ static void leave_stub(struct akvm__vcpu *vcpu)
 	vcpu->task = NULL;
 }
 
+int akvm__stub_judge(struct akvm__vcpu *vcpu, int error)
+{
+	if (error && vcpu->stub != NULL)
+		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
+	return error;
+}
+
 /* The vector state out of the task, if it ran since it was last given or taken. */
 int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
@@ -81,12 +88,13 @@ int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *
 
 	if (task == NULL || !task->ahead)
 		return 0;
-	task->ahead = false;
 	task->vector_version = 0;
 	error = akvm__task_get_vector_state(task, context->xsave, capabilities->xsave_bytes, capabilities->xcr0);
-	if (error == 0)
-		task->vector_version = context->xsave_version = ++vcpu->machine->xsave_versions;
-	return error;
+	if (error)
+		return error;
+	task->ahead = false;
+	task->vector_version = context->xsave_version = ++vcpu->machine->xsave_versions;
+	return 0;
 }
 
 /* Be at the space's stub with a task, and the stub current. */
@@ -97,7 +105,9 @@ static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	akvm__space_lock(context->space);
 	if (vcpu->stub != NULL) {
 		akvm__process_settle(vcpu, vcpu->stub->mapper.pid, &vcpu->stub->mapper.processor);
-		error = akvm__stub_refresh(vcpu->stub, context->space);
+		/* A sibling that found it dead may have another already, and what the tables lost since is not known here. */
+		error = akvm__stub_dropped(vcpu->machine->ptrace, vcpu->stub) ? akvm__fail("run in a stub", ESRCH)
+									      : akvm__stub_refresh(vcpu->stub, context->space);
 		if (error)
 			(void)akvm__stub_save_vector_state(vcpu, context);
 	} else {
@@ -105,18 +115,8 @@ static int join_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
 		if (error == 0)
 			error = akvm__stub_task(vcpu, vcpu->stub, &vcpu->task);
 	}
-	if (error && vcpu->stub != NULL)
-		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
 	akvm__space_unlock(context->space);
-	return error;
-}
-
-static void drop_stub(struct akvm__vcpu *vcpu, struct akvm__context *context)
-{
-	akvm__space_lock(context->space);
-	if (vcpu->stub != NULL)
-		akvm__stub_drop(vcpu->machine->ptrace, vcpu->stub);
-	akvm__space_unlock(context->space);
+	return akvm__stub_judge(vcpu, error);
 }
 
 static int load_once(struct akvm__vcpu *vcpu, struct akvm__context *context)
@@ -132,14 +132,16 @@ static int load_once(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	if (!task->ahead && task->vector_version != context->xsave_version) {
 		error = akvm__task_set_vector_state(task, context->xsave, vcpu->machine->capabilities.xsave_bytes);
 		if (error)
-			return error;
+			return akvm__stub_judge(vcpu, error);
 		task->vector_version = context->xsave_version;
 		akvm__count(&vcpu->counters.fp_switches);
 	}
 	to_host(&registers, context);
 	error = akvm__task_set_registers(task, &registers);
+	if (error)
+		return akvm__stub_judge(vcpu, error);
 	atomic_store(&vcpu->task_pid, task->pid);
-	return error;
+	return 0;
 }
 
 static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
@@ -151,7 +153,6 @@ static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	error = load_once(vcpu, context);
 	/* Somebody killed it. While nothing ran in it, nothing is lost. */
 	if (error == -ESRCH && !(vcpu->task != NULL && vcpu->task->ahead)) {
-		drop_stub(vcpu, context);
 		leave_stub(vcpu);
 		error = load_once(vcpu, context);
 	}
@@ -169,7 +170,7 @@ static void expect_kicks(struct akvm__vcpu *vcpu)
 	(void)vcpu;
 }
 
-static int kick(struct akvm__vcpu *vcpu)
+static int kick_task(struct akvm__vcpu *vcpu)
 {
 	pid_t pid = atomic_load(&vcpu->task_pid);
 
@@ -189,9 +190,10 @@ static struct akvm__run_outcome run(struct akvm__vcpu *vcpu, struct akvm__contex
 	struct akvm__stub_task *task = vcpu->task;
 	int error = akvm__task_run(task, 0);
 
+	(void)context;
 	task->ahead = true;
-	if (error) {
-		drop_stub(vcpu, context);
+	if (akvm__stub_judge(vcpu, error)) {
+		atomic_store(&vcpu->task_pid, 0);
 		return (struct akvm__run_outcome){ AKVM_RUN_FAILED, 0, -error, AKVM_FAILURE_RUN };
 	}
 	switch (task->signal) {
@@ -220,12 +222,12 @@ static int resolved(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	akvm__space_lock(context->space);
 	error = akvm__stub_map(vcpu->stub, context->space, context->pub.address);
 	akvm__space_unlock(context->space);
-	return error;
+	return akvm__stub_judge(vcpu, error);
 }
 
 static int retire(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
-	int error = akvm__stub_save_vector_state(vcpu, context);
+	int error = akvm__stub_judge(vcpu, akvm__stub_save_vector_state(vcpu, context));
 
 	leave_stub(vcpu);
 	return error;
@@ -277,7 +279,7 @@ static void describe(struct akvm_capabilities *capabilities)
 	(void)eax, (void)ecx, (void)edx, (void)high;
 }
 
-static int open_machine(struct akvm_machine *machine)
+static int open_stubs(struct akvm_machine *machine)
 {
 	struct akvm__ptrace *ptrace = AKVM__HOST->calloc(1, sizeof(*ptrace));
 	void *pages;
@@ -319,7 +321,7 @@ static int build(struct akvm_machine *machine)
 	return 0;
 }
 
-static void close_machine(struct akvm_machine *machine)
+static void close_stubs(struct akvm_machine *machine)
 {
 	struct akvm__ptrace *ptrace = machine->ptrace;
 
@@ -377,9 +379,9 @@ static int take_vector_state(struct akvm__vcpu *vcpu)
 }
 
 const struct akvm__driver akvm__ptrace_driver = {
-	.open = open_machine,
+	.open = open_stubs,
 	.build = build,
-	.close = close_machine,
+	.close = close_stubs,
 	.set_slot = set_slot,
 	.forget = akvm__stub_forget,
 	.vcpu_open = vcpu_open,
@@ -397,6 +399,6 @@ const struct akvm__driver akvm__ptrace_driver = {
 	.operate = operate,
 	.loop_rests = loop_rests,
 	.rest = rest,
-	.kick = kick,
+	.kick = kick_task,
 	.take_vector_state = take_vector_state,
 };

@@ -34,8 +34,6 @@ int akvm__mapper_add(struct akvm__mapper *mapper, struct akvm__call call)
 {
 	struct akvm__commands *commands = mapper->commands;
 
-	if (commands == NULL)
-		return akvm__fail("stub without a mapper", ESRCH);
 	if (commands->count == AKVM_COMMANDS_MAX)
 		return -E2BIG;
 	commands->calls[commands->count++] = call;
@@ -62,15 +60,13 @@ int akvm__mapper_run(struct akvm__mapper *mapper)
 	uint64_t until_ns = akvm__now_ns() + ANSWER_NS;
 	uint32_t answer;
 
-	if (commands == NULL)
-		return akvm__fail("stub without a mapper", ESRCH);
 	commands->answer = AKVM_ANSWER_NONE;
 	__atomic_store_n(&commands->turn, commands->turn + 1, __ATOMIC_RELEASE);
 	AKVM__HOST->futex(&commands->turn, FUTEX_WAKE, 1, NULL);
 	while ((answer = answer_of(mapper)) == AKVM_ANSWER_NONE) {
-		if (AKVM__HOST->futex(&commands->answer, FUTEX_WAIT, AKVM_ANSWER_NONE, &slice) == 0 || errno != ETIMEDOUT)
-			continue;
-		if (akvm__process_is_gone(mapper->pid) || akvm__now_ns() > until_ns)
+		int woken = AKVM__HOST->futex(&commands->answer, FUTEX_WAIT, AKVM_ANSWER_NONE, &slice);
+
+		if ((woken != 0 && errno == ETIMEDOUT && akvm__process_is_gone(mapper->pid)) || akvm__now_ns() > until_ns)
 			break;
 	}
 	commands->count = 0;
@@ -85,13 +81,20 @@ pid_t akvm__mapper_value(struct akvm__ptrace *ptrace)
 {
 	off_t value = AKVM__HOST->lseek(ptrace->values, 0, SEEK_CUR);
 
-	return (pid_t)(value - AKVM_VALUE_BIAS);
+	/* An error of clone(2): a negative number is a group of processes to kill(2). */
+	return value > AKVM_VALUE_BIAS ? (pid_t)(value - AKVM_VALUE_BIAS) : 0;
+}
+
+void akvm__process_kill(pid_t pid)
+{
+	if (pid != 0)
+		AKVM__HOST->process_kill(pid, SIGKILL);
 }
 
 /* A page is not used again before its mapper is gone for good: until then it might still follow orders. */
 static void end_process(struct akvm__ptrace *ptrace, pid_t pid, uint32_t page)
 {
-	AKVM__HOST->process_kill(pid, SIGKILL);
+	akvm__process_kill(pid);
 	if (ptrace->dying_count == AKVM__DYING_MAX)
 		akvm__processes_reap(ptrace, true);
 	ptrace->dying[ptrace->dying_count++] = (struct akvm__dying){ pid, page };

@@ -70,9 +70,10 @@ struct akvm__stub {
 	struct akvm__mapper mapper; /* the space's lock */
 	/* Guarded by the platform's lock. */
 	struct akvm__stub *next, *previous;
-	uint32_t references; /* its space's, and of vCPUs that are at it */
-	uint64_t used;       /* when it was last */
-	bool dropped;        /* of no use any more; its space has to let go of it */
+	uint32_t vcpus; /* that are at it: until they have left, what is known of its processes stays */
+	bool owned;     /* by its space */
+	uint64_t used;  /* when it was last */
+	bool dropped;   /* killed, and no more in the list; its space has to let go of it */
 	struct akvm__stub_task tasks[];
 };
 
@@ -105,16 +106,18 @@ struct akvm__ptrace {
 /* mapper.c. All with the lock that the mapper is under. */
 /* Append to the next batch; -E2BIG when it is full. */
 int akvm__mapper_add(struct akvm__mapper *mapper, struct akvm__call call);
-/* Make the batch's calls and wait for them, at most some seconds. 0; -ENOMEM or -EACCES when one of them failed, and those after it were not made; -ESRCH when there is no
- * mapper any more. */
+/* Make the batch's calls and wait for them, at most some seconds. 0; -ENOMEM or -EACCES when one of them failed, and those after it
+ * were not made; -ESRCH when there is no mapper any more. */
 int akvm__mapper_run(struct akvm__mapper *mapper);
-/* What the last clone() of a batch returned. Precondition: the platform's lock held since before the batch ran. */
+/* What the last clone() of a batch returned, 0 when it failed. Precondition: the platform's lock held since before the batch ran. */
 pid_t akvm__mapper_value(struct akvm__ptrace *ptrace);
 int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 /* Kill it, if there is one; its page is free when it is gone. Platform's lock held. */
 void akvm__mapper_end(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper);
 /* Fork the first mapper off this process, if there is none. Thread: a vCPU's, because stubs die with it. */
 int akvm__zygote_start(struct akvm__ptrace *ptrace);
+/* Unless it is 0. */
+void akvm__process_kill(pid_t pid);
 bool akvm__process_is_gone(pid_t pid);
 /* Kill a process and have it reaped later. Platform's lock held. */
 void akvm__process_end(struct akvm__ptrace *ptrace, pid_t pid);
@@ -142,6 +145,10 @@ void akvm__vcpu_settle(struct akvm__vcpu *vcpu, bool brief);
 /* A process of a stub comes to where the vCPU is; *processor is where it was. */
 void akvm__process_settle(struct akvm__vcpu *vcpu, pid_t pid, int *processor);
 
+/* Whether that was done to the stub. */
+bool akvm__stub_dropped(struct akvm__ptrace *ptrace, const struct akvm__stub *stub);
+/* A call on the vCPU's stub ended so: one that failed is of no use any more, and dropped. Returns `error`. */
+int akvm__stub_judge(struct akvm__vcpu *vcpu, int error);
 /* driver.c. The vector state out of the vCPU's task, if it ran since it was last given or taken. */
 int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context);
 

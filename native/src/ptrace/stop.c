@@ -110,12 +110,12 @@ static int ask(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	int error = akvm__stub_save_vector_state(vcpu, context);
 
 	if (error)
-		return error;
+		return akvm__stub_judge(vcpu, error);
 	akvm__space_lock(context->space);
 	error = akvm__task_explain(task, &explanation);
 	akvm__space_unlock(context->space);
 	if (error)
-		return error;
+		return akvm__stub_judge(vcpu, error);
 	context->pub.vector = explanation.vector;
 	context->pub.error_code = explanation.error_code;
 	context->pub.address = explanation.vector == VECTOR_PF ? explanation.address : 0;
@@ -130,6 +130,16 @@ static enum akvm__event broken(struct akvm__context *context, int error)
 	return AKVM_EVENT_BROKEN;
 }
 
+/* It ran on into what the stub keeps for itself. After a system call or a trap RIP may just stand there. */
+static bool is_stubs_own(const struct akvm__stub_task *task)
+{
+	uint64_t rip = task->registers.rip;
+
+	if (rip == AKVM_STUB_CODE_AT)
+		return (task->signal & ~0x80) != SIGTRAP;
+	return rip > AKVM_STUB_CODE_AT && rip <= AKVM_STUB_TOP;
+}
+
 enum akvm__event akvm__stub_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome result)
 {
 	struct akvm__stub_task *task = vcpu->task;
@@ -140,8 +150,8 @@ enum akvm__event akvm__stub_decode(struct akvm__vcpu *vcpu, struct akvm__context
 	task->guessed = false;
 	context->pub.error_code = 0;
 	context->pub.address = 0;
-	if (task->registers.rip - AKVM_STUB_CODE_AT <= AKVM_STUB_TOP - AKVM_STUB_CODE_AT) {
-		/* It ran on into what is the stub's own: nothing is there, as far as it is concerned. */
+	if (is_stubs_own(task)) {
+		/* Nothing is there, as far as it is concerned. */
 		context->pub.vector = VECTOR_PF;
 		context->pub.error_code = PF_USER | PF_FETCH;
 		context->pub.address = task->registers.rip;

@@ -34,13 +34,9 @@ static void unlink_stub(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
 	ptrace->stubs_count--;
 }
 
-/* End its processes. Platform's lock held. */
+/* Nobody is at it any more: its processes are to be reaped. Platform's lock held. */
 static void end_processes(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
 {
-	if (stub->dropped)
-		return;
-	stub->dropped = true;
-	unlink_stub(ptrace, stub);
 	for (uint32_t i = 0; i < ptrace->machine->config.vcpus; i++) {
 		pid_t pid = atomic_exchange(&stub->tasks[i].pid, 0);
 
@@ -50,11 +46,38 @@ static void end_processes(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
 	akvm__mapper_end(ptrace, &stub->mapper);
 }
 
+/* Platform's lock held. */
+static void drop(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
+{
+	if (stub->dropped)
+		return;
+	stub->dropped = true;
+	unlink_stub(ptrace, stub);
+	if (stub->vcpus == 0) {
+		end_processes(ptrace, stub);
+		return;
+	}
+	/* Who is at it sees that by himself, and still goes by what is written here. */
+	for (uint32_t i = 0; i < ptrace->machine->config.vcpus; i++)
+		akvm__process_kill(atomic_load(&stub->tasks[i].pid));
+	akvm__process_kill(stub->mapper.pid);
+}
+
 void akvm__stub_drop(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
 {
 	pthread_mutex_lock(&ptrace->lock);
-	end_processes(ptrace, stub);
+	drop(ptrace, stub);
 	pthread_mutex_unlock(&ptrace->lock);
+}
+
+bool akvm__stub_dropped(struct akvm__ptrace *ptrace, const struct akvm__stub *stub)
+{
+	bool dropped;
+
+	pthread_mutex_lock(&ptrace->lock);
+	dropped = stub->dropped;
+	pthread_mutex_unlock(&ptrace->lock);
+	return dropped;
 }
 
 /* The one that was not used for longest, of those nobody is at. */
@@ -63,10 +86,10 @@ static void make_room(struct akvm__ptrace *ptrace)
 	struct akvm__stub *oldest = NULL;
 
 	for (struct akvm__stub *stub = ptrace->stubs; stub != NULL; stub = stub->next)
-		if (stub->references == 1 && (oldest == NULL || stub->used < oldest->used))
+		if (stub->vcpus == 0 && (oldest == NULL || stub->used < oldest->used))
 			oldest = stub;
 	if (oldest != NULL)
-		end_processes(ptrace, oldest);
+		drop(ptrace, oldest);
 }
 
 static int clone_mapper(struct akvm__vcpu *vcpu, struct akvm__mapper *mapper)
@@ -84,18 +107,25 @@ static int clone_mapper(struct akvm__vcpu *vcpu, struct akvm__mapper *mapper)
 		&ptrace->zygote,
 		(struct akvm__call){ SYS_clone, { CLONE_FILES | CLONE_PARENT, 0, 0, 0, 0, mapper->commands->at } });
 	error = akvm__mapper_run(&ptrace->zygote);
+	if (error == -ESRCH) {
+		/* There will be another. What it was to make may be there or not: the page stays with it. */
+		akvm__mapper_end(ptrace, &ptrace->zygote);
+		*mapper = (struct akvm__mapper){ .processor = AKVM__ANYWHERE };
+		return akvm__fail("clone a stub process", EAGAIN);
+	}
 	if (error) {
 		akvm__mapper_end(ptrace, mapper);
-		/* Another time with another one. */
-		if (error == -ESRCH)
-			akvm__mapper_end(ptrace, &ptrace->zygote);
 		return akvm__fail("clone a stub process", EAGAIN);
 	}
 	mapper->pid = akvm__mapper_value(ptrace);
+	if (mapper->pid == 0) {
+		akvm__mapper_end(ptrace, mapper);
+		return akvm__fail("clone a stub process", EAGAIN);
+	}
 	return 0;
 }
 
-static int create(struct akvm__vcpu *vcpu, struct akvm__stub **out)
+static int create_stub(struct akvm__vcpu *vcpu, struct akvm__stub **out)
 {
 	struct akvm__ptrace *ptrace = vcpu->machine->ptrace;
 	struct akvm__stub *stub = AKVM__HOST->calloc(1, sizeof(*stub) + ptrace->machine->config.vcpus * sizeof(stub->tasks[0]));
@@ -121,7 +151,8 @@ static int create(struct akvm__vcpu *vcpu, struct akvm__stub **out)
 			stub->next->previous = stub;
 		ptrace->stubs = stub;
 		ptrace->stubs_count++;
-		stub->references = 2;
+		stub->vcpus = 1;
+		stub->owned = true;
 	}
 	pthread_mutex_unlock(&ptrace->lock);
 	if (error)
@@ -138,26 +169,39 @@ static bool join(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
 
 	pthread_mutex_lock(&ptrace->lock);
 	alive = !stub->dropped;
-	stub->references += alive;
+	stub->vcpus += alive;
 	stub->used = ++ptrace->clock;
 	pthread_mutex_unlock(&ptrace->lock);
 	return alive;
 }
 
-static void release(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
+/* Once neither its space nor a vCPU has it. Platform's lock held; gives it back. */
+static void free_if_last(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
 {
-	bool last;
+	bool last = !stub->owned && stub->vcpus == 0;
 
-	pthread_mutex_lock(&ptrace->lock);
-	last = --stub->references == 0;
 	pthread_mutex_unlock(&ptrace->lock);
 	if (last)
 		free(stub);
 }
 
+/* The space lets go of it. */
+static void disown(struct akvm__ptrace *ptrace, struct akvm__stub *stub)
+{
+	pthread_mutex_lock(&ptrace->lock);
+	drop(ptrace, stub);
+	stub->owned = false;
+	free_if_last(ptrace, stub);
+}
+
 void akvm__stub_leave(struct akvm__vcpu *vcpu, struct akvm__stub *stub)
 {
-	release(vcpu->machine->ptrace, stub);
+	struct akvm__ptrace *ptrace = vcpu->machine->ptrace;
+
+	pthread_mutex_lock(&ptrace->lock);
+	if (--stub->vcpus == 0 && stub->dropped)
+		end_processes(ptrace, stub);
+	free_if_last(ptrace, stub);
 }
 
 /* Order what the space's tables have lost to be taken away. True when there is something. */
@@ -193,11 +237,11 @@ int akvm__stub_enter(struct akvm__vcpu *vcpu, struct akvm_space *space, struct a
 	int error;
 
 	if (stub != NULL && !join(ptrace, stub)) {
-		release(ptrace, stub);
+		disown(ptrace, stub);
 		*shadow = stub = NULL;
 	}
 	if (stub == NULL) {
-		error = create(vcpu, &stub);
+		error = create_stub(vcpu, &stub);
 		if (error)
 			return error;
 		*shadow = stub;
@@ -214,13 +258,26 @@ int akvm__stub_enter(struct akvm__vcpu *vcpu, struct akvm_space *space, struct a
 	return 0;
 }
 
+/* Platform's lock held. */
+static int clone_task(struct akvm__ptrace *ptrace, struct akvm__stub *stub, uint32_t *nonce, pid_t *pid)
+{
+	int error;
+
+	*nonce = ++ptrace->nonce ? ptrace->nonce : ++ptrace->nonce;
+	(void)akvm__mapper_add(&stub->mapper,
+			       (struct akvm__call){ SYS_clone, { CLONE_VM | CLONE_FILES | CLONE_PARENT, 0, 0, 0, *nonce, 0 } });
+	error = akvm__mapper_run(&stub->mapper);
+	*pid = error ? 0 : akvm__mapper_value(ptrace);
+	return error || *pid != 0 ? error : akvm__fail("clone a stub task", EAGAIN);
+}
+
 int akvm__stub_task(struct akvm__vcpu *vcpu, struct akvm__stub *stub, struct akvm__stub_task **out)
 {
 	struct akvm__stub_task *task = &stub->tasks[vcpu->index];
 	struct akvm__ptrace *ptrace = vcpu->machine->ptrace;
 	struct akvm__commands *commands = stub->mapper.commands;
 	uint32_t nonce;
-	pid_t pid = 0;
+	pid_t pid;
 	int error;
 
 	*out = task;
@@ -228,12 +285,12 @@ int akvm__stub_task(struct akvm__vcpu *vcpu, struct akvm__stub *stub, struct akv
 		return 0;
 	task->processor = stub->mapper.processor;
 	pthread_mutex_lock(&ptrace->lock);
-	nonce = ++ptrace->nonce ? ptrace->nonce : ++ptrace->nonce;
-	(void)akvm__mapper_add(&stub->mapper,
-			       (struct akvm__call){ SYS_clone, { CLONE_VM | CLONE_FILES | CLONE_PARENT, 0, 0, 0, nonce, 0 } });
-	error = akvm__mapper_run(&stub->mapper);
-	if (error == 0)
-		pid = akvm__mapper_value(ptrace);
+	error = clone_task(ptrace, stub, &nonce, &pid);
+	if (error == -EAGAIN) {
+		make_room(ptrace);
+		akvm__processes_reap(ptrace, true);
+		error = clone_task(ptrace, stub, &nonce, &pid);
+	}
 	pthread_mutex_unlock(&ptrace->lock);
 	if (error)
 		return error;
@@ -308,15 +365,14 @@ void akvm__stub_forget(void *opaque, void *shadow)
 		free(stub);
 		return;
 	}
-	akvm__stub_drop(ptrace, stub);
-	release(ptrace, stub);
+	disown(ptrace, stub);
 }
 
 void akvm__stubs_close(struct akvm__ptrace *ptrace)
 {
 	pthread_mutex_lock(&ptrace->lock);
 	while (ptrace->stubs != NULL)
-		end_processes(ptrace, ptrace->stubs);
+		drop(ptrace, ptrace->stubs);
 	akvm__mapper_end(ptrace, &ptrace->zygote);
 	akvm__processes_reap(ptrace, true);
 	pthread_mutex_unlock(&ptrace->lock);

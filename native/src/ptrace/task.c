@@ -36,8 +36,13 @@ int akvm__task_wait(struct akvm__stub_task *task)
 	siginfo_t info;
 	int status;
 
-	if (pid == 0 || AKVM__HOST->wait(pid, &status, false) != pid || !WIFSTOPPED(status))
+	if (pid == 0 || AKVM__HOST->wait(pid, &status, false) != pid)
 		return akvm__fail("wait for a stub", ESRCH);
+	if (!WIFSTOPPED(status)) {
+		/* Reaped: its number may be another's from now on. */
+		task->pid = 0;
+		return akvm__fail("wait for a stub", ESRCH);
+	}
 	task->signal = WSTOPSIG(status);
 	task->code = 0;
 	task->address = 0;

@@ -279,7 +279,7 @@ static bool resolve(struct akvm__vcpu *vcpu, struct akvm__context *context, stru
 			context->pub.detail = AKVM_FAILURE_NONE;
 			return true;
 		}
-		finish_error(vcpu, context, context->pub.detail, 0);
+		finish_error(vcpu, context, context->pub.detail, context->pub.host_errno);
 		return false;
 	case AKVM_EVENT_OPERATION_DONE:
 	case AKVM_EVENT_OPERATION_CUT:
@@ -335,7 +335,12 @@ void akvm__vcpu_execute(struct akvm__vcpu *vcpu, struct akvm__context *context)
 		akvm__vcpu_record(vcpu, context, outcome.reason, again ? AKVM_EXIT_NONE : context->pub.kind,
 				  context->pub.registers.rip);
 	}
-	driver->retire(vcpu, context);
+	error = driver->retire(vcpu, context);
+	if (error && context->pub.kind != AKVM_EXIT_ERROR) {
+		/* Whatever the exit was, part of the context is lost. */
+		context->pub.exits--;
+		finish_error(vcpu, context, AKVM_FAILURE_RUN, -error);
+	}
 	context->pub.native_exits += native;
 	atomic_fetch_add_explicit(&vcpu->counters.native_exits, native, memory_order_relaxed);
 }

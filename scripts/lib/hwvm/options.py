@@ -72,10 +72,11 @@ def seconds(options: argparse.Namespace, cpu: str) -> int:
 
 
 def job(options: argparse.Namespace, rest: list[str], cpu: str) -> Job:
-    """What a guest with this processor is to do; ASYNCKVM_ variables of ours hold there too."""
+    """What a guest with this processor is to do; ASYNCKVM_ variables of ours hold there too, but KVM is what is tested."""
     environment = {"ASYNCKVM_REQUIRE_KVM": "1", "ASYNCKVM_PACE": str(PACE[cpu]), "ASYNCKVM_SEQUENCES": "3"}
     environment["ASYNCKVM_EMULATOR"] = EMULATOR[cpu]
     environment |= {name: value for name, value in os.environ.items() if name.startswith("ASYNCKVM_")}
+    environment["ASYNCKVM_PLATFORM"] = "kvm"
     instead = ("bash", "-c", options.command) if options.command else ()
     limit = seconds(options, cpu)
     bound = limit - min(SPARE_SECONDS, limit // 4)

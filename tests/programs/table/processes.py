@@ -11,7 +11,7 @@ ROWS: tuple[Row, ...] = (
          normal=(SHELL_PIDS,), needs=("pgrep",)),
     bash("process-zombie", "sh -c 'exit 3' & p=$!; sleep 0.2; wait $p; echo $?; (sleep 0.1 & exec sleep 0.3); echo reaped; sh -c '(sleep 0.2; echo orphan spoke) & exit'; sleep 0.5"),
     bash("process-setsid", "setsid sh -c 'ps -o sid= -p $$ | grep -cw $$'; setsid -w sh -c 'exit 5'; echo $?; python3 -c 'import os; print(os.getpgrp() == os.getpgid(0))'", needs=("ps",)),
-    bash("process-proc", "sleep 20 & p=$!; tr '\\0' ' ' </proc/$p/cmdline; cat /proc/$p/comm; grep ^State /proc/$p/status; readlink /proc/$p/cwd | xargs basename; ls /proc/$p/task | grep -cw $p; grep -c . /proc/$p/maps | awk '{ print ($1 > 5) }';"
+    bash("process-proc", "sleep 20 & p=$!; until grep -q '^State:.S' /proc/$p/status && grep -qx sleep /proc/$p/comm; do :; done; tr '\\0' ' ' </proc/$p/cmdline; cat /proc/$p/comm; grep ^State /proc/$p/status; readlink /proc/$p/cwd | xargs basename; ls /proc/$p/task | grep -cw $p; grep -c . /proc/$p/maps | awk '{ print ($1 > 5) }';"
          " tr '\\0' '\\n' </proc/$p/environ | grep ^TZ; readlink /proc/$p/fd/0 | sed 's/[0-9]//g'; kill $p; wait $p; ls /proc/$p 2>&1 | wc -l; cut -d' ' -f 2 /proc/self/stat; head -n 1 /proc/self/limits | wc -w; cat /proc/self/oom_score_adj",
          normal=(SHELL_PIDS,)),
     bash("process-limits", "ulimit -Sn 20; (exec 3<>a; for i in {4..40}; do eval \"exec $i<>a\" 2>/dev/null || { echo stopped at $i; break; }; done); ulimit -t 1; bash -c 'while :; do :; done'; echo $?", normal=(SHELL_PIDS,)),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
 from asynckvm import platform
-from asynckvm.cli import demo, main, messages
+from asynckvm.cli import bench, bench_conditions, bench_guests, bench_programs, bench_subjects, demo, main, messages
 from asynckvm.cli.statuses import Status
 from asynckvm.errors import NoPlatformError, TraceDeniedError
 from asynckvm.platform import choice
@@ -37,6 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise DENIED
 
     monkeypatch.setattr(platform.Machine, "open", refuse)
+    monkeypatch.setattr(bench, "floors_folder", lambda _: Path())
     return seen
 
 
@@ -47,6 +49,39 @@ def test_every_command_passes_it_on(arguments: list[str], asked: list[str], caps
         assert main([command, *chosen, *rest]) == Status.UNUSABLE
         assert "allow it" in capsys.readouterr().err
     assert asked == ["ptrace", "kvm", "auto"]
+
+
+@pytest.mark.parametrize("arguments", [["bench"], ["bench", "--programs"]])
+def test_benchmarks_run_on_all_or_on_those_asked_for(
+    arguments: list[str], asked: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, options, platforms in (
+        ("", [], ["kvm", "ptrace"]),
+        ("auto", ["--platform", "auto"], ["kvm", "ptrace"]),
+        ("ptrace", [], ["ptrace"]),
+        ("", ["--platform", "ptrace"], ["ptrace"]),
+        ("ptrace", ["--platform", "kvm", "--platform", "ptrace"], ["kvm"]),  # the first is refused, and so is the whole
+    ):
+        monkeypatch.setenv(choice.VARIABLE, variable)
+        assert main([*arguments, *options]) == Status.UNUSABLE
+        assert "allow it" in capsys.readouterr().err
+        assert asked == platforms
+        asked.clear()
+
+
+@pytest.mark.parametrize("name", list(bench.COMPARISONS))
+async def test_every_comparison_passes_it_on(name: str, asked: list[str]) -> None:
+    subjects = {
+        "vcpu_exit": lambda: bench_subjects.vcpu_exit(1, "ptrace"),
+        "async_switch": lambda: bench_subjects.async_switch(1, "ptrace"),
+        "kick": lambda: bench_subjects.kick(1, "ptrace"),
+        "scaling_2v1": lambda: bench_subjects.exit_rate(1, 1, 1, "ptrace"),
+        "compute": lambda: bench_subjects.compute(1, "ptrace"),
+        "page_touch": lambda: bench_subjects.page_touch(1, "ptrace"),
+    }
+    with pytest.raises(TraceDeniedError):
+        await anext(subjects[name]())
+    assert asked == ["ptrace"]
 
 
 def test_the_demonstration_names_the_weaker_wall() -> None:
@@ -82,3 +117,10 @@ def test_no_platform_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main(["run", "true"]) == Status.UNUSABLE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.count("allow it") == 2
+
+
+def test_all_share_one_machine_class() -> None:
+    """What the tests above replace is what every module opens."""
+    modules: list[Any] = [bench_conditions, bench_guests, bench_subjects]
+    assert {module.Machine for module in modules} == {platform.Machine}
+    assert bench_programs.Sandbox.__module__ == "asynckvm.sandbox.sandbox"

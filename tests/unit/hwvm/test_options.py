@@ -52,7 +52,7 @@ def test_without_paths_there_are_usual_ones(words: list[str], paths: tuple[str, 
 
 def test_the_short_form_leaves_out_what_is_slow() -> None:
     assert options.pytest_arguments(*options.parse(["--short"])) == ("-v", "-m", "not slow", *options.SHORT)
-    assert options.pytest_arguments(*options.parse(["--short", "-m", "kvm"])) == ("-v", "-m", "kvm", *options.SHORT)
+    assert options.pytest_arguments(*options.parse(["--short", "-m", "guests"])) == ("-v", "-m", "guests", *options.SHORT)
 
 
 def test_the_usual_paths_exist() -> None:
