@@ -105,7 +105,9 @@ static int set_by_itself(struct akvm__stub_task *task, const struct user_regs_st
 	own.eflags = 2;
 	own.rip = AKVM_STUB_CODE_AT + (is_refused(registers) ? AKVM_STUB_SET_BASES : AKVM_STUB_SET_FLAGS);
 	own.rsp = AKVM_STUB_CODE_AT + (registers->eflags & FLAG_ID ? AKVM_STUB_FLAGS_ID : AKVM_STUB_FLAGS);
-	error = set_first_registers(task, &own);
+	/* Not by a register set: that is one of 32 bits while a task is in 32-bit code. */
+	own.fs_base = own.gs_base = 0;
+	error = trace(PTRACE_SETREGS, task, NULL, &own) != 0 ? akvm__fail("ptrace PTRACE_SETREGS", errno) : 0;
 	do
 		error = error ? error : akvm__task_run(task, 0);
 	while (!error && task->signal == SIGUSR1);
