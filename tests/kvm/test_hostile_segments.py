@@ -174,3 +174,54 @@ async def test_events_in_the_shadow_of_mov_ss(small_machine: Machine, restore: R
                 if not (isinstance(exit_, Fault) and exit_.vector == 1 and stepping):
                     break
                 exit_ = await arena.go_on()
+
+
+async def test_selectors_of_another_privilege_do_not_keep_a_guest_from_going_on(small_machine: Machine) -> None:
+    """Null selectors and data segments may be loaded with any RPL."""
+    arena = await Arena(small_machine).prepare()
+    arena.attacker.load("movl %edi, %eax; movw %ax, %ds; movw %ax, %es; movw %ax, %fs; movw %ax, %gs; syscall; syscall; int3")
+    for selector in (1, 2, 3, 0x28, 0x29, 0x2A):
+        assert isinstance(await arena.attack(rdi=selector), Syscall)
+        assert isinstance(await arena.go_on(), Syscall)
+        exit_ = await arena.go_on()
+        assert isinstance(exit_, Fault)
+        assert exit_.vector == 3
+
+
+async def test_registers_after_32_bit_code(small_machine: Machine) -> None:
+    """Where a host lets a guest get there, what it is given next is given to 64-bit code."""
+    arena = await Arena(small_machine, patience=SHORT).prepare()
+    landing = CODE + 0x800
+    arena.attacker.load(FAR["far return"])
+    arena.attacker.space.write(landing, b"\x90\xcd\x80\xcc", force=True)
+    arena.attacker.space.write(landing + 0x100, assemble("rdfsbase %rax; rdgsbase %rbx; syscall"), force=True)
+    for base in (0, 0xFFFF800000000000):
+        for flags in (0x202, 0x200202):
+            await arena.attack(rdi=landing, rsi=0x23)
+            exit_ = await arena.attack(rip=landing + 0x100, fs_base=base, gs_base=base, rflags=flags)
+            assert isinstance(exit_, Syscall)
+            assert arena.attacker["rax"] == arena.attacker["rbx"] == base
+            assert arena.attacker["rflags"] & 0x200000 == flags & 0x200000
+
+
+@pytest.mark.parametrize("entry", [b"\x0f\x05", b"\x0f\x34", b"\xcd\x80"])
+async def test_system_calls_of_32_bit_code_tell_no_address_of_the_host(small_machine: Machine, entry: bytes) -> None:
+    arena = await Arena(small_machine, patience=SHORT).prepare()
+    landing = CODE + 0x800
+    arena.attacker.load(FAR["far return"])
+    arena.attacker.space.write(landing, entry + b"\xcc", force=True)
+    exit_ = await arena.attack(rdi=landing, rsi=0x23)
+    assert isinstance(exit_, Fault)
+    assert CODE <= arena.attacker["rip"] < CODE + 0x1000
+
+
+@pytest.mark.parametrize("stack", [0x7FFFFFFF2100, 0x7FFFFFFF2000, 0x7FFFFFFF8000, 0x7FFFFFFFE000])
+@pytest.mark.parametrize(("code", "vector"), [("ud2", 6), ("int3", 3), ("hlt", 13), ("movl $1, %eax; movw %ax, %ds; ud2", 6)])
+async def test_faults_with_the_stack_at_the_end_of_user_space(small_machine: Machine, stack: int, code: str, vector: int) -> None:
+    """There may be something of the platform's; a guest is told its fault all the same, and again."""
+    arena = await Arena(small_machine).prepare()
+    for _ in range(3):
+        exit_ = await arena.attack(code, rsp=stack)
+        assert isinstance(exit_, Fault)
+        assert exit_.vector == vector
+        assert arena.attacker["rsp"] == stack
