@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -127,13 +129,25 @@ static pid_t host_fork_stub(int file, int values, uint64_t page)
 	return -1;
 }
 
+/* The stop of a process that this thread traces, when it is stopped: as waitpid() would tell it. */
+static bool tell_stop(pid_t pid, int *status)
+{
+	siginfo_t info;
+
+	if (syscall(SYS_ptrace, PTRACE_GETSIGINFO, pid, NULL, &info) != 0)
+		return false;
+	*status = (info.si_code == (SIGTRAP | 0x80) ? SIGTRAP | 0x80 : info.si_signo) << 8 | 0x7f;
+	return true;
+}
+
 static pid_t host_wait(pid_t pid, int *status, bool poll)
 {
 	pid_t waited;
 
-	do
-		waited = waitpid(pid, status, __WALL | (poll ? WNOHANG : 0));
-	while (waited < 0 && errno == EINTR);
+	while ((waited = waitpid(pid, status, __WALL | (poll ? WNOHANG : 0))) < 0 && errno == EINTR)
+		/* Any thread of the program that waits for any child may have been told of a stop instead. */
+		if (tell_stop(pid, status))
+			return pid;
 	return waited;
 }
 

@@ -170,11 +170,15 @@ static void expect_kicks(struct akvm__vcpu *vcpu)
 	(void)vcpu;
 }
 
+/* The task stops; and its tracer looks at it, which may wait in vain for a stop that somebody else was told of. */
 static int kick_task(struct akvm__vcpu *vcpu)
 {
 	pid_t pid = atomic_load(&vcpu->task_pid);
 
-	if (atomic_load(&vcpu->state) == AKVM_VCPU_GUEST && pid != 0 && AKVM__HOST->process_kill(pid, SIGUSR1) < 0 &&
+	if (atomic_load(&vcpu->state) != AKVM_VCPU_GUEST || pid == 0)
+		return 0;
+	if ((AKVM__HOST->process_kill(pid, SIGUSR1) < 0 ||
+	     AKVM__HOST->thread_kill(atomic_load(&vcpu->tid), vcpu->machine->config.kick_signal) < 0) &&
 	    errno != ESRCH)
 		return akvm__fail("kick vCPU", errno);
 	return 0;
