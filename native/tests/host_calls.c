@@ -140,6 +140,21 @@ static int host_futex(uint32_t *word, int operation, uint32_t value, const struc
 		       : faults_under->futex(word, operation, value, timeout);
 }
 
+static int host_timer_create(pid_t tid, int signal, int *timer)
+{
+	return faults_failed(faults_strike("timer_create", 0)) ? -1 : faults_under->timer_create(tid, signal, timer);
+}
+
+static int host_timer_set(int timer, uint64_t interval_ns)
+{
+	return faults_failed(faults_strike("timer_set", 0)) ? -1 : faults_under->timer_set(timer, interval_ns);
+}
+
+static int host_timer_delete(int timer)
+{
+	return faults_failed(faults_strike("timer_delete", 0)) ? -1 : faults_under->timer_delete(timer);
+}
+
 static int host_sched_setaffinity(pid_t tid, size_t bytes, const cpu_set_t *cpus)
 {
 	return faults_failed(faults_strike("sched_setaffinity", 0)) ? -1 : faults_under->sched_setaffinity(tid, bytes, cpus);
@@ -172,4 +187,7 @@ void faults_add_calls(struct akvm__host *host)
 	host->ptrace = host_ptrace;
 	host->futex = host_futex;
 	host->sched_setaffinity = host_sched_setaffinity;
+	host->timer_create = host_timer_create;
+	host->timer_set = host_timer_set;
+	host->timer_delete = host_timer_delete;
 }

@@ -193,6 +193,11 @@ const struct plan_site plan_sites[] = {
 	SITE(ptrace/driver.c, close_stubs, munmap, , 1, ERRNOS(ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/driver.c, close_stubs, close, , 2, ERRNOS(EINTR, EIO), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/driver.c, kick_task, process_kill, , 1, ERRNOS(EPERM, EAGAIN), NEVER, NEVER, MAY, MAY, 0, NULL)
+	SITE(ptrace/driver.c, kick_task, thread_kill, , 1, ERRNOS(EPERM, EAGAIN), NEVER, NEVER, MAY, MAY, 0, NULL)
+	/* Without it everything works, as long as nobody waits for any child. */
+	SITE(ptrace/driver.c, tick, timer_create, , 1, ERRNOS(EAGAIN, ENOMEM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, tick, timer_set, , 1, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
+	SITE(ptrace/driver.c, vcpu_close, timer_delete, , 1, ERRNOS(EINVAL), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/place.c, place, sched_setaffinity, , 1, ERRNOS(EINVAL, EPERM), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	/* Asked only when a mapper takes long. */
 	SITE(ptrace/mapper.c, akvm__process_is_gone, peek_exit, , 1, ERRNOS(ECHILD), NEVER, NEVER, NEVER, NEVER, 0, NULL)
@@ -205,6 +210,7 @@ const struct plan_site plan_sites[] = {
 	SITE(ptrace/mapper.c, akvm__process_kill, process_kill, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/mapper.c, akvm__processes_reap, wait, , 1, NO_ERRNOS, NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	/* Tried again when other stubs have made room. */
+	SITE(ptrace/mapper.c, akvm__processes_reap, nanosleep, , 1, ERRNOS(EINTR), NEVER, NEVER, NEVER, NEVER, 0, NULL)
 	SITE(ptrace/mapper.c, akvm__zygote_start, fork_stub, , 1, ERRNOS(EAGAIN), NEVER, MUST, MAY, MUST, 0, NULL)
 	SITE(ptrace/mapper.c, akvm__zygote_start, fork_stub, , 1, ERRNOS(ENOMEM), MUST, MUST, MUST, MUST, 0, NULL)
 	SITE(ptrace/stub.c, create_stub, calloc, , 1, ERRNOS(ENOMEM), MUST, MUST, MUST, MUST, 0, NULL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import random
@@ -312,3 +313,25 @@ async def test_an_exit_is_told_though_the_guest_after_it_turned_long(restore: Re
             assert await spinning == Interrupted(InterruptReason.BOUNCED)
         caller.close()
         turncoat.close()
+
+
+async def test_a_thread_that_waits_for_any_child_keeps_no_guest(machine: Machine) -> None:
+    """wait(2) for any child tells of the stops of traced ones too, to whichever thread asks first; exits come all the same."""
+    over = threading.Event()
+
+    def wait_for_anybody() -> None:
+        while not over.is_set():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+
+    thief = threading.Thread(target=wait_for_anybody)
+    thief.start()
+    try:
+        guest = Guest(machine, "1: syscall; jmp 1b")
+        async with asyncio.timeout(paced(20)):
+            for _ in range(30):
+                assert isinstance(await guest.run(), Syscall)
+    finally:
+        over.set()
+        thief.join(paced(10))
+    assert not thief.is_alive()

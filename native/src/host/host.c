@@ -166,6 +166,30 @@ static int host_futex(uint32_t *word, int operation, uint32_t value, const struc
 	return (int)syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
 }
 
+static int host_timer_create(pid_t tid, int signal, int *timer)
+{
+	struct sigevent event;
+
+	memset(&event, 0, sizeof(event));
+	event.sigev_notify = SIGEV_THREAD_ID;
+	event.sigev_signo = signal;
+	event._sigev_un._tid = tid;
+	return (int)syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, timer);
+}
+
+static int host_timer_set(int timer, uint64_t interval_ns)
+{
+	const struct timespec interval = { (time_t)(interval_ns / 1000000000u), (long)(interval_ns % 1000000000u) };
+	const struct itimerspec setting = { interval, interval };
+
+	return (int)syscall(SYS_timer_settime, timer, 0, &setting, NULL);
+}
+
+static int host_timer_delete(int timer)
+{
+	return (int)syscall(SYS_timer_delete, timer);
+}
+
 static const struct akvm__host kernel = {
 	.open = host_open,
 	.close = close,
@@ -200,6 +224,9 @@ static const struct akvm__host kernel = {
 	.peek_exit = host_peek_exit,
 	.ptrace = host_ptrace,
 	.futex = host_futex,
+	.timer_create = host_timer_create,
+	.timer_set = host_timer_set,
+	.timer_delete = host_timer_delete,
 	.sched_setaffinity = sched_setaffinity,
 	.calloc = calloc,
 	.realloc = realloc,

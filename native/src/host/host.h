@@ -59,6 +59,10 @@ struct akvm__host {
 	int (*peek_exit)(pid_t pid, siginfo_t *info);
 	long (*ptrace)(int request, pid_t pid, void *address, void *data);
 	int (*futex)(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout);
+	/* A timer that sends one of the program's threads a signal at each interval; 0: stops it. */
+	int (*timer_create)(pid_t tid, int signal, int *timer);
+	int (*timer_set)(int timer, uint64_t interval_ns);
+	int (*timer_delete)(int timer);
 	int (*sched_setaffinity)(pid_t tid, size_t bytes, const cpu_set_t *cpus);
 	/* NULL when there is no memory. */
 	void *(*calloc)(size_t count, size_t size);

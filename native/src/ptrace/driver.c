@@ -13,6 +13,7 @@
 #include "host/host.h"
 #include "ptrace/ptrace.h"
 
+enum { TICK_NS = 50000000 };
 enum { PAGE = 4096, PAGES = 16384, SLOTS_MAX = 32764 };
 enum { VECTOR_GP = 13 };
 /* x87, SSE, AVX, AVX-512, as kvm/cpuid.c has it. */
@@ -144,9 +145,24 @@ static int load_once(struct akvm__vcpu *vcpu, struct akvm__context *context)
 	return 0;
 }
 
+/*
+ * A thread of the program that waits for any child (wait(2)) may be told of a stop instead of the tracer, which then waits in vain:
+ * a signal now and then lets it look for itself.
+ */
+static void tick(struct akvm__vcpu *vcpu, bool on)
+{
+	if (on && vcpu->timer < 0 &&
+	    AKVM__HOST->timer_create(atomic_load(&vcpu->tid), vcpu->machine->config.kick_signal, &vcpu->timer) != 0)
+		vcpu->timer = -1;
+	if (vcpu->timer >= 0 && vcpu->ticking != on && AKVM__HOST->timer_set(vcpu->timer, on ? TICK_NS : 0) == 0)
+		vcpu->ticking = on;
+}
+
 static int load(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	int error;
+
+	tick(vcpu, true);
 
 	/* One that is new here has faults before it. */
 	akvm__vcpu_settle(vcpu, atomic_load(&vcpu->brief) || context->pub.exits == 0);
@@ -346,6 +362,7 @@ static void close_stubs(struct akvm_machine *machine)
 
 static void rest(struct akvm__vcpu *vcpu)
 {
+	tick(vcpu, false);
 	akvm__vcpu_settle(vcpu, false);
 }
 
@@ -367,12 +384,14 @@ static void loop_rests(struct akvm_machine *machine)
 static int vcpu_open(struct akvm__vcpu *vcpu)
 {
 	atomic_store(&vcpu->processor, AKVM__ANYWHERE);
+	vcpu->timer = -1;
 	return 0;
 }
 
 static void vcpu_close(struct akvm__vcpu *vcpu)
 {
-	(void)vcpu;
+	if (vcpu->timer >= 0)
+		AKVM__HOST->timer_delete(vcpu->timer);
 }
 
 static int take_vector_state(struct akvm__vcpu *vcpu)

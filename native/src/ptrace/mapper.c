@@ -15,9 +15,9 @@
 #include "host/host.h"
 #include "ptrace/ptrace.h"
 
-enum { PAGE = 4096, CODE_PAGE = 0, FIRST_PAGE = 1, WAIT_SLICE_NS = 100000000, PAGES_MAX = 16384 };
+enum { PAGE = 4096, CODE_PAGE = 0, FIRST_PAGE = 1, WAIT_SLICE_NS = 100000000, REAP_NAP_NS = 200000, PAGES_MAX = 16384 };
 
-static const uint64_t ANSWER_NS = 10000000000;
+static const uint64_t ANSWER_NS = 10000000000, REAP_NS = 2000000000;
 
 _Static_assert(offsetof(struct akvm__commands, turn) == AKVM_COMMANDS_TURN, "layout.h");
 _Static_assert(offsetof(struct akvm__commands, count) == AKVM_COMMANDS_COUNT, "layout.h");
@@ -66,7 +66,8 @@ int akvm__mapper_run(struct akvm__mapper *mapper)
 	while ((answer = answer_of(mapper)) == AKVM_ANSWER_NONE) {
 		int woken = AKVM__HOST->futex(&commands->answer, FUTEX_WAIT, AKVM_ANSWER_NONE, &slice);
 
-		if ((woken != 0 && errno == ETIMEDOUT && akvm__process_is_gone(mapper->pid)) || akvm__now_ns() > until_ns)
+		/* Signals may come more often than the time is up. */
+		if ((woken != 0 && errno != EAGAIN && akvm__process_is_gone(mapper->pid)) || akvm__now_ns() > until_ns)
 			break;
 	}
 	commands->count = 0;
@@ -97,7 +98,9 @@ static void end_process(struct akvm__ptrace *ptrace, pid_t pid, uint32_t page)
 	akvm__process_kill(pid);
 	if (ptrace->dying_count == AKVM__DYING_MAX)
 		akvm__processes_reap(ptrace, true);
-	ptrace->dying[ptrace->dying_count++] = (struct akvm__dying){ pid, page };
+	/* Else it is lost, page and all. */
+	if (ptrace->dying_count < AKVM__DYING_MAX)
+		ptrace->dying[ptrace->dying_count++] = (struct akvm__dying){ pid, page };
 }
 
 int akvm__mapper_page(struct akvm__ptrace *ptrace, struct akvm__mapper *mapper)
@@ -168,16 +171,25 @@ void akvm__process_end(struct akvm__ptrace *ptrace, pid_t pid)
 
 void akvm__processes_reap(struct akvm__ptrace *ptrace, bool wait)
 {
-	uint32_t kept = 0;
+	const struct timespec nap = { .tv_nsec = REAP_NAP_NS };
+	uint64_t until_ns = akvm__now_ns() + REAP_NS;
 
-	for (uint32_t i = 0; i < ptrace->dying_count; i++) {
-		struct akvm__dying dying = ptrace->dying[i];
-		int status;
+	for (;;) {
+		uint32_t kept = 0;
 
-		if (AKVM__HOST->wait(dying.pid, &status, !wait) == 0)
-			ptrace->dying[kept++] = dying;
-		else
-			free_page(ptrace, dying.page);
+		for (uint32_t i = 0; i < ptrace->dying_count; i++) {
+			struct akvm__dying dying = ptrace->dying[i];
+			int status;
+
+			if (AKVM__HOST->wait(dying.pid, &status, true) == 0)
+				ptrace->dying[kept++] = dying;
+			else
+				free_page(ptrace, dying.page);
+		}
+		ptrace->dying_count = kept;
+		/* One that may not be killed any more, because the program gave up its rights, ends with the program. */
+		if (!wait || kept == 0 || akvm__now_ns() > until_ns)
+			return;
+		AKVM__HOST->nanosleep(&nap, NULL);
 	}
-	ptrace->dying_count = kept;
 }

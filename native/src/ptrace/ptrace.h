@@ -121,7 +121,7 @@ void akvm__process_kill(pid_t pid);
 bool akvm__process_is_gone(pid_t pid);
 /* Kill a process and have it reaped later. Platform's lock held. */
 void akvm__process_end(struct akvm__ptrace *ptrace, pid_t pid);
-/* Reap what was killed; wait for it if `wait`. Platform's lock held. */
+/* Reap what was killed; wait for it if `wait`, at most some seconds. Platform's lock held. */
 void akvm__processes_reap(struct akvm__ptrace *ptrace, bool wait);
 
 /* stub.c */
@@ -154,7 +154,7 @@ int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *
 
 /* stop.c */
 enum akvm__event akvm__stub_decode(struct akvm__vcpu *vcpu, struct akvm__context *context, struct akvm__run_outcome outcome);
-bool akvm__stub_explain(struct akvm__vcpu *vcpu, struct akvm__context *context);
+int akvm__stub_explain(struct akvm__vcpu *vcpu, struct akvm__context *context);
 
 /* task.c: what a vCPU's thread does with a task that it traces. 0 or -errno; -ESRCH when the task is gone. */
 int akvm__task_seize(struct akvm__stub_task *task, pid_t pid);

@@ -182,11 +182,15 @@ enum akvm__event akvm__stub_decode(struct akvm__vcpu *vcpu, struct akvm__context
 	return error ? broken(context, error) : AKVM_EVENT_EXCEPTION;
 }
 
-bool akvm__stub_explain(struct akvm__vcpu *vcpu, struct akvm__context *context)
+int akvm__stub_explain(struct akvm__vcpu *vcpu, struct akvm__context *context)
 {
 	uint32_t guessed = context->pub.error_code;
+	int error;
 
-	if (vcpu->task == NULL || !vcpu->task->guessed || ask(vcpu, context) != 0)
-		return false;
+	if (vcpu->task == NULL || !vcpu->task->guessed)
+		return 0;
+	error = ask(vcpu, context);
+	if (error)
+		return error;
 	return ((context->pub.error_code ^ guessed) & (PF_WRITE | PF_FETCH)) != 0;
 }

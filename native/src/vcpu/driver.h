@@ -73,8 +73,8 @@ struct akvm__driver {
 	/* The page fault that decode reported was resolved in the space's tables: let the guest see it. 0 or -errno. */
 	int (*resolved)(struct akvm__vcpu *vcpu, struct akvm__context *context);
 	/* Before a page fault is told to the caller: error code and address as they really were, where decode could only guess.
-	 * True when they differ from what it said. NULL where it never guesses. */
-	bool (*explain)(struct akvm__vcpu *vcpu, struct akvm__context *context);
+	 * 1 when they differ from what it said, 0 when not, or -errno. NULL where it never guesses. */
+	int (*explain)(struct akvm__vcpu *vcpu, struct akvm__context *context);
 	/* The context's run is over, and the next may be on another vCPU. 0 or -errno. */
 	int (*retire)(struct akvm__vcpu *vcpu, struct akvm__context *context);
 	/* One of enum akvm_operation: 0, -EINTR (nothing can be said about its effect: run it again), -EFAULT with *vector for an

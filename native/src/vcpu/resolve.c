@@ -115,7 +115,10 @@ static bool resolve_page_fault(struct akvm__vcpu *vcpu, struct akvm__context *co
 	}
 	pub->detail = serve_fault(vcpu, context->space, pub->address, access);
 	if (pub->detail != AKVM_FAULT_NONE) {
-		if (driver->explain == NULL || !driver->explain(vcpu, context))
+		error = driver->explain ? driver->explain(vcpu, context) : 0;
+		if (error < 0)
+			finish_error(vcpu, context, AKVM_FAILURE_HOST, -error);
+		if (error <= 0)
 			return false;
 		access = access_of(pub->error_code);
 		pub->detail = serve_fault(vcpu, context->space, pub->address, access);

@@ -86,6 +86,8 @@ struct akvm__vcpu {
 	struct akvm__stub *stub;
 	struct akvm__stub_task *task;
 	_Atomic pid_t task_pid;
+	int timer; /* lets its thread look whether it waits in vain; or -1 */
+	bool ticking;
 	_Atomic int processor; /* the only one its thread runs on, or -1 */
 
 	/* KVM's. The area: host view of the one in the kernel image (layout.h), and its guest address. What CR3 holds. */
