@@ -22,8 +22,10 @@ SHORT_SECONDS = {"amd": 600, "intel": 2400}
 # Left for writing the results when the job's own bound strikes.
 SPARE_SECONDS = 60
 C_TEST_SECONDS = 30
-# Minutes on an emulated processor: the one has nothing to do with its KVM, the other has, but many tests are shorter.
-NOT_OF_KVM = ("test_host_faults",)
+# Minutes on an emulated processor: the first has nothing to do with its KVM, nor have those of the other platform, which compare
+# with what real processors do; the last has, but many tests are shorter.
+PTRACE = ("test_host_faults_ptrace", "test_ptrace_deaths", "test_ptrace_exits", "test_ptrace_faults", "test_ptrace_spaces")
+NOT_OF_KVM = ("test_host_faults", *PTRACE)
 NOT_SHORT = (*NOT_OF_KVM, "test_host_faults_kvm")
 
 
