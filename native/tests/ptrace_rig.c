@@ -69,6 +69,11 @@ static bool maps_has(const char *what)
 void ptrace_close(struct rig *rig)
 {
 	T_EQUAL(akvm_machine_close(rig->machine, 10000000000), 0);
+	ptrace_closed();
+}
+
+void ptrace_closed(void)
+{
 	T_EQUAL(ptrace_children(NULL, 0), 0);
 	T_EQUAL(open_files_count(), descriptors_before);
 	T_CHECK(!maps_has("memfd:akvm"));

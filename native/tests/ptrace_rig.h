@@ -24,6 +24,8 @@ void ptrace_need(void);
 void ptrace_open(struct rig *rig, uint32_t vcpus);
 /* Nothing may be left: no process, no descriptor, no mapping. */
 void ptrace_close(struct rig *rig);
+/* Nothing of a machine is left: no process, no descriptor, no mapping. */
+void ptrace_closed(void);
 struct akvm_space *ptrace_space(struct rig *rig);
 struct akvm_context *ptrace_context(struct rig *rig, struct akvm_space *space);
 /* To its next exit from `label` on; NULL to go on where it is. */
