@@ -136,6 +136,8 @@ int akvm__stub_refresh(struct akvm__stub *stub, struct akvm_space *space);
 int akvm__stub_map(struct akvm__stub *stub, struct akvm_space *space, uint64_t address);
 /* The stub is not what it should be: its processes end, and its space gets another. Space's lock held: nobody waits for its mapper. */
 void akvm__stub_drop(struct akvm__ptrace *ptrace, struct akvm__stub *stub);
+/* Whether that was done to the stub. */
+bool akvm__stub_dropped(struct akvm__ptrace *ptrace, const struct akvm__stub *stub);
 /* The space is gone. */
 void akvm__stub_forget(void *machine, void *stub);
 void akvm__stubs_close(struct akvm__ptrace *ptrace);
@@ -145,11 +147,9 @@ void akvm__vcpu_settle(struct akvm__vcpu *vcpu, bool brief);
 /* A process of a stub comes to where the vCPU is; *processor is where it was. */
 void akvm__process_settle(struct akvm__vcpu *vcpu, pid_t pid, int *processor);
 
-/* Whether that was done to the stub. */
-bool akvm__stub_dropped(struct akvm__ptrace *ptrace, const struct akvm__stub *stub);
-/* A call on the vCPU's stub ended so: one that failed is of no use any more, and dropped. Returns `error`. */
+/* driver.c. A call on the vCPU's stub ended so: one that failed is of no use any more, and dropped. Returns `error`. */
 int akvm__stub_judge(struct akvm__vcpu *vcpu, int error);
-/* driver.c. The vector state out of the vCPU's task, if it ran since it was last given or taken. */
+/* The vector state out of the vCPU's task, if it ran since it was last given or taken. */
 int akvm__stub_save_vector_state(struct akvm__vcpu *vcpu, struct akvm__context *context);
 
 /* stop.c */
